@@ -1,0 +1,52 @@
+# `make quickstart` and `make test` do all of their own set-up, in .venv, on a machine with Python and a network.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.NOTPARALLEL:
+.PHONY: help quickstart test lint format types wheel clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@echo 'Arguments: make quickstart ARGS="--dataset fashion_mnist"; make test ARGS="-k losses". Python: make test PYTHON=python3.12'
+
+quickstart: .venv/.installed-examples  ## distil a teacher into a student, and print what was gained
+	$(BIN)/python examples/quickstart.py $(ARGS)
+
+test: .venv/.installed-test  ## run the tests
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: .venv/.installed-dev  ## check style and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: .venv/.installed-dev  ## mend what can be mended of both
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: .venv/.installed-dev  ## check types
+	$(BIN)/mypy
+
+wheel: .venv/.installed-dev  ## build a wheel in dist
+	rm -rf build dist
+	$(BIN)/python -m build --quiet --wheel
+
+clean:  ## remove .venv and what was built, but not runs
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each extra: it is installed again only when what it depends on has changed.
+.venv/.installed-%: setup.cfg pyproject.toml | $(BIN)/python
+	@echo 'Installing keras_kd[$*] into .venv (at first a few minutes: TensorFlow is large)'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'keras_kd needs Python 3.11 or newer, and "$(PYTHON)" is not. Name one that is: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo '"$(PYTHON) -m venv" failed. On Debian and Ubuntu: apt install python3-venv. Or name another Python: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; \
+	  exit 1; }
