@@ -1,0 +1,447 @@
+"""Distiller: trains a student under a teacher, through Keras's own `fit`. Everything meets here."""
+
+import types
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_kd import distribution, losses, schedules, taps
+from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd.teachers import Frozen, Teacher
+from keras_kd.terms import Term, check_temperature
+
+_LOGGED = ("loss", "student_loss", "distillation_loss")
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class Distiller(keras.Model):
+    """Train a student to do what its labels say and what a teacher says.
+
+    The objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
+
+    `fit`, `evaluate`, `predict`, callbacks and saving are Keras's own. `predict` and `evaluate` run the student alone;
+    after `fit` it is a plain Keras model, `distiller.student`. No file that the Distiller or a callback writes holds
+    the teacher: after loading, assign `distiller.teacher` before `fit`.
+
+    Args:
+        student: the model that is trained.
+        teacher: a trained Keras model or callable layer, or a `keras_kd.teachers.Teacher`. None only for a Distiller
+            that gets its teacher later.
+        terms: what is learned from the teacher. None: `[Term(losses.kl_divergence)]`, plain knowledge distillation.
+        student_head: what the student's outputs mean (see `teachers.Frozen`), where "auto" cannot tell.
+        name: name of the model.
+
+    Raises:
+        TypeError: student, teacher or a term is of another type.
+        ValueError: what does not fit together: one model twice, an unbuilt teacher, shapes, class counts, layer names,
+            names of terms.
+
+    Example:
+        >>> distiller = Distiller(student=student, teacher=teacher)
+        >>> distiller.compile(optimizer="adam", loss="sparse_categorical_crossentropy", temperature=4.0, alpha=0.5)
+        >>> distiller.fit(x, y, epochs=10)
+
+    Reference: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: keras.Model,
+        teacher: keras.layers.Layer | None,
+        terms: Iterable[Term] | None = None,
+        student_head: str | dict[str, str] = "auto",
+        name: str = "distiller",
+    ) -> None:
+        if not isinstance(student, keras.Model):
+            raise TypeError(f"Expected the student to be a keras.Model. Received: {student!r}")
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        # What must not be tracked: the teacher, and numbers that a restored checkpoint of the best weights must leave.
+        self._loose = types.SimpleNamespace(teacher=None, alpha=None, temperature=None, unlabelled=False)
+        self.student = student
+        self.student_head = student_head
+        self.terms = _check_terms([Term(losses.kl_divergence)] if terms is None else list(terms))
+        self._student_tracker = keras.metrics.Mean(name="student_loss")
+        self._distillation_tracker = keras.metrics.Mean(name="distillation_loss")
+        self._term_trackers = [keras.metrics.Mean(name=t.name) for t in self.terms if len(self.terms) > 1]
+        names = tuple(name for term in self.terms for name in term.student_names)
+        self._loose.reader = taps.Reader(student, names, student_head, owner="student")
+        self.built = student.built
+        self.teacher = teacher
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = None,
+        metrics: Any = None,
+        *,
+        temperature: Schedule = 2.0,
+        alpha: Schedule = 0.5,
+        **keras_arguments: Any,
+    ) -> None:
+        """Set the objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
+
+        `alpha` weights the teacher, `1 - alpha` the labels; softened terms carry T**2, so that the temperature does not
+        change which of the two dominates. Coming from the keras.io example, where `alpha` weights the labels and T**2
+        is missing: `alpha=1 - alpha`. Coming from `keras.distillation`: `alpha=1 - student_loss_weight`.
+
+        Args:
+            optimizer: as in `keras.Model.compile`.
+            loss: the loss on labels, as in `keras.Model.compile`. None only with `alpha=1`; there, a loss that is given
+                is computed and logged.
+            metrics: as in `keras.Model.compile`; they see the student's outputs.
+            temperature: T, above 0. A number, a Keras schedule, or a function of the optimizer's step.
+            alpha: weight of the teacher, 0 to 1. 0 is plain training, 1 needs no labels. A number, a Keras schedule, or
+                a function of the optimizer's step.
+            **keras_arguments: `loss_weights`, `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`,
+                `auto_scale_loss`.
+
+        Raises:
+            ValueError: `alpha` or `temperature` out of range; `alpha` below 1 without a `loss`.
+        """
+        check_temperature(temperature)
+        _check_alpha(alpha)
+        if loss is None and (callable(alpha) or alpha < 1):
+            raise ValueError(
+                f"Expected a `loss` for the labels' share of 1 - alpha. Received: loss=None, alpha={alpha!r}. "
+                "Give a loss, or compile with alpha=1.0 to learn from the teacher alone."
+            )
+        distribution.forget_compiled(self)
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **keras_arguments)
+        self._loose.unlabelled = False
+        self.temperature = temperature
+        self.alpha = alpha
+
+    def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
+        """Run the student."""
+        return self.student(inputs, training=training)
+
+    def train_step(self, data: Any) -> dict[str, Tensor]:
+        """Take one step: one forward pass of the student with every tap in it, one of the teacher."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self._check_ready(y)
+        with tf.GradientTape() as tape:
+            y_pred, student = self._read_student(x, training=True)
+            with tape.stop_recording():
+                teacher = self.teacher(x, student)
+            parts = self._objective(student, teacher, y, y_pred, sample_weight, training=True)
+            scaled = self.optimizer.scale_loss(parts["loss"])
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled, variables)
+        with tf.control_dependencies([scaled]):  # a step that a check has stopped is not counted either
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.teacher.after_step(self.student)
+        return self._report(parts, x, y, y_pred, sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Tensor]:
+        """Evaluate the student alone; without labels or a loss, report how far it is from the teacher."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred, student = self._read_student(x, training=False)
+        if y is not None and distribution.has_compiled_loss(self):
+            hard = distribution.compiled_loss(self, y, y_pred, sample_weight)
+            parts = {"student_loss": hard, "loss": hard + distribution.regularisation(self)}
+        else:
+            self._check_teacher()
+            teacher = self.teacher(x, student)
+            parts = self._objective(student, teacher, y, y_pred, sample_weight, training=False)
+        return self._report(parts, x, y, y_pred, sample_weight)
+
+    @property
+    def teacher(self) -> Any:
+        """The `keras_kd.teachers.Teacher` in use, or None. Assign a model or a teacher; neither is tracked or saved."""
+        return self._loose.teacher
+
+    @teacher.setter
+    def teacher(self, teacher: keras.layers.Layer | None) -> None:
+        if teacher is self.student:
+            raise ValueError(
+                f"Expected the student and the teacher to be two models. Received {self.student.name!r} as both."
+            )
+        if teacher is not None and not isinstance(teacher, Teacher):
+            teacher = Frozen(teacher)
+        if teacher is not None:
+            teacher.bind(self.student, tuple(name for term in self.terms for name in term.teacher_names))
+            self.supports_jit = distribution.supports_jit(teacher)
+        self._loose.teacher = teacher
+        self._prepare_terms()
+        self._drop_train_function()
+
+    @property
+    def temperature(self) -> Any:
+        """The temperature: the number, or the function of the step. Assigning a number needs no retrace."""
+        return schedules.plain(self._loose.temperature)
+
+    @temperature.setter
+    def temperature(self, temperature: Schedule) -> None:
+        self._assign("temperature", check_temperature(temperature))
+
+    @property
+    def alpha(self) -> Any:
+        """The weight of the teacher: the number, or the function of the step. Assigning a number needs no retrace."""
+        return schedules.plain(self._loose.alpha)
+
+    @alpha.setter
+    def alpha(self, alpha: Schedule) -> None:
+        alpha = _check_alpha(alpha)
+        if alpha != 1.0 and (self._loose.unlabelled or not distribution.has_compiled_loss(self)):
+            raise ValueError(
+                f"Expected alpha=1.0 where there are no labels or no `loss` to learn from. Received: alpha={alpha!r}."
+            )
+        self._assign("alpha", alpha)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the student's outputs, by which `loss`, `metrics` and labels may be given."""
+        return self.student.output_names
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """Return all metrics by name, without those of `compile` while no labels have built them."""
+        compiled = distribution.compiled_metrics(self)
+        results: dict[str, Tensor] = {}
+        for metric in self.metrics:
+            if metric is not compiled:
+                results[metric.name] = metric.result()
+            elif compiled.built:
+                results.update(compiled.result())
+        return results
+
+    def get_config(self) -> dict:
+        """Return the student, the terms and the head; never the teacher."""
+        return {
+            "student": keras.saving.serialize_keras_object(self.student),
+            "terms": [keras.saving.serialize_keras_object(term) for term in self.terms],
+            "student_head": self.student_head,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),  # a Functional student's file has none
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Distiller":
+        """Make a Distiller without a teacher: it predicts and evaluates, and asks for one before `fit`."""
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            config = keras.saving.deserialize_keras_object(config)
+        dtype = config.pop("dtype")
+        distiller = cls(teacher=None, **config)
+        distiller.dtype_policy = dtype
+        return distiller
+
+    def get_compile_config(self) -> dict:
+        """Return the arguments of `compile`; functions that a file cannot hold are asked for after loading."""
+        if not self.compiled:
+            return {}
+        return {
+            **super().get_compile_config(),
+            "temperature": schedules.to_config(self.temperature, "distiller.temperature"),
+            "alpha": schedules.to_config(self.alpha, "distiller.alpha"),
+        }
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compile with `get_compile_config`'s dict."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save temperature and alpha, where they are numbers."""
+        super().save_own_variables(store)
+        for name in ("temperature", "alpha"):
+            if self.compiled and not callable(getattr(self, name)):
+                store[name] = getattr(self, name)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore temperature and alpha as they were assigned last."""
+        for name in ("temperature", "alpha"):
+            if name in store and not callable(getattr(self, name)):
+                self._assign(name, float(store[name][()]))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Send the teacher past Keras's tracker, which would count its weights as the Distiller's."""
+        if name == "teacher":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        """Leave out the teacher: Keras saves what it finds here."""
+        return [name for name in super().__dir__() if name != "teacher"]
+
+    def _read_student(self, x: Tensors, training: bool) -> tuple[Tensors, dict[str, Tensor]]:
+        view = x if self.teacher is None else self.teacher.student_view(x)
+        result = self._loose.reader(view, training=training)
+        self.built = True
+        return result
+
+    def _objective(
+        self,
+        student: dict[str, Tensor],
+        teacher: dict[str, Tensor],
+        y: Tensors,
+        y_pred: Tensors,
+        sample_weight: Tensors,
+        *,
+        training: bool,
+    ) -> dict[str, Tensor]:
+        """Return every part of the objective by its name in the logs, divided by the number of replicas."""
+        step = self.optimizer.iterations
+        parts: dict[str, Tensor] = {}
+        soft = ops.zeros((), "float32")
+        for term in self.terms:
+            temperature = self._loose.temperature if term.temperature is None else term.temperature
+            parts[term.name] = term.read(
+                student,
+                teacher,
+                labels=self._labels(term, student, y),
+                sample_weight=self._of_output(term, student, sample_weight),
+                temperature=schedules.at(temperature, step),
+                softened=self._softened(term),
+                training=training,
+            )
+            soft += schedules.at(term.weight, step) * parts[term.name]
+        alpha, hard = 1.0, 0.0
+        if y is not None and distribution.has_compiled_loss(self):
+            alpha = schedules.at(self._loose.alpha, step)
+            parts["student_loss"] = hard = distribution.compiled_loss(self, y, y_pred, sample_weight)
+        loss = alpha * soft + (1.0 - alpha) * hard + distribution.regularisation(self)
+        return {**parts, "distillation_loss": soft, "loss": self._guard(loss, student, y)}
+
+    def _report(
+        self, parts: dict[str, Tensor], x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
+    ) -> dict[str, Tensor]:
+        """Count a batch into the metrics, and return those that say something about it."""
+        batch_size = ops.shape(tree.flatten(x)[0])[0]
+        distribution.update_loss(self, parts["loss"], batch_size)
+        own = [self._student_tracker, self._distillation_tracker, *self._term_trackers]
+        for tracker in own:
+            if tracker.name in parts:
+                tracker.update_state(distribution.undivided(parts[tracker.name]), sample_weight=batch_size)
+        silent = {tracker.name for tracker in own if tracker.name not in parts}
+        if y is not None:
+            self.compute_metrics(x, y, y_pred, sample_weight)
+        else:
+            silent |= distribution.compiled_names(self)
+        self._check_log_names()
+        return {name: value for name, value in self.get_metrics_result().items() if name not in silent}
+
+    def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Return the epoch's metrics under the keys of the last step's logs; Keras wants the two sets to be equal."""
+        results = self.get_metrics_result()
+        return {name: results.get(name, value) for name, value in logs.items()}
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Make Keras's function for a step; what it checks in the data is said as a `ValueError`."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = distribution.with_value_errors(self.train_function)
+
+    def _assign(self, name: str, value: Schedule) -> None:
+        """Set a number in place; put a function in its place, or back, with a new trace."""
+        current = getattr(self._loose, name)
+        if isinstance(current, schedules.Adjustable) and not callable(value):
+            current.assign(value)
+        else:
+            setattr(self._loose, name, value if callable(value) else schedules.Adjustable(value))
+            self._drop_train_function()
+
+    def _drop_train_function(self) -> None:
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+        self.test_function = None
+
+    def _prepare_terms(self) -> None:
+        """Build bridges and check shapes as far as they are known before data are seen."""
+        ours = self._loose.reader.specs
+        theirs = self.teacher.specs() if self.teacher is not None else None
+        for term in self.terms:
+            if ours is not None:
+                term.prepare(ours, theirs, self._softened(term))
+            term.built = True
+
+    def _softened(self, term: Term) -> bool:
+        return all(self._loose.reader.kind(name) != "values" for name in term.student_names)
+
+    def _of_output(self, term: Term, student: dict[str, Tensor], values: Tensors) -> Tensor | None:
+        """Return the part of labels or weights that belongs to the output a term reads."""
+        if values is None or not tree.is_nested(values):
+            return values
+        outputs = self._loose.reader.outputs(student)
+        named = values if isinstance(values, dict) else dict(zip(outputs, values, strict=False))
+        name = term.student_names[0]
+        if name == "logits" and len(named) == 1:
+            return next(iter(named.values()))
+        if name not in outputs:
+            raise ValueError(
+                f"Term {term.name!r} reads the layer {name!r}, so it cannot tell which of the labels or weights given "
+                f"for {sorted(named)} are meant. Give one `sample_weight` for all outputs, or read an output."
+            )
+        return named.get(name)
+
+    def _labels(self, term: Term, student: dict[str, Tensor], y: Tensors) -> Tensor | None:
+        """Return the labels for a term that asks for them."""
+        if not term.needs_labels:
+            return None
+        labels = self._of_output(term, student, y)
+        if labels is None:
+            raise ValueError(f"Term {term.name!r} learns from labels as well. Received no labels: pass them as y.")
+        return labels
+
+    def _guard(self, loss: Tensor, student: dict[str, Tensor], y: Tensors) -> Tensor:
+        """Stop a step before it learns from class ids that the student has no class for."""
+        for term in self.terms:
+            labels = self._labels(term, student, y)
+            if labels is not None and not keras.backend.is_float_dtype(labels.dtype):
+                classes = student[term.student_names[0]].shape[-1]
+                message = f"Term {term.name!r} expected labels from 0 to {classes - 1}, the student's classes."
+                loss = distribution.stop_unless(ops.logical_and(labels >= 0, labels < classes), message, loss)
+        return loss
+
+    def _check_teacher(self) -> None:
+        if self.teacher is None:
+            raise ValueError(
+                "This Distiller has no teacher: files do not hold it. Assign one: distiller.teacher = teacher."
+            )
+
+    def _check_ready(self, y: Tensors) -> None:
+        """Refuse what would train on something other than what was asked for, while the step is traced."""
+        self._check_teacher()
+        self._loose.unlabelled = y is None
+        if y is None and self.alpha != 1.0:
+            raise ValueError(
+                f"Expected labels for their share of 1 - alpha. Received none, with alpha={self.alpha!r}. "
+                "Pass them as y, or compile with alpha=1.0 to learn from the teacher alone."
+            )
+
+    def _check_log_names(self) -> None:
+        names = [tracker.name for tracker in self._term_trackers]
+        clash = sorted(set(names) & distribution.compiled_names(self))
+        if clash:
+            raise ValueError(
+                f"Expected each name in the logs to be used once. {clash} are names of terms and of metrics: "
+                "give the term another `name`."
+            )
+
+
+def _check_alpha(alpha: Schedule) -> Schedule:
+    """Return alpha, or raise an error if it is outside 0 to 1; a schedule is tried at its first step."""
+    value = schedules.finite("alpha", schedules.first(alpha))
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"Expected `alpha`, the weight of the teacher, to be from 0 to 1. Received: alpha={alpha!r}. "
+            "To weigh the teacher more than that, give its terms a `weight`."
+        )
+    return alpha if callable(alpha) else value
+
+
+def _check_terms(terms: list[Any]) -> list[Term]:
+    if not terms or not all(isinstance(term, Term) for term in terms):
+        raise TypeError(f"Expected `terms` to be one or more keras_kd.Term. Received: {terms!r}")
+    names = [term.name for term in terms]
+    taken = sorted({name for name in names if names.count(name) > 1 or name in _LOGGED})
+    if taken:
+        raise ValueError(
+            f"Expected each term to have a name of its own in the logs. Received: {names}; {taken} are taken. "
+            "Give the terms names: Term(..., name='...')."
+        )
+    return terms

@@ -1,0 +1,87 @@
+"""What Keras keeps to itself and the Distiller needs. The only user of Keras internals."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_kd._types import Tensor, Tensors
+
+#: Around a message, to find it again in what TensorFlow says.
+_MARK = "[keras_kd] "
+
+
+def undivided(loss: Tensor) -> Tensor:
+    """Return a loss as it is logged: Keras divides losses by the number of replicas, and sums their gradients."""
+    return loss * tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def has_compiled_loss(model: keras.Model) -> bool:
+    """Return whether `compile` was given a loss."""
+    return model._compile_loss is not None
+
+
+def compiled_loss(model: Any, y: Tensors, y_pred: Tensors, sample_weight: Tensors) -> Tensor:
+    """Return the loss given to `compile`, without regularisation, divided by the number of replicas."""
+    return ops.cast(model._compile_loss(y, y_pred, sample_weight), "float32")
+
+
+def forget_compiled(model: Any) -> None:
+    """Drop the loss and the metrics of an earlier `compile`: Keras would keep them where the next one gives none."""
+    model._compile_loss = None
+    model._compile_metrics = None
+    model.loss = None
+
+
+def regularisation(model: keras.Model) -> Tensor:
+    """Return the sum of the model's own losses (regularisers, `add_loss`), divided by the number of replicas."""
+    losses = [ops.cast(model._aggregate_additional_loss(loss), "float32") for loss in model.losses]
+    return sum(losses, ops.zeros((), "float32"))
+
+
+def update_loss(model: Any, loss: Tensor, batch_size: Tensor) -> None:
+    """Count a batch's loss into the `loss` that is logged."""
+    model._loss_tracker.update_state(undivided(loss), sample_weight=batch_size)
+
+
+def compiled_metrics(model: keras.Model) -> keras.metrics.Metric | None:
+    """Return the metric that holds those given to `compile`."""
+    return model._compile_metrics
+
+
+def compiled_names(model: keras.Model) -> set[str]:
+    """Return the names in the logs that come from `compile`: metrics, and the losses of several outputs."""
+    holders = [holder for holder in (model._compile_metrics, model._compile_loss) if holder is not None]
+    return {metric.name for holder in holders for metric in holder.metrics}
+
+
+def stop_unless(condition: Tensor, message: str, loss: Tensor) -> Tensor:
+    """Return the loss, and stop the step with `message` unless all of `condition` holds.
+
+    XLA drops every check of a graph. There the loss becomes NaN, with a gradient of 0.
+    """
+    holds = ops.all(condition)
+    check = tf.debugging.Assert(holds, [_MARK + message + _MARK])
+    with tf.control_dependencies([] if check is None else [check]):  # eagerly, it has raised by now
+        return ops.where(holds, loss, float("nan"))
+
+
+def with_value_errors(function: Any) -> Callable:
+    """Raise what `stop_unless` has found as a `ValueError`, which TensorFlow has no way to raise in a graph."""
+
+    def guarded(iterator: Any) -> Any:
+        try:
+            return function(iterator)
+        except tf.errors.InvalidArgumentError as error:
+            if _MARK not in str(error):
+                raise
+            raise ValueError(str(error).split(_MARK)[1]) from None
+
+    return guarded
+
+
+def supports_jit(layer: keras.layers.Layer) -> bool:
+    """Return whether a layer and all layers in it can be compiled with XLA."""
+    return all(part.supports_jit for part in layer._flatten_layers())

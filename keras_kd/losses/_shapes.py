@@ -1,0 +1,43 @@
+"""What losses demand of the shapes they are given."""
+
+from keras_kd._types import Tensor
+
+
+def require_same_shape(student: Tensor, teacher: Tensor) -> None:
+    """Raise a `ValueError` where the static shapes of `student` and `teacher` differ."""
+    theirs, ours = tuple(teacher.shape), tuple(student.shape)
+    if len(ours) == len(theirs) and all(a == b or None in (a, b) for a, b in zip(ours, theirs, strict=True)):
+        return
+    raise ValueError(
+        f"Expected the student and the teacher to have one shape. Received: student {ours}, teacher {theirs}. "
+        "Give the term a `bridge` (a layer that turns the student's shape into the teacher's), "
+        "or a `transform` that brings both to the same classes."
+    )
+
+
+def require_classes(student: Tensor, teacher: Tensor) -> None:
+    """Raise a `ValueError` unless both are logits over the same two or more classes."""
+    require_same_shape(student, teacher)
+    if student.shape[-1] == 1:
+        raise ValueError(
+            "Expected logits over at least 2 classes: the softmax of a single logit is always 1, "
+            f"and nothing would be learned. Received: student {tuple(student.shape)}. "
+            "Use keras_kd.losses.binary_kl for a yes-or-no output, "
+            "keras_kd.losses.squared_error for a value."
+        )
+
+
+def require_fraction(name: str, value: float) -> None:
+    """Raise a `ValueError` unless `value` is from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"Expected `{name}` to be from 0 to 1. Received: {name}={value!r}")
+
+
+def require_maps(*maps: Tensor) -> None:
+    """Raise a `ValueError` unless all are (batch, height, width, channels) with known sizes."""
+    for each in maps:
+        if len(each.shape) != 4 or None in each.shape[1:]:
+            raise ValueError(
+                "Expected maps, (batch, height, width, channels), of known size. "
+                f"Received: {' and '.join(str(tuple(one.shape)) for one in maps)}. Read a convolutional layer."
+            )

@@ -1,0 +1,448 @@
+"""Losses on logits: what the student's predicted distribution should learn from the teacher's.
+
+They take logits that are already softened: temperature and T**2 are applied by `Term`. Sums run over the classes, so
+that a value is a divergence in nats whatever the number of classes; nothing is averaged over examples or positions.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_kd._types import Tensor
+from keras_kd.losses._shapes import require_classes, require_fraction, require_same_shape
+
+#: Takes a class out of a softmax: the probability it leaves is exactly 0, and differences of it are finite.
+_REMOVED = -1e30
+
+#: Squared length below which deviations from a constant are rounding: about (1e-7)**2, float32's at probabilities of 1.
+_CONSTANT = 1e-14
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Match the student's distribution over classes to the teacher's.
+
+    KL(p || q) = sum_k p_k (log p_k - log q_k), with p = softmax(teacher) and q = softmax(student).
+
+    Args:
+        student: logits, (..., classes), any finite value, at least two classes.
+        teacher: logits, (..., classes).
+
+    Returns:
+        Divergence in nats, (...), never negative, 0 where both distributions are equal.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> kl_divergence(np.array([[0.0, 200.0, 0.0]]), np.array([[200.0, 0.0, 0.0]]))
+        [200.]
+
+    Reference: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531.
+    """
+    require_classes(student, teacher)
+    return _divergence(ops.log_softmax(teacher, axis=-1), ops.log_softmax(student, axis=-1))
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """Make the student put its probability where the teacher does, rather than cover all of it.
+
+    KL(q || p) = sum_k q_k (log q_k - log p_k), with p = softmax(teacher) and q = softmax(student).
+
+    Args:
+        student: logits, (..., classes), any finite value, at least two classes.
+        teacher: logits, (..., classes).
+
+    Returns:
+        Divergence in nats, (...), never negative, 0 where both distributions are equal.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> reverse_kl(np.array([[0.0, 0.0]]), np.array([[0.0, 0.0]]))
+        [0.]
+
+    Reference: Gu et al., MiniLLM: Knowledge Distillation of Large Language Models, 2023, arXiv 2306.08543.
+    """
+    return kl_divergence(teacher, student)
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tensor:
+    """Go from the forward to the reverse divergence by one number.
+
+    beta * KL(p || m) + (1 - beta) * KL(q || m), with m = beta * p + (1 - beta) * q. At the two ends, where that is 0,
+    it is the limit of it over beta * (1 - beta), as in the paper's code: KL(p || q) at 0, KL(q || p) at 1.
+
+    Args:
+        student: logits, (..., classes), any finite value, at least two classes.
+        teacher: logits, (..., classes).
+        beta: 0 to 1; 0.5 is the Jensen-Shannon divergence.
+
+    Returns:
+        Divergence in nats, (...), never negative, 0 where both distributions are equal.
+
+    Raises:
+        ValueError: the shapes differ, there is a single class, or `beta` is outside 0 to 1.
+
+    Example:
+        >>> jensen_shannon(np.array([[0.0, 200.0]]), np.array([[200.0, 0.0]]))
+        [0.6931472]
+
+    Reference: Agarwal et al., On-Policy Distillation of Language Models (GKD), 2023, arXiv 2306.13649.
+    """
+    require_fraction("beta", beta)
+    if beta == 0:
+        return kl_divergence(student, teacher)
+    if beta == 1:
+        return reverse_kl(student, teacher)
+    require_classes(student, teacher)
+    log_p, log_q = ops.log_softmax(teacher, axis=-1), ops.log_softmax(student, axis=-1)
+    log_m = _log_mixture(log_p, log_q, beta)
+    return beta * _divergence(log_p, log_m) + (1 - beta) * _divergence(log_q, log_m)
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
+    """Bound the divergence by mixing some of the teacher into the student's distribution.
+
+    KL(p || skew * p + (1 - skew) * q), with p = softmax(teacher) and q = softmax(student). At most -log(skew).
+
+    Args:
+        student: logits, (..., classes), any finite value, at least two classes.
+        teacher: logits, (..., classes).
+        skew: share of the teacher, 0 to 1; 0 is `kl_divergence`.
+
+    Returns:
+        Divergence in nats, (...), never negative, 0 where both distributions are equal.
+
+    Raises:
+        ValueError: the shapes differ, there is a single class, or `skew` is outside 0 to 1.
+
+    Example:
+        >>> skew_kl(np.array([[0.0, 200.0]]), np.array([[200.0, 0.0]]))  # log 10
+        [2.3025851]
+
+    Reference: Ko et al., DistiLLM: Towards Streamlined Distillation for Large Language Models, 2024, arXiv 2402.03898.
+    """
+    require_fraction("skew", skew)
+    if skew == 0:
+        return kl_divergence(student, teacher)
+    require_classes(student, teacher)
+    log_p, log_q = ops.log_softmax(teacher, axis=-1), ops.log_softmax(student, axis=-1)
+    return _divergence(log_p, _log_mixture(log_p, log_q, skew))
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def decoupled_kl(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    target_weight: float = 1.0,
+    non_target_weight: float = 8.0,
+) -> Tensor:
+    """Weigh what the teacher says of the label and what it says of the other classes apart from one another (DKD).
+
+    target_weight * KL((p_y, 1 - p_y) || (q_y, 1 - q_y)) + non_target_weight * KL(p' || q'), where p' and q' are the
+    softmaxes over the classes other than the label y. kl_divergence is the case of weights 1 and 1 - p_y.
+
+    Args:
+        student: logits, (..., classes), any finite value, at least two classes.
+        teacher: logits, (..., classes).
+        labels: class ids, (...) or (..., 1), or one-hot, (..., classes).
+        target_weight: weight of the first part, alpha in the paper, not negative.
+        non_target_weight: weight of the second part, beta in the paper, not negative; the paper tunes it per pair of
+            models, 2 to 8 on CIFAR-100 and 0.5 on ImageNet.
+
+    Returns:
+        Divergence in nats, (...), never negative, 0 where both distributions are equal.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> decoupled_kl(np.zeros((1, 3)), np.zeros((1, 3)), np.array([2]))
+        [0.]
+
+    Reference: Zhao et al., Decoupled Knowledge Distillation, 2022, arXiv 2203.08679.
+    """
+    require_classes(student, teacher)
+    is_target = _is_target(labels, student)
+    log_p, log_not_p = _target_split(teacher, is_target)
+    log_q, log_not_q = _target_split(student, is_target)
+    target = _excess(log_p, log_q) + _excess(log_not_p, log_not_q)
+    non_target = kl_divergence(_without(student, is_target), _without(teacher, is_target))
+    return target_weight * target + non_target_weight * non_target
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_weight: float = 1.5) -> Tensor:
+    """Learn the label as strongly as the teacher believes it, and the other classes renormalised (NKD).
+
+    -p_y log q_y - non_target_weight * sum_k p'_k log q'_k, where p' and q' are the softmaxes over the classes other
+    than the label y. Cross-entropies: not 0 where student and teacher agree. The paper softens the second part only;
+    here both see the temperature of the term, which is the same at its default of 1.
+
+    Args:
+        student: logits, (..., classes), any finite value, at least two classes.
+        teacher: logits, (..., classes).
+        labels: class ids, (...) or (..., 1), or one-hot, (..., classes).
+        non_target_weight: weight of the second part, gamma in the paper, not negative.
+
+    Returns:
+        Loss in nats, (...), never negative.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> normalized_kl(np.zeros((1, 2)), np.zeros((1, 2)), np.array([0]))  # log(2) / 2
+        [0.34657359]
+
+    Reference: Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, 2023, arXiv 2303.13005.
+    """
+    require_classes(student, teacher)
+    is_target = _is_target(labels, student)
+    log_p, _ = _target_split(teacher, is_target)
+    log_q, _ = _target_split(student, is_target)
+    others_p = ops.log_softmax(_without(teacher, is_target), axis=-1)
+    others_q = ops.log_softmax(_without(student, is_target), axis=-1)
+    return -ops.exp(log_p) * log_q - non_target_weight * ops.sum(ops.exp(others_p) * others_q, axis=-1)
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def inter_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Match how each example's probabilities relate to one another, whatever their scale (DIST, first part).
+
+    1 - Pearson correlation, over the classes, of softmax(student) and softmax(teacher).
+
+    Args:
+        student: logits, (..., classes), any finite value, at least two classes.
+        teacher: logits, (..., classes).
+
+    Returns:
+        Loss, (...), 0 to 2; 0 where both distributions are equal, 1 where one of them is uniform.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> inter_class_relation(np.array([[1.0, 0.0, 0.0]]), np.array([[5.0, 0.0, 0.0]]))
+        [0.]
+
+    Reference: Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv 2205.10536.
+    """
+    require_classes(student, teacher)
+    return 1.0 - _correlation(ops.softmax(student, axis=-1), ops.softmax(teacher, axis=-1), axis=-1)
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def intra_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Match how the examples of a batch share each class (DIST, second part).
+
+    Mean over the classes of 1 - Pearson correlation, over the batch, of softmax(student) and softmax(teacher). Defined
+    for the whole batch: weights do not apply, and positions count as examples.
+
+    Args:
+        student: logits, (batch, ..., classes), any finite value, at least two classes and two examples.
+        teacher: logits, (batch, ..., classes).
+
+    Returns:
+        Loss, a scalar, 0 to 2; 0 where all distributions are equal, 1 for a batch of one example.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> intra_class_relation(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 1.0]]))
+        0.
+
+    Reference: Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv 2205.10536.
+    """
+    require_classes(student, teacher)
+    return ops.mean(1.0 - _correlation(_rows(student), _rows(teacher), axis=0))
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def class_correlation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Match which classes appear together in a batch (MLKD, class level).
+
+    sum_kl (P_t' P_t - P_s' P_s)_kl**2 / classes, with P the (batch, classes) probabilities. Defined for the whole
+    batch: weights do not apply, and positions count as examples.
+
+    Args:
+        student: logits, (batch, ..., classes), any finite value, at least two classes.
+        teacher: logits, (batch, ..., classes).
+
+    Returns:
+        Loss, a scalar, never negative, 0 where all distributions are equal. Grows with the square of the batch.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> class_correlation(np.zeros((2, 3)), np.zeros((2, 3)))
+        0.
+
+    Reference: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
+    """
+    require_classes(student, teacher)
+    p, q = _rows(teacher), _rows(student)
+    difference = ops.matmul(ops.transpose(p), p) - ops.matmul(ops.transpose(q), q)
+    return ops.sum(ops.square(difference)) / student.shape[-1]
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def batch_correlation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Match which examples of a batch look alike (MLKD, batch level).
+
+    Row i is sum_j (P_t P_t' - P_s P_s')_ij**2, with P the (batch, classes) probabilities; the mean over the rows is the
+    paper's loss. Positions are examples of their own.
+
+    Args:
+        student: logits, (batch, ..., classes), any finite value, at least two classes.
+        teacher: logits, (batch, ..., classes).
+
+    Returns:
+        Loss, (batch, ...), never negative, 0 where all distributions are equal.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> batch_correlation(np.zeros((2, 3)), np.zeros((2, 3)))
+        [0. 0.]
+
+    Reference: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
+    """
+    require_classes(student, teacher)
+    p, q = _rows(teacher), _rows(student)
+    difference = ops.matmul(p, ops.transpose(p)) - ops.matmul(q, ops.transpose(q))
+    return ops.reshape(ops.sum(ops.square(difference), axis=-1), ops.shape(student)[:-1])
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def transformed_teacher(student: Tensor, teacher: Tensor, power: float = 0.1, weighted: bool = False) -> Tensor:
+    """Soften the teacher only, by a power of its probabilities (TTM).
+
+    KL(p**g / sum p**g || q), with p = softmax(teacher), q = softmax(student) and g = `power`; weighted: times
+    sum_k p_k**g, which is large where the teacher is unsure. The student belongs at T = 1: use
+    `Term(transformed_teacher, soften=False)`.
+
+    Args:
+        student: logits, (..., classes), any finite value, at least two classes.
+        teacher: logits, (..., classes).
+        power: g, above 0; 1 / g is the teacher's temperature.
+        weighted: whether an example counts by the teacher's doubt.
+
+    Returns:
+        Divergence in nats, (...), never negative, 0 where student = power * teacher.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> transformed_teacher(np.array([[1.0, 0.0]]), np.array([[10.0, 0.0]]))
+        [0.]
+
+    Reference: Zheng and Yang, Knowledge Distillation Based on Transformed Teacher Matching, 2024, arXiv 2402.11148.
+    """
+    loss = kl_divergence(student, power * teacher)
+    if not weighted:
+        return loss
+    return loss * ops.exp(ops.logsumexp(power * ops.log_softmax(teacher, axis=-1), axis=-1))
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """Match each label's probability to the teacher's: for yes-or-no and multi-label outputs.
+
+    mean_k [p_k (log p_k - log q_k) + (1 - p_k) (log(1 - p_k) - log(1 - q_k))], with p = sigmoid(teacher) and
+    q = sigmoid(student). The mean over labels is that of Keras's binary cross-entropy.
+
+    Args:
+        student: logits, (..., labels), any finite value; one label is enough.
+        teacher: logits, (..., labels).
+
+    Returns:
+        Divergence in nats, (...), never negative, 0 where all probabilities are equal.
+
+    Raises:
+        ValueError: the shapes differ.
+
+    Example:
+        >>> binary_kl(np.array([[0.0]]), np.array([[0.0]]))
+        [0.]
+
+    Reference: the objective of Hinton et al. (arXiv 1503.02531), for each label a distribution over two classes.
+    """
+    require_same_shape(student, teacher)
+    yes = _excess(ops.log_sigmoid(teacher), ops.log_sigmoid(student))
+    no = _excess(ops.log_sigmoid(-teacher), ops.log_sigmoid(-student))
+    return ops.mean(yes + no, axis=-1)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return KL(p || q) over the last axis, of distributions given by their logarithms."""
+    return ops.sum(_excess(log_p, log_q), axis=-1)
+
+
+def _excess(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return p * (log p - log q) + q - p: what one class adds to the divergence, never negative.
+
+    Over all classes q - p adds nothing. With it, no small divergence is the difference of large numbers: at T = 20,
+    p * (log p - log q) alone is off by 1e-4 in float32, times T**2.
+    """
+    p, ratio = ops.exp(log_p), log_q - log_p
+    near = ops.abs(ratio) < 1.0
+    small = ops.where(near, ratio, 0.0)  # expm1 of a large one is infinite, and its gradient NaN, chosen or not
+    return ops.where(near, p * (ops.expm1(small) - small), ops.exp(log_q) - p - p * ratio)
+
+
+def _log_mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
+    """Return log(share * a + (1 - share) * b)."""
+    if share == 1:
+        return log_a
+    return ops.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+
+
+def _is_target(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return a boolean of the shape of `logits`, true at the label, for class ids or one-hot labels."""
+    classes, rank = logits.shape[-1], len(logits.shape)
+    if len(labels.shape) == rank and labels.shape[-1] != 1:
+        labels = ops.argmax(labels, axis=-1)
+    elif len(labels.shape) == rank:
+        labels = ops.squeeze(labels, axis=-1)
+    return ops.equal(ops.expand_dims(ops.cast(labels, "int32"), -1), ops.arange(classes, dtype="int32"))
+
+
+def _target_split(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities of the label and of all other classes together."""
+    total = ops.logsumexp(logits, axis=-1)
+    target = ops.sum(ops.where(is_target, logits, ops.zeros_like(logits)), axis=-1)
+    return target - total, ops.logsumexp(_without(logits, is_target), axis=-1) - total
+
+
+def _without(logits: Tensor, is_target: Tensor) -> Tensor:
+    """Take the label out of the softmax."""
+    return ops.where(is_target, ops.cast(_REMOVED, logits.dtype), logits)
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Return the probabilities of every example and position, (examples, classes)."""
+    return ops.reshape(ops.softmax(logits, axis=-1), (-1, logits.shape[-1]))
+
+
+def _correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
+    """Return Pearson's correlation along an axis; 0 with a constant."""
+    return ops.sum(_standard(a, axis) * _standard(b, axis), axis=axis)
+
+
+def _standard(x: Tensor, axis: int) -> Tensor:
+    x = x - ops.mean(x, axis=axis, keepdims=True)
+    squared = ops.sum(ops.square(x), axis=axis, keepdims=True)
+    # A constant correlates with nothing: a gradient of 0, not of 1e7.
+    return ops.where(squared > _CONSTANT, x * ops.rsqrt(ops.maximum(squared, _CONSTANT)), ops.zeros_like(x))

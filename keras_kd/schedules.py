@@ -1,0 +1,133 @@
+"""Numbers that change with the step: temperature, alpha and the weights of terms.
+
+A schedule is a number, or any callable of the optimizer's step that returns one; `keras.optimizers.schedules` are such
+callables as they are.
+"""
+
+import math
+import numbers
+import types
+from collections.abc import Callable
+
+import keras
+from keras import ops
+
+from keras_kd._types import Schedule, Tensor
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class Ramp(keras.optimizers.schedules.LearningRateSchedule):
+    """Go from one value to another in a straight line, and stay there.
+
+    value(step) = start + (end - start) * min((step + 1) / steps, 1). The first step already takes one part of the way,
+    so that a warm-up from 0 trains on something from the beginning.
+
+    Args:
+        start: the value before the first step.
+        end: the value from step `steps - 1` on.
+        steps: length of the ramp, in optimizer steps, at least 1.
+
+    Raises:
+        ValueError: `steps` is below 1, or `start` or `end` is not a finite number.
+
+    Example:
+        >>> float(Ramp(0.0, 1.0, steps=4)(0))
+        0.25
+    """
+
+    def __init__(self, start: float, end: float, steps: int) -> None:
+        if steps < 1:
+            raise ValueError(f"Expected `steps` to be at least 1 optimizer step. Received: steps={steps}")
+        self.start = finite("start", start)
+        self.end = finite("end", end)
+        self.steps = steps
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """Return the value at an optimizer step (counted from 0)."""
+        done = ops.minimum((ops.cast(step, "float32") + 1.0) / self.steps, 1.0)
+        return self.start + (self.end - self.start) * done
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments."""
+        return {"start": self.start, "end": self.end, "steps": self.steps}
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
+    """Stand where a file could not hold a function, and ask for it when it is needed.
+
+    Args:
+        what: what has to be assigned, as in "distiller.alpha".
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        """Raise a `ValueError` that says what is missing."""
+        raise ValueError(
+            f"{self.what} was a function that a file cannot hold, so it has to be assigned again after loading. "
+            "Keras's schedules, keras_kd.schedules.Ramp, and functions registered with "
+            "keras.saving.register_keras_serializable are saved."
+        )
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments."""
+        return {"what": self.what}
+
+
+class Adjustable:
+    """Hold a number that can be assigned while a compiled function uses it. Neither tracked nor saved by Keras."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self._variable = keras.Variable(value, dtype="float32", trainable=False)
+
+    def assign(self, value: float) -> None:
+        """Set the number, with effect from the next step on."""
+        self.value = value
+        self._variable.assign(value)
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """Return the number, whatever the step."""
+        return ops.convert_to_tensor(self._variable)
+
+
+def plain(schedule: Schedule) -> Schedule:
+    """Return what the user gave: the number for an `Adjustable`, else the schedule itself."""
+    return schedule.value if isinstance(schedule, Adjustable) else schedule
+
+
+def at(schedule: Schedule, step: Tensor) -> Tensor:
+    """Return the float32 value of a number, a variable or a schedule at `step`."""
+    return ops.cast(schedule(step) if callable(schedule) else schedule, "float32")
+
+
+def first(schedule: Schedule) -> float:
+    """Return what a schedule gives at the first step: what can be checked of it before training."""
+    if not callable(schedule):
+        return schedule
+    return 1.0 if isinstance(schedule, Unsaved) else float(at(schedule, ops.zeros((), "int32")))
+
+
+def finite(name: str, value: float) -> float:
+    """Return `value` as a float if it is a finite number, or raise an error that names it."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"Expected `{name}` to be a number. Received: {name}={value!r} of type {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"Expected `{name}` to be finite. Received: {name}={value!r}")
+    return float(value)
+
+
+def to_config(schedule: Schedule | None, what: str) -> object:
+    """Return what a file can hold of a schedule: the number, the registered object, or an `Unsaved`."""
+    if callable(schedule) and not _can_be_saved(schedule):
+        schedule = Unsaved(what)
+    return keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule
+
+
+def _can_be_saved(schedule: Callable) -> bool:
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return True
+    definition = schedule if isinstance(schedule, types.FunctionType) else type(schedule)
+    return keras.saving.get_registered_object(keras.saving.get_registered_name(definition)) is definition

@@ -1,0 +1,344 @@
+"""Term: one loss, where it reads, how much it weighs. The only objective class.
+
+Here, and nowhere else, stand the temperature and its T**2, the stop of the gradient on the teacher's side, and the
+reduction to a mean.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from keras_kd import schedules
+from keras_kd._types import Schedule, Tensor, Tensors
+
+At = str | tuple[str | tuple[str, ...], str | tuple[str, ...]]
+
+#: Keras losses that compare probabilities: on logits they would be silently wrong.
+_WANT_PROBABILITIES = {
+    keras.losses.KLDivergence: "kl_divergence",
+    keras.losses.CategoricalCrossentropy: "kl_divergence",
+    keras.losses.SparseCategoricalCrossentropy: "kl_divergence",
+    keras.losses.CategoricalFocalCrossentropy: "kl_divergence",
+    keras.losses.BinaryCrossentropy: "binary_kl",
+    keras.losses.BinaryFocalCrossentropy: "binary_kl",
+    keras.losses.Poisson: "kl_divergence",
+}
+
+
+class Mean(keras.losses.Loss):
+    """Hand values that are already computed to Keras's own reduction: weights, masks, replicas."""
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the values."""
+        return y_pred
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class Term(keras.layers.Layer):
+    """One part of what the student learns from the teacher.
+
+    With s and t what is read on both sides, after `bridge` (student only) and `transform` (both):
+
+        value = mean over examples and positions of  T**2 * loss(s / T, stop_gradient(t) / T)      where softened
+        value = mean over examples and positions of         loss(s, stop_gradient(t))              otherwise
+
+    Masks, `sample_weight` and `class_weight` enter the mean as they do in every Keras loss.
+
+    Args:
+        loss: a function of (student, teacher) or (student, teacher, labels) that returns one value per example or
+            position, as in `keras_kd.losses`; a `keras.layers.Layer` with that call, if it owns weights; or a
+            regression-type `keras.losses.Loss`. A loss that returns a scalar is taken as a mean over the batch: weights
+            and masks do not apply to it.
+        at: what to read: "logits", the name of an output of a model with several, a pair
+            ("student_layer", "teacher_layer"), or a pair of tuples of names. "backbone/block4" reaches into a nested
+            model.
+        weight: factor of this term in the distillation loss, not negative; a number or a schedule.
+        temperature: T, above 0, a number or a schedule. None is the compiled one.
+        transform: a function applied to both sides before the temperature.
+        bridge: a layer applied to the student's side, trained with the student and never exported.
+        soften: whether T and T**2 apply. None: on outputs, unless their head is "values".
+        name: name in the logs. None: the loss's name, and the student's layer where it reads one.
+        **loss_arguments: passed to `loss` by name.
+
+    Raises:
+        ValueError: a weight, temperature or `at` out of range; a Keras loss that wants probabilities, on logits.
+        TypeError: `loss` is not callable.
+
+    Example:
+        >>> Term(losses.squared_error, at=("conv_2", "backbone/block4"), bridge=keras.layers.Conv2D(64, 1))
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Tensor] | keras.losses.Loss | keras.layers.Layer,
+        at: At = "logits",
+        weight: Schedule = 1.0,
+        *,
+        temperature: Schedule | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        bridge: keras.layers.Layer | None = None,
+        soften: bool | None = None,
+        name: str | None = None,
+        **loss_arguments: Any,
+    ) -> None:
+        self._check_loss(loss, at)
+        self._pair = _pair(at)
+        super().__init__(name=name or _default_name(loss, self._pair), dtype="float32")
+        self.loss = loss
+        self.at = at if isinstance(at, str) else self._pair
+        self.weight = check_weight(self.name, weight)
+        self.temperature = temperature if temperature is None else check_temperature(temperature)
+        self.transform = transform
+        self.bridge = bridge
+        self.soften = soften
+        self.loss_arguments = loss_arguments
+        self.supports_masking = True
+        self._mean = Mean(name="mean", dtype="float32")
+
+    @property
+    def student_names(self) -> tuple[str, ...]:
+        """What this term reads from the student."""
+        return _as_tuple(self._pair[0])
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """What this term reads from the teacher."""
+        return _as_tuple(self._pair[1])
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss asks for labels, by naming them."""
+        function = self.loss.call if isinstance(self.loss, keras.layers.Layer) else self.loss
+        return not isinstance(self.loss, keras.losses.Loss) and "labels" in inspect.signature(function).parameters
+
+    def prepare(self, student: dict[str, Tensor], teacher: dict[str, Tensor] | None, softened: bool) -> None:
+        """Build the bridge, and run the loss once on symbolic tensors, so that what does not fit is said at once.
+
+        Args:
+            student: symbolic tensors by name.
+            teacher: symbolic tensors by name, or None where they are not known yet.
+            softened: whether T applies where `soften` is None.
+        """
+        sides = self.pick(student, self._pair[0], "student")
+        if self.bridge is not None and not self.bridge.built:
+            self.bridge.build(tree.map_structure(lambda side: side.shape, sides))
+        if teacher is not None and not self.needs_labels:
+            sides, targets = tree.map_structure(
+                lambda side: keras.KerasTensor(side.shape, "float32"),  # as __call__ would cast them
+                (sides, self.pick(teacher, self._pair[1], "teacher")),
+            )
+            self.compute_output_spec(sides, targets, softened=softened)
+        self.built = True
+
+    def pick(self, tensors: dict[str, Tensor], names: str | tuple[str, ...], owner: str) -> Tensors:
+        """Return what `names` names in `tensors`: a tensor, or a tuple of them."""
+        missing = [name for name in _as_tuple(names) if name not in tensors]
+        if missing:
+            raise ValueError(
+                f"Term {self.name!r} reads {missing[0]!r} from the {owner}, which offers {sorted(tensors)}. "
+                "Name one of those with `at`, or, in a Functional or Sequential model, a layer as 'model/layer'."
+            )
+        return tensors[names] if isinstance(names, str) else tuple(tensors[name] for name in names)
+
+    def read(self, student: dict[str, Tensor], teacher: dict[str, Tensor], **arguments: Any) -> Tensor:
+        """Return the value of this term for what the student and the teacher said; see `call` for the arguments."""
+        sides = self.pick(student, self._pair[0], "student")
+        return self(sides, self.pick(teacher, self._pair[1], "teacher"), **arguments)
+
+    def call(
+        self,
+        student: Tensors,
+        teacher: Tensors,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        temperature: Tensor = 1.0,
+        softened: bool = False,
+        training: bool = False,
+        student_mask: Tensors | None = None,
+        teacher_mask: Tensors | None = None,
+    ) -> Tensor:
+        """Return the term's value, a scalar in float32, scaled for the strategy as every Keras loss is.
+
+        Args:
+            student: logits or features, (batch, ...), or a tuple of them.
+            teacher: the same from the teacher.
+            labels: the dataset's y, where the loss asks for labels.
+            sample_weight: (batch,) or (batch, positions...), or None.
+            temperature: T, where softened.
+            softened: whether T applies where `soften` is None.
+            training: whether the bridge is in training mode; Keras passes it on.
+            student_mask: Keras mask of what is read from the student.
+            teacher_mask: Keras mask of what is read from the teacher.
+        """
+        teacher = tree.map_structure(ops.stop_gradient, teacher)
+        mask = _merge_masks(student_mask, teacher_mask)
+        student, teacher = _blank(student, mask), _blank(teacher, mask)
+        if self.bridge is not None:
+            student = tree.map_structure(lambda side: ops.cast(side, "float32"), self.bridge(student))
+            student = _blank(student, mask)
+        if self.transform is not None:
+            student = _blank(tree.map_structure(self.transform, student), mask)
+            teacher = _blank(tree.map_structure(self.transform, teacher), mask)
+        if softened if self.soften is None else self.soften:
+            student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
+            values = temperature**2 * self._values(student, teacher, labels)
+        else:
+            values = self._values(student, teacher, labels)
+        return self._reduce(values, sample_weight, mask)
+
+    def compute_mask(self, inputs: Tensors, previous_mask: Tensors | None = None) -> None:
+        """Return None: a mean has no positions left."""
+
+    def _values(self, student: Tensors, teacher: Tensors, labels: Tensor | None) -> Tensor:
+        arguments = {**self.loss_arguments, **({"labels": labels} if self.needs_labels else {})}
+        try:
+            if isinstance(self.loss, keras.losses.Loss):
+                return ops.cast(self.loss.call(teacher, student), "float32")
+            return ops.cast(self.loss(student, teacher, **arguments), "float32")
+        except ValueError as error:
+            raise ValueError(
+                f"Term {self.name!r} reads {self._pair[0]!r} from the student and {self._pair[1]!r} from the teacher. "
+                f"{error}"
+            ) from error
+
+    def _reduce(self, values: Tensor, sample_weight: Tensor | None, mask: Tensor | None) -> Tensor:
+        if len(values.shape) == 0:
+            # As one example of weight 1, a scalar is divided by the number of replicas, as every other value is.
+            return self._mean(ops.reshape(values, (1,)), ops.reshape(values, (1,)))
+        if mask is not None:
+            # Keras finds the mask of a loss on the tensor itself.
+            values._keras_mask = _fit_mask(mask, values)
+        return self._mean(values, values, self._fit_weight(sample_weight, values))
+
+    def _fit_weight(self, sample_weight: Tensor | None, values: Tensor) -> Tensor | None:
+        """Let the weight of an example count for all positions of its features; elsewhere, be as strict as Keras."""
+        if sample_weight is None:
+            return None
+        missing = len(values.shape) - len(sample_weight.shape)
+        if missing == 0 or (missing == -1 and sample_weight.shape[-1] == 1):
+            return sample_weight
+        if missing > 0 and isinstance(self.at, tuple):
+            return ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * missing))
+        raise ValueError(
+            f"Term {self.name!r} has one value per position, {tuple(values.shape)}, so it expects a `sample_weight` of "
+            f"that shape. Received: {tuple(sample_weight.shape)}. Repeat the weight of an example along its positions."
+        )
+
+    @staticmethod
+    def _check_loss(loss: Any, at: At) -> None:
+        if not callable(loss):
+            raise TypeError(
+                "Expected `loss` to be a function of (student, teacher), a layer or a keras.losses.Loss. "
+                f"Received: {loss!r} of type {type(loss).__name__}"
+            )
+        instead = _WANT_PROBABILITIES.get(type(loss))
+        if instead and isinstance(at, str):
+            raise ValueError(
+                f"Expected a loss on logits at {at!r}. {type(loss).__name__} compares probabilities: it would be wrong "
+                f"here without a sign of it. Use keras_kd.losses.{instead}."
+            )
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments, serialised."""
+        serialize = keras.saving.serialize_keras_object
+        owner = f"The term {self.name!r}'s"
+        return {
+            "loss": serialize(_named(self.loss, f"{owner} loss")),
+            "at": self.at,
+            "weight": schedules.to_config(self.weight, f"{owner} weight"),
+            "temperature": schedules.to_config(self.temperature, f"{owner} temperature"),
+            "transform": serialize(_named(self.transform, f"{owner} transform")),
+            "bridge": serialize(self.bridge),
+            "soften": self.soften,
+            "name": self.name,
+            **serialize(self.loss_arguments),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Term":
+        """Make a term from `get_config`'s dict."""
+        config = {key: keras.saving.deserialize_keras_object(value) for key, value in config.items()}
+        at = config.pop("at")
+        return cls(at=at if isinstance(at, str) else (_as_names(at[0]), _as_names(at[1])), **config)
+
+
+def check_temperature(temperature: Schedule) -> Schedule:
+    """Return a temperature above 0, or raise an error that says so; a schedule is tried at its first step."""
+    value = schedules.finite("temperature", schedules.first(temperature))
+    if value <= 0:
+        raise ValueError(f"Expected `temperature` to be above 0. Received: temperature={temperature!r}")
+    return temperature if callable(temperature) else value
+
+
+def check_weight(name: str, weight: Schedule) -> Schedule:
+    """Return a weight of at least 0, or raise an error that names its term; a schedule is tried at its first step."""
+    value = schedules.finite("weight", schedules.first(weight))
+    if value < 0:
+        raise ValueError(f"Expected `weight` of term {name!r} to be at least 0. Received: weight={weight!r}")
+    return weight if callable(weight) else value
+
+
+def _named(function: Any, what: str) -> Any:
+    """Return a function that can be found again by its name; a lambda would be written as code."""
+    return schedules.Unsaved(what) if getattr(function, "__name__", "") == "<lambda>" else function
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _as_names(names: str | Sequence[str]) -> str | tuple[str, ...]:
+    return names if isinstance(names, str) else tuple(names)
+
+
+def _pair(at: At) -> tuple[str | tuple[str, ...], str | tuple[str, ...]]:
+    """Return the names on the student's side and on the teacher's."""
+    if isinstance(at, str):
+        return at, at
+    sides = (
+        [side if isinstance(side, (tuple, list)) else [side] for side in at] if isinstance(at, (tuple, list)) else []
+    )
+    if len(sides) != 2 or not all(side and all(isinstance(name, str) for name in side) for side in sides):
+        raise ValueError(
+            'Expected `at` to be "logits", the name of an output, or a pair ("student_layer", "teacher_layer") of '
+            f"names or tuples of names. Received: at={at!r}"
+        )
+    return _as_names(at[0]), _as_names(at[1])
+
+
+def _default_name(loss: Any, pair: tuple[str | tuple[str, ...], str | tuple[str, ...]]) -> str:
+    name = getattr(loss, "__name__", None) or getattr(loss, "name", None) or type(loss).__name__  # function or object
+    read = "_".join(_as_tuple(pair[0]))
+    return name if read == "logits" else f"{name}_{read.replace('/', '_')}"
+
+
+def _merge_masks(*masks: Tensors) -> Tensor | None:
+    """Return what every mask of the first one's shape leaves in, or None where there is no mask."""
+    present = [ops.cast(mask, "bool") for mask in tree.flatten(masks) if mask is not None]
+    merged = None
+    for mask in present:
+        if merged is None:
+            merged = mask
+        elif len(mask.shape) == len(merged.shape):
+            merged = ops.logical_and(merged, mask)
+    return merged
+
+
+def _blank(tensors: Tensors, mask: Tensor | None) -> Tensors:
+    """Set masked positions to zero: a weight of 0 would not stop a NaN."""
+    if mask is None:
+        return tensors
+    return tree.map_structure(lambda x: ops.where(_align(mask, len(x.shape)), x, ops.zeros_like(x)), tensors)
+
+
+def _fit_mask(mask: Tensor, values: Tensor) -> Tensor:
+    """Give a mask the rank of the values: what has one value for many positions counts if any of them does."""
+    extra = tuple(range(len(values.shape), len(mask.shape)))
+    return ops.any(mask, axis=extra) if extra else _align(mask, len(values.shape))
+
+
+def _align(mask: Tensor, rank: int) -> Tensor:
+    return ops.reshape(mask, (*ops.shape(mask), *[1] * (rank - len(mask.shape))))

@@ -1,0 +1,22 @@
+"""What every test starts from, and the one data set that is not embedded in a package."""
+
+import keras
+import pytest
+
+from keras_kd import data
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Give each test a Keras without models of other tests, and the same random numbers."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist():
+    """Fashion-MNIST, for tests marked `tfds`; skips them where there is neither the data nor a network."""
+    try:
+        return data.load("fashion_mnist")
+    except ConnectionError as error:
+        pytest.skip(str(error))

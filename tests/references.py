@@ -1,0 +1,455 @@
+"""Every distillation loss, written once more in float64 NumPy from its paper, to check the library against.
+
+Independent of the library on purpose: nothing here imports or mirrors it. Logits arrive already divided by
+the temperature and no T**2 is applied. p is the teacher's distribution, q the student's. Feature arrays are
+channels last. METHODS is the project's own table of formulas.
+"""
+
+import math
+
+import numpy as np
+
+# Logits: (..., classes), one value per example or position.
+
+
+def kl_divergence(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """KL(p || q) = sum_k p (log p - log q). Hinton et al. 2015, 1503.02531.
+
+    The paper writes the cross-entropy; this is that minus the entropy of p, 0 at student == teacher.
+    """
+    return _kl(_log_softmax(teacher), _log_softmax(student))
+
+
+def reverse_kl(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """KL(q || p) = sum_k q (log q - log p), mode seeking. Gu et al. 2023 (MiniLLM), 2306.08543."""
+    return _kl(_log_softmax(student), _log_softmax(teacher))
+
+
+def jensen_shannon(student: np.ndarray, teacher: np.ndarray, beta: float = 0.5) -> np.ndarray:
+    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q. GKD, 2023, 2306.13649.
+
+    0 in the formula at beta 0 and 1, where METHODS puts KL(p || q) and KL(q || p): the limits of
+    JSD / (beta (1 - beta)), so the value jumps there.
+    """
+    log_p, log_q = _log_softmax(teacher), _log_softmax(student)
+    if beta == 0:
+        return _kl(log_p, log_q)
+    if beta == 1:
+        return _kl(log_q, log_p)
+    log_m = _log_mixture(log_p, log_q, beta)
+    return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
+
+
+def skew_kl(student: np.ndarray, teacher: np.ndarray, skew: float = 0.1) -> np.ndarray:
+    """KL(p || skew p + (1 - skew) q). Ko et al. 2024 (DistiLLM), 2402.03898."""
+    log_p, log_q = _log_softmax(teacher), _log_softmax(student)
+    return _kl(log_p, _log_mixture(log_p, log_q, skew))
+
+
+def decoupled_kl(
+    student: np.ndarray,
+    teacher: np.ndarray,
+    labels: np.ndarray,
+    target_weight: float = 1.0,
+    non_target_weight: float = 8.0,
+) -> np.ndarray:
+    """a TCKD + b NCKD: KL of (p[y], 1 - p[y]), KL of the softmaxes over k != y. DKD, 2022, 2203.08679.
+
+    KL(p || q) = TCKD + (1 - p[y]) NCKD. b is tuned per pair of models; 8 is one CIFAR-100 pair.
+    """
+    target = kl_divergence(_target_against_rest(student, labels), _target_against_rest(teacher, labels))
+    non_target = kl_divergence(_without_target(student, labels), _without_target(teacher, labels))
+    return target_weight * target + non_target_weight * non_target
+
+
+def normalized_kl(
+    student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, non_target_weight: float = 1.5
+) -> np.ndarray:
+    """-p[y] log q[y] - g sum_{k != y} p^ log q^, both renormalised without y. NKD, 2023, 2303.13005.
+
+    A cross-entropy, so not 0 at student == teacher. The paper softens the second part only; here both
+    parts see the same, already softened logits.
+    """
+    target = -np.exp(_pick(_log_softmax(teacher), labels)) * _pick(_log_softmax(student), labels)
+    log_p = _log_softmax(_without_target(teacher, labels))
+    log_q = _log_softmax(_without_target(student, labels))
+    return target - non_target_weight * np.sum(np.exp(log_p) * log_q, axis=-1)
+
+
+def inter_class_relation(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """1 - Pearson(q, p) over the classes of each example. DIST, 2022, 2205.10536.
+
+    Without the released code's 1e-8 in the denominator; the correlation with a constant is taken as 0.
+    """
+    return 1 - _pearson(_softmax(student), _softmax(teacher))
+
+
+def intra_class_relation(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Scalar; (B, K): mean_k (1 - Pearson(q[:, k], p[:, k])) over the batch. DIST, 2022, 2205.10536.
+
+    Without the released code's 1e-8 in the denominator; the correlation with a constant is taken as 0.
+    """
+    return np.mean(1 - _pearson(_softmax(student).T, _softmax(teacher).T))
+
+
+def class_correlation(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Scalar; (B, K): ||P_t' P_t - P_s' P_s||_F^2 / K, of (K, K) matrices. MLKD, Jin et al., CVPR 2023."""
+    p, q = _softmax(teacher), _softmax(student)
+    return np.sum((p.T @ p - q.T @ q) ** 2) / p.shape[1]
+
+
+def batch_correlation(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Scalar; (B, K): ||P_t P_t' - P_s P_s'||_F^2 / B, of (B, B) matrices. MLKD, Jin et al., CVPR 2023."""
+    p, q = _softmax(teacher), _softmax(student)
+    return np.sum((p @ p.T - q @ q.T) ** 2) / p.shape[0]
+
+
+def transformed_teacher(
+    student: np.ndarray, teacher: np.ndarray, power: float = 0.1, weighted: bool = False
+) -> np.ndarray:
+    """KL(p**g / sum p**g || q); weighted: times sum_k p_k**g per example. TTM, WTTM, 2024, 2402.11148.
+
+    p**g / sum p**g is softmax(g z_t): only the teacher is softened, the student belongs at T = 1.
+    """
+    log_powered = power * _log_softmax(teacher)
+    loss = _kl(_log_softmax(log_powered), _log_softmax(student))
+    return np.exp(_logsumexp(log_powered)) * loss if weighted else loss
+
+
+def binary_kl(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """mean_k [P log(P / Q) + (1 - P) log((1 - P) / (1 - Q))], P = sigmoid(z_t), Q = sigmoid(z_s).
+
+    Per-label KD, of no one paper; the mean over the last axis is METHODS's choice.
+    """
+    student, teacher = _double(student), _double(teacher)
+    on = np.exp(_log_sigmoid(teacher)) * (_log_sigmoid(teacher) - _log_sigmoid(student))
+    off = np.exp(_log_sigmoid(-teacher)) * (_log_sigmoid(-teacher) - _log_sigmoid(-student))
+    return np.mean(on + off, axis=-1)
+
+
+def standardize(logits: np.ndarray) -> np.ndarray:
+    """(z - mean) / (std + 1e-7) over the classes. Sun et al. 2024 (LSKD), 2403.01427.
+
+    The unbiased standard deviation (n - 1) and the 1e-7 follow METHODS.
+    """
+    logits = _double(logits)
+    centred = logits - np.mean(logits, axis=-1, keepdims=True)
+    return centred / (np.std(logits, axis=-1, ddof=1, keepdims=True) + 1e-7)
+
+
+def l2_normalize(x: np.ndarray) -> np.ndarray:
+    """x / ||x||_2 over the last axis; a zero vector stays zero."""
+    return _unit(_double(x))
+
+
+# Regression: (..., values), one value per example or position.
+
+
+def squared_error(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """mean_d (s - t)**2. Ba and Caruana 2014, 1312.6184; FitNets, 2014, 1412.6550.
+
+    Both papers have 1/2 and the sum over d; the mean without 1/2 is METHODS's.
+    """
+    return np.mean((_double(student) - _double(teacher)) ** 2, axis=-1)
+
+
+def absolute_error(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """mean_d |s - t|."""
+    return np.mean(np.abs(_double(student) - _double(teacher)), axis=-1)
+
+
+def huber_error(student: np.ndarray, teacher: np.ndarray, delta: float = 1.0) -> np.ndarray:
+    """mean_d of 0.5 e**2 where |e| <= delta, else delta |e| - 0.5 delta**2. Huber 1964."""
+    return np.mean(_huber(_double(student) - _double(teacher), delta), axis=-1)
+
+
+def teacher_bounded(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, margin: float = 0.0) -> np.ndarray:
+    """e_s if e_s + margin > e_t else 0, e = ||. - labels||^2 over the last axis. Chen et al., NeurIPS 2017.
+
+    The loss stops once the student is better by the margin; METHODS words the margin the other way.
+    """
+    student_error = np.sum((_double(student) - _double(labels)) ** 2, axis=-1)
+    teacher_error = np.sum((_double(teacher) - _double(labels)) ** 2, axis=-1)
+    return np.where(student_error + margin > teacher_error, student_error, 0.0)
+
+
+# Features: (batch, ..., channels).
+
+
+def attention_transfer(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """mean_i (Q_s / ||Q_s|| - Q_t / ||Q_t||)_i**2, Q = mean_c f_c**2 flattened. AT, 2016, 1612.03928.
+
+    The paper takes the unsquared norm; squares and mean are METHODS and the authors' code. Features are
+    pooled before they are squared (left open by METHODS).
+    """
+    student, teacher = _match_sizes(student, teacher)
+    student_map = _unit(_flatten(np.mean(student**2, axis=-1)))
+    teacher_map = _unit(_flatten(np.mean(teacher**2, axis=-1)))
+    return np.mean((student_map - teacher_map) ** 2, axis=-1)
+
+
+def nst(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """mean k(t, t') + mean k(s, s') - 2 mean k(s, t), k(x, y) = (x . y)**2. NST, 2017, 1707.01219.
+
+    Over all pairs of channel maps, each normalised over the positions. The paper puts 1/2 outside.
+    """
+    student, teacher = _match_sizes(student, teacher)
+    losses = []
+    for s, t in zip(_unit(_channel_maps(student)), _unit(_channel_maps(teacher)), strict=True):
+        losses.append(np.mean((t @ t.T) ** 2) + np.mean((s @ s.T) ** 2) - 2 * np.mean((s @ t.T) ** 2))
+    return np.array(losses)
+
+
+def fsp(student: tuple[np.ndarray, np.ndarray], teacher: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """mean_ij (G_s - G_t)_ij**2, G_ij = sum_hw first_hwi last_hwj / (H W). FSP, Yim et al., CVPR 2017.
+
+    Each argument is (first map, last map). The paper sums over i, j; the mean is METHODS's.
+    """
+    return np.mean((_flow(*student) - _flow(*teacher)) ** 2, axis=(1, 2))
+
+
+def channel_wise(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """mean_c KL(softmax_i t_ic || softmax_i s_ic), i over the positions. CWD, 2020, 2011.13256."""
+    return np.mean(kl_divergence(_channel_maps(student), _channel_maps(teacher)), axis=-1)
+
+
+def hierarchical_pooling(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """sum_l w_l mean (pool_l(s) - pool_l(t))**2 / sum_l w_l, full size and l = 4, 2, 1. 2021, 2104.09044.
+
+    ReviewKD's HCL. Levels l >= height are skipped without halving the weight (authors' code): it is
+    1, 1/2, 1/4... over the levels used. METHODS leaves this open.
+    """
+    student, teacher = _double(student), _double(teacher)
+    weight, total = 1.0, 1.0
+    loss = np.mean((student - teacher) ** 2, axis=(1, 2, 3))
+    for size in (4, 2, 1):
+        if size >= student.shape[1]:
+            continue
+        weight /= 2
+        total += weight
+        difference = _average_pool(student, size, size) - _average_pool(teacher, size, size)
+        loss = loss + weight * np.mean(difference**2, axis=(1, 2, 3))
+    return loss / total
+
+
+def cosine(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """1 - s . t / (||s|| ||t||) over the last axis; 1 where either is 0. DistilBERT, 2019, 1910.01108."""
+    return 1 - np.sum(l2_normalize(student) * l2_normalize(teacher), axis=-1)
+
+
+def variational_information(student: np.ndarray, teacher: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """mean_c 0.5 ((mu - f)**2 / v + log v), mu the mapped student, v of (C,). VID, 2019, 1904.05835.
+
+    The paper sums over the channels, the mean is METHODS's; 0.5 log(2 pi) is left out. Can be negative.
+    """
+    variance = _double(variance)
+    return np.mean(0.5 * ((_double(student) - _double(teacher)) ** 2 / variance + np.log(variance)), axis=-1)
+
+
+# Relations between the examples of a batch: (batch, ...), flattened to (batch, features).
+
+
+def rkd_distance(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Scalar: mean_ij huber(d_s / mu_s - d_t / mu_t)_ij, d Euclidean distances. RKD, 2019, 1904.05068.
+
+    mu is the mean over the B (B - 1) pairs i != j, coincident ones too (paper). The paper sums the loss;
+    the mean over all B**2 entries, zero diagonal counted, is the authors' code.
+    """
+    return np.mean(_huber(_relative_distances(student) - _relative_distances(teacher)))
+
+
+def rkd_angle(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Scalar: mean_ijk huber(cos_s - cos_t), the angle at j between i and k. RKD, 2019, 1904.05068.
+
+    The paper sums over distinct triples; as in the authors' code, i == j, k == j and i == k contribute 0
+    and count among the B**3.
+    """
+    return np.mean(_huber(_angle_cosines(student) - _angle_cosines(teacher)))
+
+
+def similarity_preserving(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Row i: mean_j (G_s - G_t)_ij**2, G = F F' with L2-normalised rows. Tung and Mori 2019, 1907.09682."""
+    return np.mean((_gram(student) - _gram(teacher)) ** 2, axis=-1)
+
+
+def pkt(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Row i: mean_j t log((t + e) / (s + e)), s, t row-normalised (cos + 1) / 2. PKT, 2018, 1803.10837.
+
+    e = 1e-7. The paper sums over i != j; METHODS and the authors' code average over all B**2.
+    """
+    s, t = _neighbour_probabilities(student), _neighbour_probabilities(teacher)
+    return np.mean(t * np.log((t + 1e-7) / (s + 1e-7)), axis=-1)
+
+
+def correlation_congruence(student: np.ndarray, teacher: np.ndarray, gamma: float = 0.4, order: int = 2) -> np.ndarray:
+    """Row i: mean_j (K_s - K_t)_ij**2, K = exp(-2 g) sum_{n <= order} (2 g)**n / n! (x . y)**n.
+
+    The Taylor form of exp(-g ||x - y||**2) for unit x, y. CC, 2019, 1904.01802. METHODS has no formula.
+    """
+    s, t = _rbf_correlation(student, gamma, order), _rbf_correlation(teacher, gamma, order)
+    return np.mean((s - t) ** 2, axis=-1)
+
+
+def contrastive(student: np.ndarray, teacher: np.ndarray, temperature: float = 0.07) -> np.ndarray:
+    """-log softmax_j(s_i . t_j / temperature)[i], s and t unit. CRD, 2019, 1910.10699.
+
+    InfoNCE with the batch as negatives, student to teacher; the paper has a binary NCE loss against a
+    memory bank, in both directions.
+    """
+    similarity = l2_normalize(_flatten(_double(student))) @ l2_normalize(_flatten(_double(teacher))).T
+    return -np.diagonal(_log_softmax(similarity / temperature))
+
+
+# Helpers: probabilities, in log space so that logits of +-200 are exact.
+
+
+def _double(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x, dtype=np.float64)
+
+
+def _logsumexp(logits: np.ndarray) -> np.ndarray:
+    largest = np.max(logits, axis=-1, keepdims=True)
+    return np.log(np.sum(np.exp(logits - largest), axis=-1)) + largest[..., 0]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = _double(logits)
+    logits = logits - np.max(logits, axis=-1, keepdims=True)
+    return logits - _logsumexp(logits)[..., None]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(_log_softmax(logits))
+
+
+def _log_sigmoid(logits: np.ndarray) -> np.ndarray:
+    return -np.logaddexp(0.0, -logits)
+
+
+def _kl(log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    return np.sum(np.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def _log_mixture(log_a: np.ndarray, log_b: np.ndarray, weight: float) -> np.ndarray:
+    """log(weight a + (1 - weight) b), also for a weight of 0 or 1."""
+    if weight in (0, 1):
+        return log_a if weight == 1 else log_b
+    return np.logaddexp(np.log(weight) + log_a, np.log1p(-weight) + log_b)
+
+
+def _pick(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(values, np.asarray(labels)[..., None], axis=-1)[..., 0]
+
+
+def _without_target(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The logits of the classes other than the label: (..., classes - 1)."""
+    logits = _double(logits)
+    rows = logits.reshape(-1, logits.shape[-1])
+    kept = [np.delete(row, label) for row, label in zip(rows, np.ravel(labels), strict=True)]
+    return np.array(kept).reshape(*logits.shape[:-1], logits.shape[-1] - 1)
+
+
+def _target_against_rest(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Two logits, the label's and the others' logsumexp, whose softmax is (p[y], 1 - p[y]): (..., 2)."""
+    return np.stack([_pick(_double(logits), labels), _logsumexp(_without_target(logits, labels))], axis=-1)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.sum(_centred_unit(x) * _centred_unit(y), axis=-1)
+
+
+def _centred_unit(x: np.ndarray) -> np.ndarray:
+    """Centred and of length 1; zero where x is constant up to the rounding of its mean."""
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    rounding = 1e-12 * np.max(np.abs(x), axis=-1, keepdims=True)
+    return _unit(np.where(np.max(np.abs(centred), axis=-1, keepdims=True) > rounding, centred, 0.0))
+
+
+# Helpers: features.
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """x / ||x|| over the last axis, zero for zero; scaled first, so that tiny squares do not underflow."""
+    largest = np.max(np.abs(x), axis=-1, keepdims=True)
+    x = x / np.where(largest > 0, largest, 1.0)
+    norm = np.sqrt(np.sum(x**2, axis=-1, keepdims=True))
+    return x / np.where(norm > 0, norm, 1.0)
+
+
+def _huber(error: np.ndarray, delta: float = 1.0) -> np.ndarray:
+    size = np.abs(error)
+    return np.where(size <= delta, 0.5 * size**2, delta * size - 0.5 * delta**2)
+
+
+def _flatten(x: np.ndarray) -> np.ndarray:
+    return x.reshape(x.shape[0], -1)
+
+
+def _channel_maps(x: np.ndarray) -> np.ndarray:
+    """(batch, ..., channels) as (batch, channels, positions)."""
+    x = _double(x)
+    return x.reshape(x.shape[0], -1, x.shape[-1]).transpose(0, 2, 1)
+
+
+def _average_pool(x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Adaptive average pooling: cell i averages floor(i H / height) up to ceil((i + 1) H / height)."""
+    pooled = np.zeros((x.shape[0], height, width, x.shape[3]))
+    for i in range(height):
+        top, bottom = math.floor(i * x.shape[1] / height), math.ceil((i + 1) * x.shape[1] / height)
+        for j in range(width):
+            left, right = math.floor(j * x.shape[2] / width), math.ceil((j + 1) * x.shape[2] / width)
+            pooled[:, i, j] = np.mean(x[:, top:bottom, left:right], axis=(1, 2))
+    return pooled
+
+
+def _match_sizes(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps at the smaller height and width; a map that has them already is unchanged."""
+    a, b = _double(a), _double(b)
+    height, width = min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])
+    return _average_pool(a, height, width), _average_pool(b, height, width)
+
+
+def _flow(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Mean over the positions of first_i last_j: (batch, first channels, last channels)."""
+    first, last = _match_sizes(first, last)
+    return np.einsum("bhwi,bhwj->bij", first, last) / (first.shape[1] * first.shape[2])
+
+
+# Helpers: relations.
+
+
+def _relative_distances(x: np.ndarray) -> np.ndarray:
+    """Pairwise distances over their mean off the diagonal; all 0 where all examples coincide."""
+    x = _flatten(_double(x))
+    distances = np.sqrt(np.sum((x[:, None] - x[None, :]) ** 2, axis=-1))
+    pairs = len(x) * (len(x) - 1)
+    mean = np.sum(distances) / pairs if pairs else 0.0
+    return distances / mean if mean > 0 else distances
+
+
+def _angle_cosines(x: np.ndarray) -> np.ndarray:
+    """[j, i, k] = cosine of the angle at example j between i and k; 0 where i or k coincides with j."""
+    x = _flatten(_double(x))
+    cosines = np.zeros((len(x), len(x), len(x)))
+    for j in range(len(x)):
+        directions = _unit(x - x[j])
+        cosines[j] = directions @ directions.T
+    return cosines
+
+
+def _gram(x: np.ndarray) -> np.ndarray:
+    x = _flatten(_double(x))
+    return _unit(x @ x.T)
+
+
+def _neighbour_probabilities(x: np.ndarray) -> np.ndarray:
+    x = _unit(_flatten(_double(x)))
+    similarity = (x @ x.T + 1) / 2
+    return similarity / np.sum(similarity, axis=1, keepdims=True)
+
+
+def _rbf_correlation(x: np.ndarray, gamma: float, order: int) -> np.ndarray:
+    x = _unit(_flatten(_double(x)))
+    inner = x @ x.T
+    series = sum((2 * gamma) ** n / math.factorial(n) * inner**n for n in range(order + 1))
+    return math.exp(-2 * gamma) * series

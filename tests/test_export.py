@@ -1,0 +1,250 @@
+"""`kd.export`: the student alone, loadable without Keras, compared before it appears, never overwriting."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from tests.models import Subclassed, batch, dense, linear, mlp, numbers, softmax, statistical, tagger
+
+X, Y = batch(8)
+
+
+def distilled(student, teacher, terms=None):
+    """A student after a step of training."""
+    distiller = kd.Distiller(student=student, teacher=teacher, terms=terms)
+    distiller.compile("adam", alpha=1.0)
+    distiller.fit(X, verbose=0)
+    return distiller
+
+
+def served(path, x):
+    """What a SavedModel says; the loaded object is kept while it is used."""
+    artefact = tf.saved_model.load(str(path))
+    return tf.nest.map_structure(np.asarray, artefact.serve(tf.nest.map_structure(tf.constant, x)))
+
+
+def by_hand(student, x=X):
+    """The logits of a student with one tanh layer."""
+    first, bias, second, shift = (np.asarray(w, "float64") for w in student.get_weights())
+    return np.tanh(x @ first + bias) @ second + shift
+
+
+FRESH = """
+import sys, numpy, tensorflow
+x = numpy.load(sys.argv[2])
+model = tensorflow.saved_model.load(sys.argv[1])
+serve = model.signatures["serving_default"]
+(name,) = serve.structured_input_signature[1]
+outputs = [model.serve(x), model.serve(x[:1]), *serve(**{name: tensorflow.constant(x)}).values()]
+numpy.savez(sys.argv[3], *[numpy.array(output) for output in outputs])
+assert "keras_kd" not in sys.modules
+"""
+
+
+def test_the_saved_model_is_the_student_in_a_process_that_imports_tensorflow_alone(tmp_path):
+    student = mlp(1)
+    distilled(student, mlp(2))
+    kd.export(student, tmp_path / "student" / "1")
+    np.save(tmp_path / "x.npy", X)
+    files = [tmp_path / "student" / "1", tmp_path / "x.npy", tmp_path / "y.npz"]
+    subprocess.run([sys.executable, "-c", FRESH, *files], cwd=tmp_path, check=True, timeout=120)
+    with np.load(tmp_path / "y.npz") as outputs:
+        served, one, signature = outputs.values()
+    np.testing.assert_allclose(served, by_hand(student), atol=1e-5)
+    np.testing.assert_allclose(one, by_hand(student)[:1], atol=1e-5)
+    assert np.array_equal(signature, served)
+
+
+def test_the_variables_are_the_students_alone(tmp_path):
+    student, teacher = mlp(1), mlp(2, units=9)
+    hint = kd.Term(kd.losses.squared_error, at=("hidden", "hidden"), bridge=dense(9, 3))
+    distilled(student, teacher, [kd.Term(kd.losses.kl_divergence), hint])
+    kd.export(student, tmp_path / "1")
+    loaded, shapes = tf.saved_model.load(str(tmp_path / "1")), {tuple(v.shape) for v in student.variables}
+    assert sorted(tuple(v.shape) for v in loaded.variables) == sorted(shapes)
+    written = dict(tf.train.list_variables(str(tmp_path / "1" / "variables" / "variables")))
+    assert {tuple(shape) for name, shape in written.items() if "OBJECT_GRAPH" not in name} == shapes
+    for path in (path for path in (tmp_path / "1").rglob("*") if path.is_file()):
+        assert numbers(teacher)[0].tobytes() not in path.read_bytes(), path
+
+
+def test_the_report_tells_what_was_written_and_how_far_it_is(tmp_path):
+    report = kd.export(mlp(1), tmp_path / "1", representative=X[:5])
+    assert (report.path, report.examples) == (tmp_path / "1", 5)
+    assert report.size == sum(file.stat().st_size for file in report.path.rglob("*") if file.is_file())
+    assert 0.0 <= report.difference < 1e-5
+    assert str(tmp_path / "1") in str(report) and "KiB" in str(report) and "5 examples" in str(report)
+
+
+@pytest.mark.parametrize("kind", ["folder", "empty folder", "file"])
+def test_what_exists_is_not_overwritten(tmp_path, kind):
+    path = tmp_path / "1"
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+    if kind == "folder":
+        (path / "saved_model.pb").write_text("mine")
+    before = {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(FileExistsError, match="not overwritten.*next version"):
+        kd.export(mlp(1), path)
+    assert {file: file.read_text() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_student_that_does_not_repeat_itself_is_refused_and_leaves_nothing(tmp_path):
+    x = keras.Input((4,))
+    noisy = keras.Model(x, keras.layers.GaussianNoise(1.0)(dense(3, 1)(x), training=True), name="noisy")
+    with pytest.raises(ValueError, match="'noisy' does not say what the student says.*Nothing was written"):
+        kd.export(noisy, tmp_path / "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_that_says_nan_is_refused_and_leaves_nothing(tmp_path):
+    student = linear(1)
+    student.set_weights([np.full_like(w, np.nan) for w in student.get_weights()])
+    with pytest.raises(ValueError, match="nan"):
+        kd.export(student, tmp_path / "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_breaks_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="99"):
+        kd.export(mlp(1), tmp_path / "1", representative=np.zeros((2, 99), "float32"))
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import sys, keras, keras_kd
+x = y = keras.Input((8, 8, 3))
+for _ in range(20):  # takes a second to write
+    y = keras.layers.Conv2D(8, 3, padding="same")(y)
+keras_kd.export(keras.Model(x, y), sys.argv[1])
+"""
+
+
+def test_a_killed_export_leaves_nothing_under_the_final_name_and_does_not_block_the_next(tmp_path):
+    path, root = tmp_path / "student" / "1", pathlib.Path(kd.__file__).parent.parent
+    process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=root, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob("student/*")):  # the first trace of the export
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert list(tmp_path.glob("student/*")) and not path.exists()
+    kd.export(mlp(1), path)
+    assert (path / "saved_model.pb").exists()
+
+
+# Kinds of students.
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["built", "distilled"])
+def test_a_sequential_student_is_exported(tmp_path, trained):
+    student = keras.Sequential([keras.Input((4,)), dense(3, 1)])
+    if trained:
+        distilled(student, mlp(2))
+    kd.export(student, tmp_path / "1")
+    kernel, bias = student.get_weights()
+    np.testing.assert_allclose(served(tmp_path / "1", X), X @ kernel + bias, atol=1e-5)
+
+
+def test_batch_normalisation_and_dropout_are_exported_as_in_inference(tmp_path):
+    student = statistical(1)
+    distilled(student, mlp(2))
+    kd.export(student, tmp_path / "1")
+    kernel, bias, scale, offset, mean, variance, second, shift = (
+        np.asarray(w, "float64") for w in student.get_weights()
+    )
+    hidden = (X @ kernel + bias - mean) / np.sqrt(variance + 1e-3) * scale + offset
+    np.testing.assert_allclose(served(tmp_path / "1", X), np.maximum(hidden, 0) @ second + shift, atol=1e-5)
+
+
+def test_a_subclassed_student_is_exported_on_representative_inputs(tmp_path):
+    student = Subclassed(dense(3, 1))
+    distilled(student, mlp(2))
+    with pytest.raises(ValueError, match="representative.*subclassed"):
+        kd.export(student, tmp_path / "1")
+    kd.export(student, tmp_path / "1", representative=X[:4])
+    kernel, bias = student.get_weights()
+    np.testing.assert_allclose(served(tmp_path / "1", X), X @ kernel + bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["dict", "list"])
+def test_inputs_and_outputs_in_dicts_or_lists_keep_their_form(tmp_path, form):
+    a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
+    inputs, outputs = {"a": a, "b": b}, {"sum": keras.layers.Dense(3)(a), "twice": 2 * b}
+    if form == "list":
+        inputs, outputs = list(inputs.values()), list(outputs.values())
+    student = keras.Model(inputs, outputs)
+    kd.export(student, tmp_path / "1")
+    x = {"a": X, "b": X[:, :2]} if form == "dict" else [X, X[:, :2]]
+    received = served(tmp_path / "1", x)
+    kernel, bias = student.get_weights()
+    first, second = (received["sum"], received["twice"]) if form == "dict" else received
+    np.testing.assert_allclose(first, X @ kernel + bias, atol=1e-5)
+    np.testing.assert_allclose(second, 2 * X[:, :2], atol=1e-6)
+
+
+@pytest.mark.parametrize("representative", [None, np.array([[1, 2, 0], [3, 1, 2]], "int32")], ids=["drawn", "given"])
+def test_integer_inputs_of_any_length(tmp_path, representative):
+    student = tagger(1, words=6)
+    kd.export(student, tmp_path / "1", representative=representative)
+    words = np.array([[5, 0, 2, 3, 1]], "int32")
+    table, kernel, bias = student.get_weights()
+    np.testing.assert_allclose(served(tmp_path / "1", words), table[words] @ kernel + bias, atol=1e-5)
+
+
+def test_a_softmax_head_is_exported_as_it_is(tmp_path):
+    student = linear(1, activation="softmax")
+    distilled(student, linear(2))
+    kd.export(student, tmp_path / "1")
+    kernel, bias = student.get_weights()
+    np.testing.assert_allclose(served(tmp_path / "1", X), softmax(X @ kernel + bias), atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_student_in_half_precision_is_exported(tmp_path, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        student = mlp(1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    kd.export(student, tmp_path / "1")
+    np.testing.assert_allclose(served(tmp_path / "1", X).astype("float32"), by_hand(student), rtol=0.05, atol=0.05)
+
+
+# What cannot be exported.
+
+
+def test_a_distiller_is_answered_with_its_student(tmp_path):
+    distiller = kd.Distiller(student=linear(1), teacher=linear(2))
+    with pytest.raises(TypeError, match=r"distiller\.student"):
+        kd.export(distiller, tmp_path / "1")
+    with pytest.raises(TypeError, match="student, a keras.Model.*'x.keras'.*str"):
+        kd.export("x.keras", tmp_path / "1")
+
+
+def test_a_student_that_happens_to_have_a_part_named_student_is_exported(tmp_path):
+    class Pupil(Subclassed):
+        def __init__(self, layer):
+            super().__init__(layer)
+            self.student = layer
+
+    student = Pupil(dense(3, 1))
+    student(X)
+    kd.export(student, tmp_path / "1", representative=X)
+
+
+def test_a_student_without_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="built"):
+        kd.export(keras.Sequential([dense(3, 1)]), tmp_path / "1")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,183 @@
+"""Taps: outputs and named layers of a model, in one forward pass."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_kd.taps import Reader
+from tests import models
+from tests.models import Counter, dense, mlp
+
+X = models.batch()[0]
+
+
+def hidden_of(model, x=X, layer="hidden"):
+    """Return tanh(x W + b) of a Dense layer, in float64."""
+    kernel, bias = (v.numpy().astype("float64") for v in model.get_layer(layer).weights)
+    return np.tanh(x @ kernel + bias)
+
+
+def read(model, names, x=X, training=False):
+    return Reader(model, names, owner="student")(x, training=training)[1]
+
+
+def backbone(seed=0, **arguments):
+    """Return a model that ends in the layer "block", to be nested in another."""
+    inputs = keras.Input((4,))
+    x = dense(5, seed, activation="tanh", name="block")(inputs)
+    return keras.Model(inputs, dense(2, seed, name="top")(x), **arguments)
+
+
+def test_a_named_layer_of_a_functional_model_is_read():
+    model = mlp(0)
+    np.testing.assert_allclose(read(model, ("hidden",))["hidden"], hidden_of(model), atol=1e-6)
+
+
+def test_a_named_layer_of_a_sequential_model_is_read():
+    model = keras.Sequential([keras.Input((4,)), dense(5, 0, activation="tanh", name="hidden"), dense(3, 1)])
+    np.testing.assert_allclose(read(model, ("hidden",))["hidden"], hidden_of(model), atol=1e-6)
+
+
+@pytest.mark.parametrize("nested", ["functional", "sequential"])
+def test_a_layer_of_a_nested_model_is_read_by_its_path(nested):
+    inner = backbone(name="backbone")
+    if nested == "sequential":
+        inner = keras.Sequential(
+            [keras.Input((4,)), dense(5, 0, activation="tanh", name="block"), dense(2, 0)], name="backbone"
+        )
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, dense(3, 1)(inner(inputs)))
+    features = read(model, ("backbone/block",))["backbone/block"]
+    np.testing.assert_allclose(features, hidden_of(inner, layer="block"), atol=1e-6)
+
+
+def test_a_layer_two_models_deep_is_read_by_its_path():
+    inner, inputs = backbone(name="backbone"), keras.Input((4,))
+    middle, outer = keras.Model(inputs, inner(inputs), name="encoder"), keras.Input((4,))
+    model = keras.Model(outer, dense(3, 1)(middle(outer)))
+    features = read(model, ("encoder/backbone/block", "encoder/backbone"))
+    np.testing.assert_allclose(features["encoder/backbone/block"], hidden_of(inner, layer="block"), atol=1e-6)
+    np.testing.assert_array_equal(features["encoder/backbone"], inner(X))
+
+
+def test_a_nested_model_that_was_used_elsewhere_before_is_read_where_it_is_now():
+    inner = backbone(name="backbone")
+    inner(keras.Input((4,)))  # another use, on other inputs
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, inner(keras.layers.Rescaling(3.0)(inputs)))
+    features = read(model, ("backbone/block",))["backbone/block"]
+    np.testing.assert_allclose(features, hidden_of(inner, 3.0 * X, layer="block"), atol=1e-6)
+
+
+def test_the_output_is_the_models_own_beside_its_logits():
+    model = mlp(0, activation="softmax")
+    output, outputs = Reader(model, ("hidden",))(X, training=False)
+    np.testing.assert_array_equal(output, model(X))
+    np.testing.assert_allclose(models.softmax(outputs["logits"]), output, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [(), ("hidden",)])
+def test_outputs_of_a_model_with_several_have_their_names(names):
+    inputs = keras.Input((4,))
+    hidden = dense(5, 0, name="hidden")(inputs)
+    a, b = dense(2, 1, name="a")(hidden), dense(3, 1, name="b")(hidden)
+    for outputs, expected in (([a, b], {"a", "b"}), ({"x": a, "y": b}, {"x", "y"})):
+        assert set(read(keras.Model(inputs, outputs), names)) == expected | set(names)
+
+
+def test_a_subclassed_model_offers_its_outputs_by_key_or_place():
+    class Several(keras.Model):
+        def __init__(self, make):
+            super().__init__()
+            self.make = make
+
+        def call(self, x):
+            return self.make(x)
+
+    assert set(read(Several(lambda x: {"a": x, "b": 2 * x}), ())) == {"a", "b"}
+    assert set(read(Several(lambda x: [x, 2 * x]), ())) == {"output_0", "output_1"}
+    assert set(read(Several(lambda x: x), ())) == {"logits"}
+
+
+def test_an_output_can_be_read_under_logits_or_its_own_name_in_a_dict_of_one():
+    inputs = keras.Input((4,))
+    offered = read(keras.Model(inputs, {"scores": dense(3, 0)(inputs)}), ())
+    np.testing.assert_array_equal(offered["logits"], offered["scores"])
+
+
+@pytest.mark.parametrize("names", [(), ("hidden",), ("hidden", "counter", "scores")])
+def test_a_read_is_one_forward_pass(names):
+    counter = Counter(name="counter")
+    reader = Reader(mlp(0, extra=counter), names)
+    before = counter.runs
+    reader(tf.constant(X), training=False)
+    assert counter.runs == before + 1
+
+
+def test_features_and_output_come_from_the_same_random_pass():
+    model = mlp(0, extra=keras.layers.Dropout(0.5, seed=3, name="drop"))
+    output, features = Reader(model, ("drop",))(X, training=True)
+    np.testing.assert_allclose(output, model.get_layer("scores")(features["drop"]), atol=1e-6)
+    assert np.any(np.asarray(features["drop"]) == 0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_is_handed_to_the_layers(training):
+    model = mlp(0, extra=keras.layers.Dropout(0.5, seed=3, name="drop"))
+    assert np.any(np.asarray(read(model, ("drop",), training=training)["drop"]) == 0) == training
+
+
+def test_the_mask_of_a_layer_comes_with_its_features():
+    features = read(models.tagger(0), ("words",), np.array([[1, 2, 0]]))
+    np.testing.assert_array_equal(features["words"]._keras_mask, [[True, True, False]])
+    np.testing.assert_array_equal(features["logits"]._keras_mask, [[True, True, False]])
+
+
+def test_a_model_reads_the_keys_it_knows_of_a_dict():
+    inputs = {"image": keras.Input((4,), name="image")}
+    model = keras.Model(inputs, dense(3, 0, name="scores")(inputs["image"]))
+    features = read(model, (), {"depth": X + 1, "image": X})
+    np.testing.assert_array_equal(features["logits"], model({"image": X}))
+
+
+def test_symbolic_shapes_are_known_without_data():
+    specs = Reader(mlp(0), ("hidden",)).specs
+    assert {name: tensor.shape for name, tensor in specs.items()} == {
+        "hidden": (None, 5),
+        "logits": (None, 3),
+    }
+    assert Reader(models.headed(0, "logits", "subclassed")).specs is None
+
+
+def test_reading_leaves_the_model_as_it_was():
+    model = mlp(0)
+    before, tensor, weights = model.to_json(), model.get_layer("hidden").output, models.numbers(model)
+    read(model, ("hidden",))
+    assert model.to_json() == before and model.get_layer("hidden").output is tensor
+    models.assert_same(models.numbers(model), weights)
+
+
+def test_a_name_that_does_not_exist_is_refused_with_close_matches():
+    with pytest.raises(ValueError, match="'hiden'.*student.*Did you mean 'hidden'"):
+        Reader(mlp(0), ("hiden",), owner="student")
+
+
+def test_a_nested_name_that_does_not_exist_is_refused_with_close_matches():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, backbone(name="backbone")(inputs))
+    with pytest.raises(ValueError, match="'blok'.*teacher's backbone.*Did you mean 'block'"):
+        Reader(model, ("backbone/blok",), owner="teacher")
+
+
+def test_a_layer_that_is_called_twice_is_refused_with_the_way_out():
+    inputs, layer = keras.Input((4,)), dense(4, 0, name="shared")
+    with pytest.raises(ValueError, match="'shared'.*called 2 times.*Identity"):
+        Reader(keras.Model(inputs, layer(layer(inputs))), ("shared",))
+
+
+def test_a_layer_with_several_tensors_is_refused():
+    inputs = keras.Input((5, 4))
+    states = keras.layers.LSTM(3, return_state=True, name="memory")(inputs)
+    with pytest.raises(ValueError, match="'memory'.*several tensors"):
+        Reader(keras.Model(inputs, states[0]), ("memory",))
