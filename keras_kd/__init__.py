@@ -1,11 +1,15 @@
 """Knowledge distillation for Keras 3 on TensorFlow: a large teacher trains a small student."""
 
 from keras_kd import _backend as _backend
+from keras_kd import bridges as bridges
 from keras_kd import callbacks as callbacks
 from keras_kd import data as data
+from keras_kd import diagnostics as diagnostics
 from keras_kd import losses as losses
+from keras_kd import methods as methods
 from keras_kd import schedules as schedules
 from keras_kd import teachers as teachers
+from keras_kd import transforms as transforms
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.export import export as export
 from keras_kd.terms import Term as Term

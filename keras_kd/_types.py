@@ -9,5 +9,8 @@ Tensor = Any
 #: A tensor, or tensors in tuples, lists and dicts.
 Tensors = Any
 
+#: Sizes of a tensor, None where one is not known.
+Shape = tuple[Any, ...]
+
 #: A number, or a function of the optimizer's step.
 Schedule = float | Callable[[Tensor], Tensor]

@@ -145,9 +145,23 @@ class Distiller(keras.Model):
             parts = {"student_loss": hard, "loss": hard + distribution.regularisation(self)}
         else:
             self._check_teacher()
-            teacher = self.teacher(x, student)
-            parts = self._objective(student, teacher, y, y_pred, sample_weight, training=False)
+            parts = self._objective(student, self.teacher(x, student), y, y_pred, sample_weight, training=False)
         return self._report(parts, x, y, y_pred, sample_weight)
+
+    def objective(self, x: Tensors, y: Tensors = None, sample_weight: Tensors = None) -> dict[str, Tensor]:
+        """Return every part of the objective for one batch, in inference mode, by its name in the logs.
+
+        Args:
+            x: inputs, (batch, ...).
+            y: labels, or None.
+            sample_weight: weights, or None.
+
+        Returns:
+            Scalars: "loss", "distillation_loss", each term, and "student_loss" where there are labels and a loss.
+        """
+        self._check_ready(y)
+        y_pred, student = self._read_student(x, training=False)
+        return self._objective(student, self.teacher(x, student), y, y_pred, sample_weight, training=False)
 
     @property
     def teacher(self) -> Any:

@@ -18,6 +18,14 @@ def undivided(loss: Tensor) -> Tensor:
     return loss * tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def gather(x: Tensor) -> Tensor:
+    """Return the rows of all replicas, in one order everywhere; on one device, `x`."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return x
+    return context.all_gather(x, axis=0)
+
+
 def has_compiled_loss(model: keras.Model) -> bool:
     """Return whether `compile` was given a loss."""
     return model._compile_loss is not None

@@ -101,6 +101,19 @@ def functional(model: Any) -> Any:
     return graph if type(graph).call is type(model).call else None
 
 
+def layer_output(model: Any, name: str, owner: str) -> tuple[Any, Any]:
+    """Return a model's graph and the symbolic output of one of its layers, on the layers' own inputs.
+
+    Raises:
+        ValueError: the model has no graph, or no such layer.
+    """
+    graph = functional(model)
+    if graph is None:
+        raise ValueError(f"Expected the {owner} to be a built Functional or Sequential model. Received: {model!r}")
+    tapped = _tap(graph, (name,), owner)
+    return keras.Model(tapped.input, tapped.output["output"]), tapped.output["taps"][0]
+
+
 def _named(model: Any, output: Tensors) -> dict[str, Tensor]:
     """Give each output tensor of a model its name."""
     if not tree.is_nested(output):

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_kd import schedules
+from keras_kd import bridges, schedules
 from keras_kd._types import Schedule, Tensor, Tensors
 
 At = str | tuple[str | tuple[str, ...], str | tuple[str, ...]]
@@ -58,7 +58,8 @@ class Term(keras.layers.Layer):
         weight: factor of this term in the distillation loss, not negative; a number or a schedule.
         temperature: T, above 0, a number or a schedule. None is the compiled one.
         transform: a function applied to both sides before the temperature.
-        bridge: a layer applied to the student's side, trained with the student and never exported.
+        bridge: a layer applied to the student's side, trained with the student and never exported; "auto" for the
+            smallest projection that makes the shapes meet, found when the Distiller is made.
         soften: whether T and T**2 apply. None: on outputs, unless their head is "values".
         name: name in the logs. None: the loss's name, and the student's layer where it reads one.
         **loss_arguments: passed to `loss` by name.
@@ -79,7 +80,7 @@ class Term(keras.layers.Layer):
         *,
         temperature: Schedule | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
-        bridge: keras.layers.Layer | None = None,
+        bridge: keras.layers.Layer | str | None = None,
         soften: bool | None = None,
         name: str | None = None,
         **loss_arguments: Any,
@@ -92,7 +93,7 @@ class Term(keras.layers.Layer):
         self.weight = check_weight(self.name, weight)
         self.temperature = temperature if temperature is None else check_temperature(temperature)
         self.transform = transform
-        self.bridge = bridge
+        self.bridge: Any = _check_bridge(bridge)
         self.soften = soften
         self.loss_arguments = loss_arguments
         self.supports_masking = True
@@ -123,6 +124,8 @@ class Term(keras.layers.Layer):
             softened: whether T applies where `soften` is None.
         """
         sides = self.pick(student, self._pair[0], "student")
+        if self.bridge == "auto":
+            self.bridge = self._find_bridge(sides, teacher)
         if self.bridge is not None and not self.bridge.built:
             self.bridge.build(tree.map_structure(lambda side: side.shape, sides))
         if teacher is not None and not self.needs_labels:
@@ -132,6 +135,14 @@ class Term(keras.layers.Layer):
             )
             self.compute_output_spec(sides, targets, softened=softened)
         self.built = True
+
+    def _find_bridge(self, side: Tensors, teacher: dict[str, Tensor] | None) -> keras.layers.Layer | None:
+        if teacher is None or isinstance(side, tuple):
+            raise ValueError(
+                f'Term {self.name!r} has bridge="auto", for which one layer has to be read on each side, of models '
+                "whose shapes are known: built Functional or Sequential ones. Give the bridge as a layer."
+            )
+        return bridges.auto(side.shape, self.pick(teacher, self._pair[1], "teacher").shape)
 
     def pick(self, tensors: dict[str, Tensor], names: str | tuple[str, ...], owner: str) -> Tensors:
         """Return what `names` names in `tensors`: a tensor, or a tuple of them."""
@@ -251,7 +262,7 @@ class Term(keras.layers.Layer):
             "weight": schedules.to_config(self.weight, f"{owner} weight"),
             "temperature": schedules.to_config(self.temperature, f"{owner} temperature"),
             "transform": serialize(_named(self.transform, f"{owner} transform")),
-            "bridge": serialize(self.bridge),
+            "bridge": self.bridge if self.bridge == "auto" else serialize(self.bridge),
             "soften": self.soften,
             "name": self.name,
             **serialize(self.loss_arguments),
@@ -279,6 +290,15 @@ def check_weight(name: str, weight: Schedule) -> Schedule:
     if value < 0:
         raise ValueError(f"Expected `weight` of term {name!r} to be at least 0. Received: weight={weight!r}")
     return weight if callable(weight) else value
+
+
+def _check_bridge(bridge: Any) -> Any:
+    if bridge is not None and bridge != "auto" and not isinstance(bridge, keras.layers.Layer):
+        raise TypeError(
+            f'Expected `bridge` to be a keras.layers.Layer, "auto" or None. Received: {bridge!r} of type '
+            f"{type(bridge).__name__}"
+        )
+    return bridge
 
 
 def _named(function: Any, what: str) -> Any:

@@ -290,14 +290,14 @@ def correlation_congruence(student: np.ndarray, teacher: np.ndarray, gamma: floa
     return np.mean((s - t) ** 2, axis=-1)
 
 
-def contrastive(student: np.ndarray, teacher: np.ndarray, temperature: float = 0.07) -> np.ndarray:
-    """-log softmax_j(s_i . t_j / temperature)[i], s and t unit. CRD, 2019, 1910.10699.
+def contrastive(student: np.ndarray, teacher: np.ndarray, similarity_temperature: float = 0.07) -> np.ndarray:
+    """-log softmax_j(s_i . t_j / similarity_temperature)[i], s and t unit. CRD, 2019, 1910.10699.
 
     InfoNCE with the batch as negatives, student to teacher; the paper has a binary NCE loss against a
     memory bank, in both directions.
     """
     similarity = l2_normalize(_flatten(_double(student))) @ l2_normalize(_flatten(_double(teacher))).T
-    return -np.diagonal(_log_softmax(similarity / temperature))
+    return -np.diagonal(_log_softmax(similarity / similarity_temperature))
 
 
 # Helpers: probabilities, in log space so that logits of +-200 are exact.

@@ -1,4 +1,4 @@
-"""The losses that exist, against float64 NumPy from their papers. Softened values are `Term`'s T**2 * loss(z / T)."""
+"""The losses most used, at temperatures, by hand. All losses are in test_losses_all; T**2 * loss(z / T) is `Term`'s."""
 
 import keras
 import numpy as np
@@ -38,13 +38,6 @@ def term_gradient(loss, student, teacher, temperature):
     with tf.GradientTape() as tape:
         value = Term(loss)(student, tf.constant(teacher, "float32"), temperature=temperature, softened=True)
     return float(value), tape.gradient(value, student).numpy()
-
-
-def test_every_public_loss_has_a_reference_here():
-    public = {
-        value for value in vars(losses).values() if getattr(value, "__module__", "").startswith("keras_kd.losses")
-    }
-    assert public == set(GOLDEN)
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)

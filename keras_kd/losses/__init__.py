@@ -1,5 +1,33 @@
-"""Distillation losses: pure functions (student, teacher[, labels]) -> loss per example."""
+"""Distillation losses: functions (student, teacher[, labels]) -> loss per example, layers where they own weights."""
 
+from keras_kd.losses.features import VariationalInformation as VariationalInformation
+from keras_kd.losses.features import attention_transfer as attention_transfer
+from keras_kd.losses.features import channel_wise as channel_wise
+from keras_kd.losses.features import cosine as cosine
+from keras_kd.losses.features import fsp as fsp
+from keras_kd.losses.features import hierarchical_pooling as hierarchical_pooling
+from keras_kd.losses.features import nst as nst
+from keras_kd.losses.features import review as review
+from keras_kd.losses.logits import batch_correlation as batch_correlation
 from keras_kd.losses.logits import binary_kl as binary_kl
+from keras_kd.losses.logits import class_correlation as class_correlation
+from keras_kd.losses.logits import decoupled_kl as decoupled_kl
+from keras_kd.losses.logits import inter_class_relation as inter_class_relation
+from keras_kd.losses.logits import intra_class_relation as intra_class_relation
+from keras_kd.losses.logits import jensen_shannon as jensen_shannon
 from keras_kd.losses.logits import kl_divergence as kl_divergence
+from keras_kd.losses.logits import normalized_kl as normalized_kl
+from keras_kd.losses.logits import reverse_kl as reverse_kl
+from keras_kd.losses.logits import skew_kl as skew_kl
+from keras_kd.losses.logits import transformed_teacher as transformed_teacher
+from keras_kd.losses.regression import absolute_error as absolute_error
+from keras_kd.losses.regression import huber_error as huber_error
 from keras_kd.losses.regression import squared_error as squared_error
+from keras_kd.losses.regression import teacher_bounded as teacher_bounded
+from keras_kd.losses.relations import ContrastiveMemory as ContrastiveMemory
+from keras_kd.losses.relations import contrastive as contrastive
+from keras_kd.losses.relations import correlation_congruence as correlation_congruence
+from keras_kd.losses.relations import pkt as pkt
+from keras_kd.losses.relations import rkd_angle as rkd_angle
+from keras_kd.losses.relations import rkd_distance as rkd_distance
+from keras_kd.losses.relations import similarity_preserving as similarity_preserving

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_kd._types import Tensor
+from keras_kd.losses._chunks import by_chunks
 from keras_kd.losses._shapes import require_classes, require_fraction, require_same_shape
 
 #: Takes a class out of a softmax: the probability it leaves is exactly 0, and differences of it are finite.
@@ -20,6 +21,7 @@ _CONSTANT = 1e-14
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+@by_chunks
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """Match the student's distribution over classes to the teacher's.
 
@@ -42,10 +44,11 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531.
     """
     require_classes(student, teacher)
-    return _divergence(ops.log_softmax(teacher, axis=-1), ops.log_softmax(student, axis=-1))
+    return _divergence(*_log_probabilities(teacher, student))
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+@by_chunks
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Make the student put its probability where the teacher does, rather than cover all of it.
 
@@ -67,10 +70,12 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
 
     Reference: Gu et al., MiniLLM: Knowledge Distillation of Large Language Models, 2023, arXiv 2306.08543.
     """
-    return kl_divergence(teacher, student)
+    require_classes(student, teacher)
+    return _divergence(*_log_probabilities(student, teacher))
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+@by_chunks
 def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tensor:
     """Go from the forward to the reverse divergence by one number.
 
@@ -95,17 +100,16 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tenso
     Reference: Agarwal et al., On-Policy Distillation of Language Models (GKD), 2023, arXiv 2306.13649.
     """
     require_fraction("beta", beta)
-    if beta == 0:
-        return kl_divergence(student, teacher)
-    if beta == 1:
-        return reverse_kl(student, teacher)
     require_classes(student, teacher)
-    log_p, log_q = ops.log_softmax(teacher, axis=-1), ops.log_softmax(student, axis=-1)
+    log_p, log_q = _log_probabilities(teacher, student)
+    if beta in (0, 1):
+        return _divergence(log_p, log_q) if beta == 0 else _divergence(log_q, log_p)
     log_m = _log_mixture(log_p, log_q, beta)
     return beta * _divergence(log_p, log_m) + (1 - beta) * _divergence(log_q, log_m)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+@by_chunks
 def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     """Bound the divergence by mixing some of the teacher into the student's distribution.
 
@@ -129,10 +133,8 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     Reference: Ko et al., DistiLLM: Towards Streamlined Distillation for Large Language Models, 2024, arXiv 2402.03898.
     """
     require_fraction("skew", skew)
-    if skew == 0:
-        return kl_divergence(student, teacher)
     require_classes(student, teacher)
-    log_p, log_q = ops.log_softmax(teacher, axis=-1), ops.log_softmax(student, axis=-1)
+    log_p, log_q = _log_probabilities(teacher, student)
     return _divergence(log_p, _log_mixture(log_p, log_q, skew))
 
 
@@ -251,7 +253,7 @@ def intra_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: logits, (batch, ..., classes).
 
     Returns:
-        Loss, a scalar, 0 to 2; 0 where all distributions are equal, 1 for a batch of one example.
+        Loss, a scalar, 0 to 2; 0 where all distributions are equal; a class that is constant in the batch adds 1.
 
     Raises:
         ValueError: the shapes differ, or there is a single class.
@@ -300,7 +302,8 @@ def batch_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     """Match which examples of a batch look alike (MLKD, batch level).
 
     Row i is sum_j (P_t P_t' - P_s P_s')_ij**2, with P the (batch, classes) probabilities; the mean over the rows is the
-    paper's loss. Positions are examples of their own.
+    paper's loss. Positions are examples of their own. A weight counts for the example's own row: a weight of 0 takes it
+    out of the mean, not out of the comparisons of the others.
 
     Args:
         student: logits, (batch, ..., classes), any finite value, at least two classes.
@@ -385,6 +388,10 @@ def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(yes + no, axis=-1)
 
 
+def _log_probabilities(*logits: Tensor) -> list[Tensor]:
+    return [ops.log_softmax(each, axis=-1) for each in logits]
+
+
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Return KL(p || q) over the last axis, of distributions given by their logarithms."""
     return ops.sum(_excess(log_p, log_q), axis=-1)
@@ -404,8 +411,8 @@ def _excess(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 def _log_mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
     """Return log(share * a + (1 - share) * b)."""
-    if share == 1:
-        return log_a
+    if share in (0, 1):
+        return log_a if share == 1 else log_b
     return ops.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
 
 

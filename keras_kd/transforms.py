@@ -1,0 +1,121 @@
+"""What is done to both sides of a term before the temperature: `Term(loss, transform=...)`."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_kd._types import Tensor
+
+#: The paper's guard against constant logits.
+_EPSILON = 1e-7
+
+#: Squared length below which a vector counts as zero: far above float32's smallest normal number, 1.2e-38.
+_ZERO = 1e-24
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def standardize(logits: Tensor) -> Tensor:
+    """Give logits a mean of 0 and a standard deviation of 1, so that the student learns their shape, not their scale.
+
+    (z - mean) / (std + 1e-7) over the classes, with the unbiased standard deviation (n - 1).
+
+    Args:
+        logits: (..., classes), at least two classes.
+
+    Returns:
+        Standardised logits, (..., classes); 0 where all logits are equal.
+
+    Raises:
+        ValueError: there is a single class.
+
+    Example:
+        >>> standardize(np.array([[0.0, 2.0, 4.0]]))
+        [[-1. 0. 1.]]
+
+    Reference: Sun et al., Logit Standardization in Knowledge Distillation, 2024, arXiv 2403.01427.
+    """
+    classes = logits.shape[-1]
+    if classes < 2:
+        raise ValueError(f"Expected logits over at least 2 classes. Received: {tuple(logits.shape)}")
+    centred = logits - ops.mean(logits, axis=-1, keepdims=True)
+    variance = ops.sum(ops.square(centred), axis=-1, keepdims=True) / (classes - 1)
+    scaled = centred / (ops.sqrt(ops.maximum(variance, _ZERO)) + _EPSILON)
+    # Where all logits are equal there is no shape to learn: a gradient of 0, not of 1e7.
+    return ops.where(variance > _ZERO, scaled, ops.zeros_like(centred))
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+def l2_normalize(x: Tensor) -> Tensor:
+    """Give vectors the length 1.
+
+    x / ||x||_2 over the last axis.
+
+    Args:
+        x: (..., n).
+
+    Returns:
+        Vectors of length 1, (..., n); a zero vector stays zero.
+
+    Example:
+        >>> l2_normalize(np.array([[3.0, 4.0]]))
+        [[0.6 0.8]]
+    """
+    squared = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    # A zero vector has no direction: a gradient of 0, not of 1e12.
+    return ops.where(squared > _ZERO, x * ops.rsqrt(ops.maximum(squared, _ZERO)), ops.zeros_like(x))
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class ClassMap:
+    """Read a teacher of many classes as one of the student's: a 1000-class teacher for a 10-class student.
+
+    Logits over `teacher_classes` become logits over the student's classes: for each, the logsumexp of the teacher's
+    logits that belong to it, which is the sum of their probabilities at T = 1. Classes in no group are left out, and
+    the rest is renormalised. Logits of any other width, the student's, pass through.
+
+    Args:
+        groups: for each class of the student, the teacher's class or classes.
+        teacher_classes: how many classes the teacher has; not the student's number.
+
+    Raises:
+        ValueError: a class outside 0 to `teacher_classes` - 1, an empty group, or as many groups as teacher classes.
+
+    Example:
+        >>> Term(losses.kl_divergence, transform=ClassMap([281, [151, 152]], teacher_classes=1000))
+    """
+
+    def __init__(self, groups: Sequence[int | Sequence[int]], teacher_classes: int) -> None:
+        self.groups = [[group] if isinstance(group, int) else list(group) for group in groups]
+        self.teacher_classes = teacher_classes
+        flat = [index for group in self.groups for index in group]
+        if not all(self.groups) or any(not 0 <= index < teacher_classes for index in flat):
+            raise ValueError(
+                f"Expected one or more of the teacher's classes, 0 to {teacher_classes - 1}, for each of the student's."
+                f" Received: {self.groups}"
+            )
+        if len(self.groups) == teacher_classes:
+            raise ValueError(
+                f"Expected fewer groups than teacher classes: with {teacher_classes} of both, the student's logits "
+                "could not be told from the teacher's. Reorder the classes in a layer after the teacher instead."
+            )
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return logits over the student's classes, (..., groups)."""
+        if logits.shape[-1] != self.teacher_classes:
+            return logits
+        width = max(len(group) for group in self.groups)
+        index = np.array([group + [group[0]] * (width - len(group)) for group in self.groups])
+        padding = np.array([[-np.inf if i >= len(group) else 0.0 for i in range(width)] for group in self.groups])
+        picked = ops.reshape(ops.take(logits, index.ravel(), axis=-1), (*ops.shape(logits)[:-1], *index.shape))
+        return ops.logsumexp(picked + ops.cast(padding, logits.dtype), axis=-1)
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments."""
+        return {"groups": self.groups, "teacher_classes": self.teacher_classes}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "ClassMap":
+        """Make a class map from `get_config`'s dict."""
+        return cls(**config)

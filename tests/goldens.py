@@ -1,0 +1,411 @@
+"""The table of every public loss and transform: inputs, reference, and what must hold of it.
+
+A new loss is one more `Golden` here; tests/test_losses_all.py and tests/conformance.py run over the table.
+References are those of tests/references.py; what differs from them in shape alone is put together at the end.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_kd import losses, transforms
+from tests import references
+
+#: A shape is a tuple; several tensors on one side are a list of shapes.
+Shape = tuple[int, ...] | list[tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """One public loss, its float64 reference, and its properties.
+
+    Attributes:
+        name: in keras_kd.losses.
+        formula: what it is per example, as its docstring has it.
+        paper: where it comes from.
+        needs: L logits, F features, M maps, Y labels, A a bridge or weights of its own.
+        reference: (student, teacher[, labels], **arguments) -> values in float64.
+        shapes: pairs of a student's and a teacher's shape, at least three.
+        methods: functions of keras_kd.methods that use it.
+        variants: arguments to try; the first one is the default, unless the loss is a layer.
+        labels: "classes" for ids below the last axis, "values" for the student's shape, or None.
+        scalar: whether it is one number for the whole batch, to which weights do not apply.
+        mixes: whether the value of an example depends on the other examples.
+        zero: whether it is 0 where student == teacher.
+        nonnegative: whether it is never below 0, up to the rounding of a difference.
+        invariances: names of tests.test_losses_all.CHANGES that leave it as it is.
+        weights: the arguments of the reference that a loss layer holds.
+    """
+
+    name: str
+    formula: str
+    paper: str
+    needs: str
+    reference: Callable[..., np.ndarray]
+    shapes: tuple[tuple[Shape, Shape], ...]
+    methods: tuple[str, ...] = ()
+    variants: tuple[dict, ...] = ({},)
+    labels: str | None = None
+    scalar: bool = False
+    mixes: bool = False
+    zero: bool = True
+    nonnegative: bool = True
+    invariances: tuple[str, ...] = ("examples",)
+    weights: Callable[[Any], dict] | None = None
+
+    @property
+    def loss(self) -> Callable:
+        """What keras_kd.losses has under the name."""
+        return getattr(losses, self.name)
+
+    def bind(self, shapes: tuple[Shape, Shape], arguments: dict) -> tuple[Callable, Callable]:
+        """Return ours and the reference, both of (student, teacher, labels or None)."""
+        if self.weights is None:
+            ours, known = self.loss, arguments
+        else:
+            ours, known = with_random_weights(self.loss(**arguments), shapes), None
+        loss_arguments = arguments if known is not None else {}
+
+        def call(student, teacher, labels=None):
+            return ours(student, teacher, **({} if labels is None else {"labels": labels}), **loss_arguments)
+
+        def expected(student, teacher, labels=None):
+            more = known if known is not None else self.weights(ours)
+            return self.reference(student, teacher, **({} if labels is None else {"labels": labels}), **more)
+
+        return call, expected
+
+    def inputs(self, shapes: tuple[Shape, Shape], seed: int = 0, scale: float = 1.5) -> tuple:
+        """Return a student's and a teacher's side in float32, and labels or None."""
+        random = np.random.default_rng(seed)
+        student, teacher = (
+            of_each(shape, lambda one: (scale * random.normal(size=one)).astype("float32")) for shape in shapes
+        )
+        return student, teacher, self.labels_like(student, random)
+
+    def labels_like(self, student: Any, random: np.random.Generator) -> np.ndarray | None:
+        """Return labels for a student's output."""
+        if self.labels == "classes":
+            return random.integers(0, student.shape[-1], student.shape[:-1])
+        return random.normal(size=student.shape).astype("float32") if self.labels else None
+
+    def cases(self) -> list[tuple[Callable, Callable, tuple]]:
+        """Return ours, the reference and the inputs, for every shape and all arguments."""
+        found = []
+        for number, shapes in enumerate(self.shapes):
+            for arguments in self.variants:
+                found.append((*self.bind(shapes, arguments), self.inputs(shapes, seed=number)))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """One public transform and its float64 reference."""
+
+    name: str
+    formula: str
+    paper: str
+    call: Callable
+    reference: Callable[[np.ndarray], np.ndarray]
+    shapes: tuple[tuple[int, ...], ...] = ((4, 5), (1, 2), (2, 3, 7))
+
+
+def of_each(sides: Any, function: Callable) -> Any:
+    """Apply a function to one thing, or to each of a list or tuple of things that are not shapes."""
+    if isinstance(sides, list) or (isinstance(sides, tuple) and not isinstance(sides[0], int)):
+        return tuple(function(side) for side in sides)
+    return function(sides)
+
+
+def with_random_weights(layer: keras.layers.Layer, shapes: tuple[Shape, Shape]) -> keras.layers.Layer:
+    """Build a loss layer, with weights that are neither zero nor equal."""
+    layer.build(*shapes)
+    layer.built = True
+    random = np.random.default_rng(9)
+    for variable in layer.trainable_variables:
+        variable.assign(random.normal(size=variable.shape))
+    return layer
+
+
+def ours_and_gradient(call: Callable, inputs: tuple, cotangent: np.ndarray | None = None) -> tuple:
+    """Return the loss, the gradient of its sum, weighted by `cotangent`, on the student: arrays, or tuples of them."""
+    student, teacher, labels = inputs
+    student, teacher = tree.map_structure(tf.convert_to_tensor, (student, teacher))
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        values = call(student, teacher, labels)
+        total = tf.reduce_sum(values if cotangent is None else values * cotangent)
+    gradient = tape.gradient(total, student, unconnected_gradients="zero")
+    return values.numpy(), tree.map_structure(lambda side: tf.convert_to_tensor(side).numpy(), gradient)
+
+
+def doubled(sides: Any) -> Any:
+    """Return the same numbers in float64; class ids stay."""
+    return tree.map_structure(
+        lambda side: side if side is None or side.dtype.kind == "i" else np.asarray(side, "float64"), sides
+    )
+
+
+def finite_differences(reference: Callable, inputs: tuple, cotangent: Any = 1.0, step: float = 1e-5) -> Any:
+    """Return the gradient of the sum of a reference, by central differences on each of the student's numbers.
+
+    In float64 its error is about step**2 (a sixth of the third derivative) + 1e-16 / step: below 1e-9 here.
+    """
+    student, teacher, labels = doubled(inputs)
+
+    def slope(side, index):
+        ends = []
+        for sign in (1.0, -1.0):
+            kept = side[index]
+            side[index] = kept + sign * step
+            ends.append(np.sum(cotangent * reference(student, teacher, labels)))
+            side[index] = kept
+        return (ends[0] - ends[1]) / (2 * step)
+
+    student = tree.map_structure(np.array, student)  # copies: they are written to
+    return tree.map_structure(
+        lambda side: np.array([slope(side, index) for index in np.ndindex(side.shape)]).reshape(side.shape), student
+    )
+
+
+def deviation(received: Any, expected: Any) -> float:
+    """Return the largest difference, relative to the largest expected number: 0.1 is far off for numbers of 1e-3."""
+    worst = 0.0
+    for ours, theirs in zip(tree.flatten(received), tree.flatten(expected), strict=True):
+        assert np.shape(ours) == np.shape(theirs), f"shape {np.shape(ours)}, expected {np.shape(theirs)}"
+        largest = np.max(np.abs(theirs))
+        worst = np.maximum(worst, np.max(np.abs(ours - theirs)) / (largest if largest > 0 else 1.0))  # keeps a NaN
+    return float(worst)
+
+
+# What the references have for (batch, classes) alone, or not at all.
+
+
+def _rows(logits: np.ndarray) -> np.ndarray:
+    return logits.reshape(-1, logits.shape[-1])
+
+
+def _over_rows(reference: Callable) -> Callable:
+    """Count positions as examples."""
+    return lambda student, teacher: reference(_rows(student), _rows(teacher))
+
+
+def batch_correlation_by_row(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Row i of what `references.batch_correlation` averages: sum_j (P_t P_t' - P_s P_s')_ij**2."""
+    p, q = (np.exp(_rows(z)) / np.sum(np.exp(_rows(z)), axis=-1, keepdims=True) for z in _centred(student, teacher))
+    return np.sum((p @ p.T - q @ q.T) ** 2, axis=-1).reshape(student.shape[:-1])
+
+
+def _centred(*logits: np.ndarray) -> list[np.ndarray]:
+    return [z - np.max(z, axis=-1, keepdims=True) for z in logits]
+
+
+def review(student: tuple[np.ndarray, ...], teacher: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Sum over the stages of the hierarchical context loss."""
+    return sum(references.hierarchical_pooling(s, t) for s, t in zip(student, teacher, strict=True))
+
+
+def contrastive_memory(student, teacher, student_dense, teacher_dense, bank, temperature) -> np.ndarray:
+    """-log of the share of the own embedding among those of batch and bank; embeddings are x W + b of length 1."""
+    ours, theirs = (
+        references.l2_normalize(x.reshape(len(x), -1) @ kernel + bias)
+        for x, (kernel, bias) in ((student, student_dense), (teacher, teacher_dense))
+    )
+    powers = np.exp(ours @ np.concatenate([theirs, bank]).T / temperature)
+    return -np.log(np.diagonal(powers) / np.sum(powers, axis=1))
+
+
+def _contrastive_weights(layer: Any) -> dict:
+    return {
+        "student_dense": doubled(layer.student_embedding.get_weights()),
+        "teacher_dense": doubled(layer.teacher_embedding.get_weights()),
+        "bank": doubled(layer.bank.numpy()) if layer.memory else np.zeros((0, layer.dimension)),
+        "temperature": layer.temperature,
+    }
+
+
+def class_map(logits: np.ndarray) -> np.ndarray:
+    """Log of the summed powers of classes 3 and 0, and of 1: GROUPS on 5 classes; 2 and 4 are left out."""
+    if logits.shape[-1] != 5:
+        return logits
+    largest = np.max(logits, axis=-1, keepdims=True)
+    powers = np.exp(logits - largest)
+    return np.log(np.stack([powers[..., 3] + powers[..., 0], powers[..., 1]], axis=-1)) + largest
+
+
+GROUPS = [[3, 0], 1]
+
+LOGITS = (((4, 5), (4, 5)), ((1, 2), (1, 2)), ((2, 3, 7), (2, 3, 7)))
+SEVERAL_LOGITS = (((4, 5), (4, 5)), ((3, 2), (3, 2)), ((2, 3, 7), (2, 3, 7)))
+VALUES = (((4, 5), (4, 5)), ((3, 1), (3, 1)), ((2, 3, 7), (2, 3, 7)), ((2, 3, 3, 2), (2, 3, 3, 2)))
+SAME_MAPS = (((3, 4, 4, 3), (3, 4, 4, 3)), ((2, 7, 5, 2), (2, 7, 5, 2)), ((1, 2, 2, 4), (1, 2, 2, 4)))
+MAPS = (((3, 4, 4, 3), (3, 4, 4, 5)), ((2, 5, 5, 2), (2, 3, 3, 3)), ((2, 2, 3, 4), (2, 4, 6, 2)))
+FEATURES = (((5, 4), (5, 6)), ((6, 3), (6, 3)), ((4, 2, 2, 2), (4, 5)), ((4, 3, 2), (4, 3, 3)))
+SAME_FEATURES = (((5, 4), (5, 4)), ((6, 3), (6, 3)), ((4, 2, 2, 2), (4, 2, 2, 2)))
+DIVERGENCE = ("examples", "classes", "student shift", "teacher shift")
+SIMILARITY = ("examples", "student scale", "teacher scale", "student rotation", "teacher rotation")
+
+LOSSES = (
+    Golden(
+        "kl_divergence", "sum_k p_k (log p_k - log q_k)", "1503.02531", "L", references.kl_divergence, LOGITS,
+        methods=("kd", "standardized", "multi_level"), invariances=DIVERGENCE,
+    ),
+    Golden(
+        "reverse_kl", "sum_k q_k (log q_k - log p_k)", "2306.08543", "L", references.reverse_kl, LOGITS,
+        invariances=DIVERGENCE,
+    ),
+    Golden(
+        "jensen_shannon", "beta KL(p, m) + (1 - beta) KL(q, m), m = beta p + (1 - beta) q", "2306.13649", "L",
+        references.jensen_shannon, LOGITS, variants=({}, {"beta": 0.0}, {"beta": 0.2}, {"beta": 1.0}),
+        invariances=DIVERGENCE,
+    ),
+    Golden(
+        "skew_kl", "KL(p, skew p + (1 - skew) q)", "2402.03898", "L", references.skew_kl, LOGITS,
+        variants=({}, {"skew": 0.0}, {"skew": 0.6}, {"skew": 1.0}), invariances=DIVERGENCE,
+    ),
+    Golden(
+        "decoupled_kl", "a KL(target against rest) + b KL(softmax over the rest)", "2203.08679", "L, Y",
+        references.decoupled_kl, LOGITS, methods=("dkd",), labels="classes", invariances=DIVERGENCE,
+        variants=({}, {"target_weight": 2.5, "non_target_weight": 0.0}, {"target_weight": 0.0, "non_target_weight": 2}),
+    ),
+    Golden(
+        "normalized_kl", "-p_y log q_y - g sum_k p'_k log q'_k over the rest", "2303.13005", "L, Y",
+        references.normalized_kl, LOGITS, methods=("nkd",), labels="classes", zero=False, invariances=DIVERGENCE,
+        variants=({}, {"non_target_weight": 0.3}),
+    ),
+    Golden(
+        "inter_class_relation", "1 - Pearson over the classes of (q, p)", "2205.10536", "L",
+        references.inter_class_relation, LOGITS, methods=("dist",), invariances=DIVERGENCE,
+    ),
+    Golden(
+        "intra_class_relation", "mean_k (1 - Pearson over the batch of (q_k, p_k))", "2205.10536", "L",
+        _over_rows(references.intra_class_relation), SEVERAL_LOGITS, methods=("dist",), scalar=True, mixes=True,
+        invariances=DIVERGENCE,
+    ),
+    Golden(
+        "class_correlation", "sum_kl (P_t' P_t - P_s' P_s)**2 / classes", "MLKD, CVPR 2023", "L",
+        _over_rows(references.class_correlation), LOGITS, methods=("multi_level",), scalar=True, mixes=True,
+        invariances=DIVERGENCE,
+    ),
+    Golden(
+        "batch_correlation", "sum_j (P_t P_t' - P_s P_s')_ij**2", "MLKD, CVPR 2023", "L",
+        batch_correlation_by_row, LOGITS, methods=("multi_level",), mixes=True, invariances=DIVERGENCE,
+    ),
+    Golden(
+        "transformed_teacher", "KL(p**g / sum p**g, q), weighted: times sum p**g", "2402.11148", "L",
+        references.transformed_teacher, LOGITS, methods=("ttm",), zero=False, invariances=DIVERGENCE,
+        variants=({}, {"weighted": True}, {"power": 0.7, "weighted": True}),
+    ),
+    Golden(
+        "binary_kl", "mean_k KL of (sigmoid t_k, 1 - sigmoid t_k)", "1503.02531, per label", "L",
+        references.binary_kl, VALUES, methods=("multi_label",), invariances=("examples", "classes"),
+    ),
+    Golden(
+        "squared_error", "mean_k (s_k - t_k)**2", "1312.6184, 1412.6550", "L or F", references.squared_error, VALUES,
+        methods=("fitnets", "regression", "sim"), invariances=("examples", "classes", "shared rotation", "both shift"),
+    ),
+    Golden(
+        "absolute_error", "mean_k abs(s_k - t_k)", "", "L or F", references.absolute_error, VALUES,
+        invariances=("examples", "classes", "both shift"),
+    ),
+    Golden(
+        "huber_error", "mean_k of e**2 / 2, or delta abs(e) - delta**2 / 2", "Huber, 1964", "L or F",
+        references.huber_error, VALUES, variants=({}, {"delta": 0.3}),
+        invariances=("examples", "classes", "both shift"),
+    ),
+    Golden(
+        "teacher_bounded", "e_s where e_s + margin > e_t, else 0; e = sum_k (. - y)_k**2", "NeurIPS 2017", "L, Y",
+        references.teacher_bounded, VALUES, variants=({}, {"margin": 4.0}), labels="values", zero=False,
+        invariances=("examples", "classes"),
+    ),
+    Golden(
+        "attention_transfer", "mean_i (a_s / norm - a_t / norm)_i**2, a = mean_c f**2", "1612.03928", "M",
+        references.attention_transfer, MAPS, methods=("attention_transfer",),
+        invariances=("examples", "student channels", "teacher channels", "student scale", "teacher scale"),
+    ),
+    Golden(
+        "nst", "mean k(t, t') + mean k(s, s') - 2 mean k(s, t), k = (x . y)**2", "1707.01219", "M", references.nst,
+        MAPS, methods=("nst",),
+        invariances=("examples", "student channels", "teacher channels", "student scale", "teacher scale"),
+    ),
+    Golden(
+        "fsp", "mean_ij (G_s - G_t)_ij**2, G_ij = mean of first_i last_j", "FSP, CVPR 2017", "M", references.fsp,
+        (
+            ([(3, 4, 4, 3), (3, 4, 4, 2)], [(3, 4, 4, 3), (3, 4, 4, 2)]),
+            ([(2, 4, 6, 2), (2, 2, 3, 4)], [(2, 5, 5, 2), (2, 3, 3, 4)]),
+            ([(1, 2, 2, 1), (1, 3, 3, 2)], [(1, 3, 3, 1), (1, 2, 2, 2)]),
+        ),
+        methods=("fsp",), invariances=("examples", "channels"),
+    ),
+    Golden(
+        "channel_wise", "mean_c KL(softmax_i t_ic, softmax_i s_ic)", "2011.13256", "M", references.channel_wise,
+        (*SAME_MAPS, ((2, 6, 3), (2, 6, 3))), methods=("cwd",),
+        invariances=("examples", "channels", "student shift of channels", "teacher shift of channels"),
+    ),
+    Golden(
+        "hierarchical_pooling", "sum_l w_l mean (pool_l s - pool_l t)**2 / sum_l w_l", "2104.09044", "M",
+        references.hierarchical_pooling, SAME_MAPS, invariances=("examples", "channels", "both shift"),
+    ),
+    Golden(
+        "review", "sum over stages of hierarchical_pooling", "2104.09044", "M, A", review,
+        (
+            ([(2, 5, 5, 2), (2, 3, 3, 3)], [(2, 5, 5, 2), (2, 3, 3, 3)]),
+            ([(3, 4, 4, 2)], [(3, 4, 4, 2)]),
+            ([(1, 6, 4, 2), (1, 2, 2, 1), (1, 1, 1, 3)], [(1, 6, 4, 2), (1, 2, 2, 1), (1, 1, 1, 3)]),
+        ),
+        methods=("review",), invariances=("examples", "channels", "both shift"),
+    ),
+    Golden(
+        "cosine", "1 - cos(s, t)", "1910.01108", "F", references.cosine, VALUES,
+        invariances=("examples", "classes", "student scale", "teacher scale", "shared rotation"),
+    ),
+    Golden(
+        "VariationalInformation", "mean_c ((mu - f)_c**2 / v_c + log v_c) / 2", "1904.05835", "F, A",
+        references.variational_information, VALUES, methods=("vid",), zero=False, nonnegative=False,
+        weights=lambda layer: {"variance": np.log1p(np.exp(doubled(layer.raw_variance.numpy()))) + 1e-5},
+    ),
+    Golden(
+        "rkd_distance", "mean_ij huber(d_s / mean d_s - d_t / mean d_t)", "1904.05068", "F", references.rkd_distance,
+        FEATURES, methods=("rkd",), scalar=True, mixes=True, invariances=(*SIMILARITY, "student shift of all"),
+    ),
+    Golden(
+        "rkd_angle", "mean_ijk huber(cos_s - cos_t), the angle at j", "1904.05068", "F", references.rkd_angle, FEATURES,
+        methods=("rkd",), scalar=True, mixes=True, invariances=(*SIMILARITY, "student shift of all"),
+    ),
+    Golden(
+        "similarity_preserving", "mean_j (G_s - G_t)_ij**2, G of unit rows", "1907.09682", "F",
+        references.similarity_preserving, FEATURES, methods=("similarity_preserving",), mixes=True,
+        invariances=SIMILARITY,
+    ),
+    Golden(
+        "pkt", "mean_j t_ij log((t_ij + e) / (s_ij + e)), e = 1e-7", "1803.10837", "F", references.pkt, FEATURES,
+        methods=("pkt",), mixes=True, invariances=SIMILARITY,
+    ),
+    Golden(
+        "correlation_congruence", "mean_j (K_s - K_t)_ij**2, K a Taylor series of exp(-gamma d**2)", "1904.01802", "F",
+        references.correlation_congruence, FEATURES, methods=("correlation",), mixes=True,
+        variants=({}, {"gamma": 1.2, "order": 3}), invariances=SIMILARITY,
+    ),
+    Golden(
+        "contrastive", "-log softmax_j(s_i . t_j / similarity_temperature)_i", "1910.10699, 1807.03748", "F",
+        references.contrastive, SAME_FEATURES, mixes=True, zero=False, variants=({}, {"similarity_temperature": 0.9}),
+        invariances=("examples", "student scale", "teacher scale", "shared rotation"),
+    ),
+    Golden(
+        "ContrastiveMemory", "the same, j over batch and bank, of trained embeddings", "1910.10699, 1911.05722", "F, A",
+        contrastive_memory, FEATURES, methods=("crd",), mixes=True, zero=False, weights=_contrastive_weights,
+        variants=({"dimension": 3, "memory": 9}, {"dimension": 4, "memory": 0, "temperature": 0.5}),
+    ),
+)  # fmt: skip
+
+TRANSFORMS = (
+    Transform("standardize", "(z - mean) / (std + 1e-7), n - 1", "2403.01427", transforms.standardize,
+              references.standardize),
+    Transform("l2_normalize", "x / norm of x", "", transforms.l2_normalize, references.l2_normalize),
+    Transform("ClassMap", "logsumexp of each group", "", transforms.ClassMap(GROUPS, teacher_classes=5), class_map),
+)  # fmt: skip
