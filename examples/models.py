@@ -1,0 +1,37 @@
+"""The teacher and the student that the examples use. Both end in logits."""
+
+import keras
+from keras import layers
+
+
+def build_teacher(input_shape: tuple[int, ...], classes: int) -> keras.Model:
+    """A convolutional network: 95,618 parameters on images of 28 x 28 x 1 and ten classes, 14,978 on 8 x 8 x 1."""
+    return keras.Sequential(
+        [
+            layers.Input(input_shape),
+            layers.Conv2D(24, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dropout(0.4),
+            layers.Dense(56, activation="relu"),
+            layers.Dropout(0.2),
+            layers.Dense(classes),
+        ],
+        name="teacher",
+    )
+
+
+def build_student(input_shape: tuple[int, ...], classes: int) -> keras.Model:
+    """A smaller one that strides over the image: 20,490 parameters on 28 x 28 x 1, 6,090 on 8 x 8 x 1."""
+    return keras.Sequential(
+        [
+            layers.Input(input_shape),
+            layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
+            layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(classes),
+        ],
+        name="student",
+    )
