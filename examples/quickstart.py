@@ -104,13 +104,13 @@ def report(
     ]
     print_table(rows, x)
     print(
-        f"Accuracy on {len(images.test[0]):,} images, mean ± standard deviation over {len(alone)} seeds. "
+        f"Accuracy on {len(images.test[0]):,} images, mean ± standard deviation over the seeds. "
         f"Size: the .keras file. Time: in batches of {len(x)}, median.\n"
     )
     print(verdict(alone_tests, distilled_tests))
     draw_curves(
         folder / "curves.png",
-        f"{images.name}: one student, alone and distilled (mean and range of {len(alone)})",
+        f"{images.name}: one student, alone and distilled (mean and range over {len(alone)} seeds)",
         accuracy(teacher, images.validation),
         {"student, distilled": [run.curve for run in distilled], "student, alone": [run.curve for run in alone]},
     )

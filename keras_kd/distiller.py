@@ -159,7 +159,7 @@ class Distiller(keras.Model):
         Returns:
             Scalars: "loss", "distillation_loss", each term, and "student_loss" where there are labels and a loss.
         """
-        self._check_ready(y)
+        self._check_teacher()
         y_pred, student = self._read_student(x, training=False)
         return self._objective(student, self.teacher(x, student), y, y_pred, sample_weight, training=False)
 

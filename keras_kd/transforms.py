@@ -11,6 +11,9 @@ from keras_kd._types import Tensor
 #: The paper's guard against constant logits.
 _EPSILON = 1e-7
 
+#: By how much float32 may miss the mean of equal logits, relative to their size: a few units in the last place.
+_ROUNDING = 1e-6
+
 #: Squared length below which a vector counts as zero: far above float32's smallest normal number, 1.2e-38.
 _ZERO = 1e-24
 
@@ -42,8 +45,10 @@ def standardize(logits: Tensor) -> Tensor:
     centred = logits - ops.mean(logits, axis=-1, keepdims=True)
     variance = ops.sum(ops.square(centred), axis=-1, keepdims=True) / (classes - 1)
     scaled = centred / (ops.sqrt(ops.maximum(variance, _ZERO)) + _EPSILON)
-    # Where all logits are equal there is no shape to learn: a gradient of 0, not of 1e7.
-    return ops.where(variance > _ZERO, scaled, ops.zeros_like(centred))
+    # Where all logits are equal there is no shape to learn: 0, with a gradient of 0 instead of 1e7. Their mean is
+    # rounded, so that equal is what differs by less than that.
+    rounding = ops.square(_ROUNDING * ops.max(ops.abs(logits), axis=-1, keepdims=True))
+    return ops.where(variance > ops.maximum(rounding, _ZERO), scaled, ops.zeros_like(centred))
 
 
 @keras.saving.register_keras_serializable("keras_kd")
