@@ -332,12 +332,13 @@ class Distiller(keras.Model):
             if tracker.name in parts:
                 tracker.update_state(distribution.undivided(parts[tracker.name]), sample_weight=batch_size)
         silent = {tracker.name for tracker in own if tracker.name not in parts}
-        if y is not None:
-            self.compute_metrics(x, y, y_pred, sample_weight)
-        else:
+        if y is None:
             silent |= distribution.compiled_names(self)
+            results = self.get_metrics_result()
+        else:
+            results = self.compute_metrics(x, y, y_pred, sample_weight)
         self._check_log_names()
-        return {name: value for name, value in self.get_metrics_result().items() if name not in silent}
+        return {name: value for name, value in results.items() if name not in silent}
 
     def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Return the epoch's metrics under the keys of the last step's logs; Keras wants the two sets to be equal."""

@@ -6,9 +6,9 @@ The models are the quickstart's, on random images of 28 x 28 x 1. Training steps
 dataset for all, after a warm-up. All contestants run in turns in one process, in another order in each round, so that
 what else the machine does falls on all of them; the figures are medians over the rounds, and their ratios.
 
-On two CPU cores, seed 0, two minutes: about 7 ms each for the student's step and the teacher's forward pass, 13 ms for
-keras_kd and for keras.distillation. Expected ratios: at most 1.05 to the sum of the parts, at most 1.00 to
-keras.distillation. On a machine that does other work the quartiles lie far apart: the fastest rounds say more then.
+The aims: at most 1.05 times the sum of the parts, and no more than keras.distillation. On two CPU cores, seed 0, two
+minutes: about 7 ms each for the student's step and the teacher's forward pass, 13 ms for either distiller; ratios 0.90
+and 1.00. That is on a calm machine: on one that does other work the quartiles lie far apart, and so do two runs.
 """
 
 import argparse
