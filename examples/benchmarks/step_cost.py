@@ -7,8 +7,8 @@ dataset for all, after a warm-up. All contestants run in turns in one process, i
 what else the machine does falls on all of them; the figures are medians over the rounds, and their ratios.
 
 The aims: at most 1.05 times the sum of the parts, and no more than keras.distillation. On two CPU cores, seed 0, two
-minutes: about 7 ms each for the student's step and the teacher's forward pass, 13 ms for either distiller; ratios 0.90
-and 1.00. That is on a calm machine: on one that does other work the quartiles lie far apart, and so do two runs.
+minutes: about 7 ms each for the student's step and the teacher's forward pass, 13 ms for either distiller; ratios 0.92
+and 1.01. That is on a calm machine: on one that does other work the quartiles lie far apart, and so do two runs.
 """
 
 import argparse
