@@ -131,7 +131,8 @@ class Distiller(keras.Model):
             scaled = self.optimizer.scale_loss(parts["loss"])
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, variables)
-        with tf.control_dependencies([scaled]):  # a step that a check has stopped is not counted either
+        checked = [scaled] if any(term.needs_labels for term in self.terms) else []
+        with tf.control_dependencies(checked):  # a step that a check has stopped is not counted either
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.teacher.after_step(self.student)
         return self._report(parts, x, y, y_pred, sample_weight)
@@ -422,6 +423,11 @@ class Distiller(keras.Model):
         """Refuse what would train on something other than what was asked for, while the step is traced."""
         self._check_teacher()
         self._loose.unlabelled = y is None
+        if self.student.built and not self.student.trainable_variables:
+            raise ValueError(
+                f"Expected a student that can learn. {self.student.name!r} has no trainable weights: "
+                "set `trainable = True` on it, or on those of its layers that are to be trained."
+            )
         if y is None and self.alpha != 1.0:
             raise ValueError(
                 f"Expected labels for their share of 1 - alpha. Received none, with alpha={self.alpha!r}. "

@@ -15,7 +15,8 @@ _MARK = "[keras_kd] "
 
 def undivided(loss: Tensor) -> Tensor:
     """Return a loss as it is logged: Keras divides losses by the number of replicas, and sums their gradients."""
-    return loss * tf.distribute.get_strategy().num_replicas_in_sync
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return loss if replicas == 1 else loss * replicas
 
 
 def gather(x: Tensor) -> Tensor:

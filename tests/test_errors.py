@@ -362,3 +362,11 @@ def test_another_backend_is_named_with_the_way_to_set_it(backend):
     error = finished.stderr.strip().splitlines()[-1]
     assert error.startswith("ImportError: ")
     assert "TensorFlow" in error and repr(backend) in error and "KERAS_BACKEND=tensorflow" in error
+
+
+def test_a_student_without_trainable_weights_is_refused_before_the_first_step():
+    distiller = distil()
+    distiller.student.trainable = False
+    distiller.compile("sgd", alpha=1.0)
+    words = ["no trainable weights", distiller.student.name, "trainable = True"]
+    refused(ValueError, words, distiller.fit, X, verbose=0)

@@ -5,6 +5,7 @@ batch. What is compared is (batch, batch), so memory grows with the square of th
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -50,8 +51,8 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """Match the angles between all triples of examples (RKD-A).
 
     mean_ijk huber(cos_s - cos_t), with cos the cosine of the angle at example j between i and k; over batch**3 entries,
-    as in the paper's code. Time grows with the cube of the batch, memory with its square: angles are computed again
-    for the gradient, one vertex at a time. Defined for the whole batch: weights do not apply.
+    as in the paper's code. Time grows with the cube of the batch, memory with its square: one vertex at a time is
+    computed, with its gradient, which reaches the student only. Defined for the whole batch: weights do not apply.
 
     Args:
         student: features, (batch, ...), any trailing shape, at least three examples to learn anything.
@@ -66,17 +67,7 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
 
     Reference: Park et al., Relational Knowledge Distillation, 2019, arXiv 1904.05068.
     """
-    ours, theirs = _products(_flat(student)), _products(_flat(teacher))
-    vertex = keras.remat(_angle_error)  # what the gradient needs has to be an argument of it
-    batch = ops.shape(ours)[0]
-
-    def add_corner(j: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        our_row, row = ops.take(ours, j, axis=0), ops.take(theirs, j, axis=0)
-        return j + 1, total + vertex(ours, theirs, our_row, ops.take(our_row, j), row, ops.take(row, j))
-
-    start = (ops.zeros((), "int32"), ops.zeros((), ours.dtype))
-    _, total = ops.while_loop(lambda j, _: j < batch, add_corner, start, maximum_iterations=batch)
-    return total / ops.cast(batch, ours.dtype)
+    return _angle_error(_products(_flat(student)), ops.stop_gradient(_products(_flat(teacher))))
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -298,27 +289,57 @@ def _relative_distances(x: Tensor) -> Tensor:
     return distances / ops.where(mean > 0, mean, ops.ones_like(mean))
 
 
-def _angle_error(ours: Tensor, theirs: Tensor, our_row: Tensor, our_own: Tensor, row: Tensor, own: Tensor) -> Tensor:
-    """Return the mean error of the angles at one example."""
-    return ops.mean(huber(_angles(ours, our_row, our_own) - _angles(theirs, row, own)))
+@ops.custom_gradient
+def _angle_error(ours: Tensor, theirs: Tensor) -> Any:
+    """Return the mean error of all angles, from both sides' inner products, (batch, batch).
+
+    A gradient found by TensorFlow would keep batch**3 values. That of a scalar can be gathered on the way forward.
+    """
+    batch = ops.shape(ours)[0]
+
+    def add_vertex(j: Tensor, error: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        at_j, change = _error_at(ours, theirs, j)
+        return j + 1, error + at_j, gradient + change
+
+    start = (ops.zeros((), "int32"), ops.zeros((), ours.dtype), ops.zeros_like(ours))
+    _, error, gradient = ops.while_loop(lambda j, *_: j < batch, add_vertex, start)
+    share = 1.0 / ops.cast(batch, ours.dtype)
+    return error * share, lambda upstream: (upstream * share * gradient, ops.zeros_like(theirs))
 
 
-def _angles(products: Tensor, row: Tensor, own: Tensor) -> Tensor:
-    """Return (batch, batch) cosines of the angles at example j; 0 at examples that coincide with it.
+def _error_at(ours: Tensor, theirs: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean error of the angles at example j, and its gradient, (batch, batch), by `ours`.
+
+    With n_i = |u_i|**-1 and c_ik = (u_i . u_k) n_i n_k: dc_ik = n_i n_k d(u_i . u_k) - c_ik (n_i**2 d|u_i|**2 + n_k**2
+    d|u_k|**2) / 2. Both u_i . u_k and |u_i|**2 are sums of inner products of x, see `_angles`.
+    """
+    cosines, inverse = _angles(ours, j)
+    error = cosines - _angles(theirs, j)[0]
+    slope = ops.clip(error, -1.0, 1.0) / ops.cast(ops.size(error), error.dtype)
+    inner = slope * ops.expand_dims(inverse, 0) * ops.expand_dims(inverse, 1)
+    squared = -ops.square(inverse) * ops.sum(slope * cosines, axis=-1)
+    row = -2.0 * (ops.sum(inner, axis=-1) + squared)
+    own = ops.sum(inner) + ops.sum(squared)
+    corner = ops.cast(ops.equal(ops.arange(ops.shape(ours)[0], dtype="int32"), j), ours.dtype)
+    return ops.mean(huber(error)), inner + ops.diag(squared + own * corner) + ops.expand_dims(row, 1) * corner
+
+
+def _angles(products: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (batch, batch) cosines of the angles at example j, and (batch,) inverse distances to it; 0 where equal.
 
     With u_i = x_i - x_j: u_i . u_k = x_i . x_k - x_i . x_j - x_k . x_j + x_j . x_j.
 
     Args:
         products: x_i . x_k, (batch, batch).
-        row: x_i . x_j, (batch,).
-        own: x_j . x_j, a scalar.
+        j: the example at the vertex.
     """
-    lengths = ops.diagonal(products)
+    row, lengths = ops.take(products, j, axis=0), ops.diagonal(products)
+    own = ops.take(row, j)
     squared = lengths - 2.0 * row + own
     apart = squared > _COINCIDE * (lengths + own)
     inverse = ops.where(apart, ops.rsqrt(ops.where(apart, squared, 1.0)), 0.0)
     inner = products - ops.expand_dims(row, 0) - ops.expand_dims(row, 1) + own
-    return inner * ops.expand_dims(inverse, 0) * ops.expand_dims(inverse, 1)
+    return inner * ops.expand_dims(inverse, 0) * ops.expand_dims(inverse, 1), inverse
 
 
 def _gram(x: Tensor) -> Tensor:
