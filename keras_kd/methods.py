@@ -25,12 +25,32 @@ suggest_pairs = pairs.suggest_pairs
 
 
 def kd(temperature: Schedule | None = 4.0, weight: Schedule = 1.0) -> list[Term]:
-    """Knowledge distillation: softened probabilities. Compile with alpha=0.9. Hinton et al., 2015, arXiv 1503.02531."""
+    """Match the teacher's softened probabilities (KD). Compile with alpha=0.9.
+
+    Args:
+        temperature: T, above 0; None takes the compiled one.
+        weight: weight of the term, not negative.
+
+    Returns:
+        A list of one term.
+
+    Reference: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531.
+    """
     return [Term(losses.kl_divergence, temperature=temperature, weight=weight)]
 
 
 def standardized(temperature: Schedule | None = 2.0, weight: Schedule = 10.0) -> list[Term]:
-    """KD on standardised logits. Compile with alpha=0.9: 9 to 0.1, as in Sun et al., 2024, arXiv 2403.01427."""
+    """Match softened probabilities of standardised logits: their shape, not their scale. Compile with alpha=0.9.
+
+    Args:
+        temperature: T, above 0; None takes the compiled one.
+        weight: weight of the term, not negative; with alpha = 0.9, 10 is the paper's 9 against 0.1.
+
+    Returns:
+        A list of one term.
+
+    Reference: Sun et al., Logit Standardization in Knowledge Distillation, 2024, arXiv 2403.01427.
+    """
     term = Term(
         losses.kl_divergence,
         transform=transforms.standardize,
@@ -48,7 +68,20 @@ def dkd(
     weight: float = 1.0,
     warmup_steps: int = 1,
 ) -> list[Term]:
-    """Decoupled KD; the paper warms up for 20 epochs. Compile with alpha=0.5. Zhao et al., 2022, arXiv 2203.08679."""
+    """Weigh the label and the other classes apart (DKD). Compile with alpha=0.5.
+
+    Args:
+        target_weight: of the label against the rest, not negative; alpha in the paper.
+        non_target_weight: of the other classes, not negative; beta in the paper, 2 to 8 on CIFAR-100, 0.5 on ImageNet.
+        temperature: T, above 0; None takes the compiled one.
+        weight: weight after the warm-up, not negative.
+        warmup_steps: steps from 0 to `weight`; 1 for none. The paper takes 20 epochs.
+
+    Returns:
+        A list of one term.
+
+    Reference: Zhao et al., Decoupled Knowledge Distillation, 2022, arXiv 2203.08679.
+    """
     term = Term(
         losses.decoupled_kl,
         temperature=temperature,
@@ -60,7 +93,18 @@ def dkd(
 
 
 def dist(inter_weight: Schedule = 2.0, intra_weight: Schedule = 2.0, temperature: Schedule | None = 4.0) -> list[Term]:
-    """DIST, relations of classes; T=1 on ImageNet. Compile with alpha=0.5. Huang et al., 2022, arXiv 2205.10536."""
+    """Match relations of classes and of examples (DIST). Compile with alpha=0.5.
+
+    Args:
+        inter_weight: weight of the relations within an example, not negative; beta in the paper.
+        intra_weight: weight of the relations within a class, not negative; gamma in the paper.
+        temperature: T, above 0; 1 in the paper on ImageNet. None takes the compiled one.
+
+    Returns:
+        A list of two terms: of each example, and of the batch, to which sample weights do not apply.
+
+    Reference: Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv 2205.10536.
+    """
     return [
         Term(losses.inter_class_relation, temperature=temperature, weight=inter_weight),
         Term(losses.intra_class_relation, temperature=temperature, weight=intra_weight),
@@ -68,17 +112,37 @@ def dist(inter_weight: Schedule = 2.0, intra_weight: Schedule = 2.0, temperature
 
 
 def nkd(non_target_weight: float = 1.5, temperature: Schedule | None = 1.0, weight: Schedule = 1.0) -> list[Term]:
-    """Normalised KD. Compile with alpha=0.5. Yang et al., 2023, arXiv 2303.13005."""
+    """Match the label as the teacher believes it, and the other classes renormalised (NKD). Compile with alpha=0.5.
+
+    Args:
+        non_target_weight: weight of the other classes, not negative; gamma in the paper.
+        temperature: T, above 0; None takes the compiled one.
+        weight: weight of the term, not negative.
+
+    Returns:
+        A list of one term.
+
+    Reference: Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, 2023, arXiv 2303.13005.
+    """
     return [
         Term(losses.normalized_kl, temperature=temperature, weight=weight, non_target_weight=non_target_weight),
     ]
 
 
 def multi_level(temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), weight: float = 1.0) -> list[Term]:
-    """Multi-level logits: KD and two correlations at each temperature. Compile with alpha=0.5. Jin et al., CVPR 2023.
+    """Match probabilities, classes and examples at several temperatures (MLKD). Compile with alpha=0.5.
 
     The paper has T**2 on the divergence only, so the correlations are divided by the T**2 of their term. Its weak and
     strong views are the dataset's: a live teacher sees what the student sees.
+
+    Args:
+        temperatures: each above 0 and different.
+        weight: weight of each divergence, not negative.
+
+    Returns:
+        A list of three terms per temperature: a divergence, a correlation of classes and one of examples.
+
+    Reference: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
     """
     terms = []
     for temperature in temperatures:
@@ -90,37 +154,112 @@ def multi_level(temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), weigh
 
 
 def ttm(power: float = 0.1, weighted: bool = False, weight: Schedule = 1.0) -> list[Term]:
-    """Transformed teacher matching. Compile with alpha=0.5. Zheng and Yang, 2024, arXiv 2402.11148."""
+    """Soften the teacher only, by a power of its probabilities (TTM). Compile with alpha=0.5.
+
+    Args:
+        power: of the teacher's probabilities, above 0; 1 / power is the teacher's temperature.
+        weighted: whether examples count by the teacher's doubt (WTTM).
+        weight: weight of the term, not negative.
+
+    Returns:
+        A list of one term, to which no temperature applies.
+
+    Reference: Zheng and Yang, Knowledge Distillation Based on Transformed Teacher Matching, 2024, arXiv 2402.11148.
+    """
     return [Term(losses.transformed_teacher, soften=False, weight=weight, power=power, weighted=weighted)]
 
 
 def multi_label(temperature: Schedule | None = 1.0, weight: Schedule = 1.0) -> list[Term]:
-    """KD for yes-or-no and multi-label outputs: one binary divergence per label. Compile with alpha=0.5."""
+    """Match each label's probability, for yes-or-no and multi-label outputs. Compile with alpha=0.5.
+
+    Args:
+        temperature: T, above 0; None takes the compiled one.
+        weight: weight of the term, not negative.
+
+    Returns:
+        A list of one term.
+
+    Reference: the objective of Hinton et al., 2015, arXiv 1503.02531, for each label a distribution over two classes.
+    """
     return [Term(losses.binary_kl, temperature=temperature, weight=weight)]
 
 
 def regression(weight: Schedule = 1.0, at: str = "logits") -> list[Term]:
-    """Reproduce the teacher's values. Compile with alpha=0.5. Ba and Caruana, 2014, arXiv 1312.6184."""
+    """Reproduce the teacher's values. Compile with alpha=0.5.
+
+    Args:
+        weight: weight of the term, not negative.
+        at: name of the output; "logits" in a model with one.
+
+    Returns:
+        A list of one term, to which no temperature applies.
+
+    Reference: Ba and Caruana, Do Deep Nets Really Need to be Deep?, 2014, arXiv 1312.6184.
+    """
     return [Term(losses.squared_error, at=at, soften=False, weight=weight)]
 
 
 def fitnets(at: Sequence[Pair], weight: Schedule = 100.0) -> list[Term]:
-    """Hints through a trained projection. Compile with alpha=0.5. Romero et al., 2014, arXiv 1412.6550."""
+    """Reproduce the teacher's features through a trained projection (hints). Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair, each with a bridge of its own.
+
+    Reference: Romero et al., FitNets: Hints for Thin Deep Nets, 2014, arXiv 1412.6550.
+    """
     return [Term(losses.squared_error, at=pair, weight=weight, bridge="auto") for pair in _checked(at)]
 
 
 def attention_transfer(at: Sequence[Pair], weight: Schedule = 1000.0) -> list[Term]:
-    """Attention maps at each stage. Compile with alpha=0.5. Zagoruyko and Komodakis, 2016, arXiv 1612.03928."""
+    """Look where the teacher looks, at each stage (AT). Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers that give maps, (batch, height, width, channels), of any sizes; at least one.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair.
+
+    Reference: Zagoruyko and Komodakis, Paying More Attention to Attention, 2016, arXiv 1612.03928.
+    """
     return [Term(losses.attention_transfer, at=pair, weight=weight) for pair in _checked(at)]
 
 
 def nst(at: Sequence[Pair], weight: Schedule = 50.0) -> list[Term]:
-    """Neuron selectivity transfer. Compile with alpha=0.5. Huang and Wang, 2017, arXiv 1707.01219."""
+    """Match which neurons fire where (neuron selectivity transfer). Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers that give maps, (batch, height, width, channels), of any sizes; at least one.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair.
+
+    Reference: Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017,
+    arXiv 1707.01219.
+    """
     return [Term(losses.nst, at=pair, weight=weight) for pair in _checked(at)]
 
 
 def fsp(at: Sequence[Pair], weight: Schedule = 50.0) -> list[Term]:
-    """Flow between consecutive stages of equal widths. Compile with alpha=0.5. Yim et al., CVPR 2017."""
+    """Match the flow between consecutive stages. Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers that give maps, at least two, shallow first; a pair has one number of channels.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair of layers and the next one.
+
+    Raises:
+        ValueError: fewer than two pairs.
+
+    Reference: Yim et al., A Gift from Knowledge Distillation, CVPR 2017.
+    """
     stages = _checked(at)
     if len(stages) < 2:
         raise ValueError(f"Expected at least two pairs of layers: a flow goes from one to the next. Received: {at!r}")
@@ -131,7 +270,17 @@ def fsp(at: Sequence[Pair], weight: Schedule = 50.0) -> list[Term]:
 
 
 def vid(at: Sequence[Pair], weight: Schedule = 1.0) -> list[Term]:
-    """Variational information, with trained variances. Compile with alpha=0.5. Ahn et al., 2019, arXiv 1904.05835."""
+    """Predict the teacher's features with a trained variance per channel (VID). Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair, each with a bridge and variances of its own.
+
+    Reference: Ahn et al., Variational Information Distillation for Knowledge Transfer, 2019, arXiv 1904.05835.
+    """
     return [
         Term(losses.VariationalInformation(), at=pair, weight=weight, bridge="auto", name=f"vid_{number}")
         for number, pair in enumerate(_checked(at), start=1)
@@ -139,18 +288,53 @@ def vid(at: Sequence[Pair], weight: Schedule = 1.0) -> list[Term]:
 
 
 def cwd(at: Sequence[Pair], temperature: Schedule | None = 4.0, weight: Schedule = 3.0) -> list[Term]:
-    """Channel-wise divergence, for dense prediction. Compile with alpha=0.5. Shu et al., 2020, arXiv 2011.13256."""
+    """Match where each channel is active, for dense prediction (CWD). Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers that give maps, (batch, ..., channels), at least one; bridges make the shapes meet.
+        temperature: T, above 0; None takes the compiled one.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one softened term per pair.
+
+    Reference: Shu et al., Channel-wise Knowledge Distillation for Dense Prediction, 2020, arXiv 2011.13256.
+    """
     arguments: dict[str, Any] = {"soften": True, "temperature": temperature, "weight": weight, "bridge": "auto"}
     return [Term(losses.channel_wise, at=pair, **arguments) for pair in _checked(at)]
 
 
 def pkt(at: Sequence[Pair], weight: Schedule = 30000.0) -> list[Term]:
-    """Neighbour probabilities of the last features. Compile with alpha=0.5. Passalis and Tefas, 2018, 1803.10837."""
+    """Match which examples are neighbours, in the last features (PKT). Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair.
+
+    Reference: Passalis and Tefas, Learning Deep Representations with Probabilistic Knowledge Transfer, 2018,
+    arXiv 1803.10837.
+    """
     return [Term(losses.pkt, at=pair, weight=weight) for pair in _checked(at)]
 
 
 def rkd(at: Sequence[Pair], distance_weight: Schedule = 25.0, angle_weight: Schedule = 50.0) -> list[Term]:
-    """Distances and angles between examples. Compile with alpha=0.5. Park et al., 2019, arXiv 1904.05068."""
+    """Match distances and angles between the examples of a batch (RKD). Compile with alpha=0.5.
+
+    Sample weights do not apply. The time for the angles grows with the cube of the batch.
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
+        distance_weight: weight of the distances, not negative.
+        angle_weight: weight of the angles, not negative.
+
+    Returns:
+        A list of two terms per pair.
+
+    Reference: Park et al., Relational Knowledge Distillation, 2019, arXiv 1904.05068.
+    """
     terms = []
     for pair in _checked(at):
         terms.append(Term(losses.rkd_distance, at=pair, weight=distance_weight))
@@ -159,14 +343,33 @@ def rkd(at: Sequence[Pair], distance_weight: Schedule = 25.0, angle_weight: Sche
 
 
 def similarity_preserving(at: Sequence[Pair], weight: Schedule = 3000.0) -> list[Term]:
-    """Similarities within the batch. Compile with alpha=0.5. Tung and Mori, 2019, arXiv 1907.09682."""
+    """Match how similar the examples of a batch are (SP). Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair.
+
+    Reference: Tung and Mori, Similarity-Preserving Knowledge Distillation, 2019, arXiv 1907.09682.
+    """
     return [Term(losses.similarity_preserving, at=pair, weight=weight) for pair in _checked(at)]
 
 
 def correlation(at: Sequence[Pair], weight: Schedule = 1.0) -> list[Term]:
-    """Correlation congruence. Compile with alpha=0.5. Peng et al., 2019, arXiv 1904.01802.
+    """Match the Gaussian similarities of the examples of a batch (CC). Compile with alpha=0.5.
 
     The paper gives no weight for this form; the 0.02 that is often quoted belongs to another one.
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair.
+
+    Reference: Peng et al., Correlation Congruence for Knowledge Distillation, 2019, arXiv 1904.01802.
     """
     return [Term(losses.correlation_congruence, at=pair, weight=weight) for pair in _checked(at)]
 
@@ -174,7 +377,20 @@ def correlation(at: Sequence[Pair], weight: Schedule = 1.0) -> list[Term]:
 def crd(
     at: Sequence[Pair], dimension: int = 128, temperature: float = 0.07, memory: int = 4096, weight: Schedule = 0.8
 ) -> list[Term]:
-    """Contrastive representations with a memory bank. Compile with alpha=0.5. Tian et al., 2019, arXiv 1910.10699."""
+    """Tell examples apart as the teacher does, with a memory bank (CRD). Compile with alpha=0.5.
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
+        dimension: width of the trained embeddings, at least 1.
+        temperature: of the similarities, above 0, not of the logits.
+        memory: how many of the teacher's embeddings are kept, at least one batch; 0 for the batch alone.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair, each with embeddings and a bank of its own.
+
+    Reference: Tian, Krishnan and Isola, Contrastive Representation Distillation, 2019, arXiv 1910.10699.
+    """
     return [
         Term(
             losses.ContrastiveMemory(dimension=dimension, temperature=temperature, memory=memory),
@@ -189,14 +405,19 @@ def crd(
 def review(
     at: Sequence[Pair], teacher: keras.Model, weight: float = 1.0, width: int = 64, warmup_steps: int = 1
 ) -> list[Term]:
-    """Knowledge review: stages fused from deep to shallow; weight 0.6 to 8. Compile with alpha=0.5. Chen et al., 2021.
+    """Match stages that are fused from deep to shallow (ReviewKD). Compile with alpha=0.5.
 
     Args:
-        at: pairs of layers, shallow first.
+        at: pairs of layers that give maps, shallow first.
         teacher: the teacher, whose shapes the fusion takes on.
-        weight: weight after the warm-up.
-        width: channels inside the fusion.
-        warmup_steps: steps from 0 to `weight`; the paper takes 20 epochs. arXiv 2104.09044.
+        weight: weight after the warm-up, not negative; 0.6 to 8 in the paper.
+        width: channels inside the fusion, at least 1.
+        warmup_steps: steps from 0 to `weight`; 1 for none. The paper takes 20 epochs.
+
+    Returns:
+        A list of one term over all stages, whose bridge is the fusion.
+
+    Reference: Chen et al., Distilling Knowledge via Knowledge Review, 2021, arXiv 2104.09044.
     """
     stages = _checked(at)
     shapes = [pairs.layer_shapes(teacher, "teacher")[name] for _, name in stages]
@@ -216,9 +437,19 @@ def review(
 
 
 def sim(teacher_layer: str, weight: Schedule = 1.0, projection: str = "sim_projection") -> list[Term]:
-    """Features for the teacher's classifier (SimKD). Compile with alpha=1. Chen et al., 2022, arXiv 2203.14001.
+    """Learn features for the teacher's classifier, which the student reuses (SimKD). Compile with alpha=1.
 
     The student is made by `bridges.with_teacher_classifier`.
+
+    Args:
+        teacher_layer: the layer that the teacher's classifier reads.
+        weight: weight of the term, not negative.
+        projection: the student's layer that ends in the teacher's width.
+
+    Returns:
+        A list of one term.
+
+    Reference: Chen et al., Knowledge Distillation with the Reused Teacher Classifier, 2022, arXiv 2203.14001.
     """
     return [Term(losses.squared_error, at=(projection, teacher_layer), weight=weight, name="sim")]
 

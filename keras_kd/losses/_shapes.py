@@ -1,12 +1,14 @@
 """What losses demand of the shapes they are given."""
 
+from keras import tree
+
 from keras_kd._types import Tensor
 
 
 def require_same_shape(student: Tensor, teacher: Tensor) -> None:
     """Raise a `ValueError` where the static shapes of `student` and `teacher` differ."""
     theirs, ours = tuple(teacher.shape), tuple(student.shape)
-    if len(ours) == len(theirs) and all(a == b or None in (a, b) for a, b in zip(ours, theirs, strict=True)):
+    if _may_be_equal(ours, theirs):
         return
     raise ValueError(
         f"Expected the student and the teacher to have one shape. Received: student {ours}, teacher {theirs}. "
@@ -27,6 +29,18 @@ def require_classes(student: Tensor, teacher: Tensor) -> None:
         )
 
 
+def require_labels(labels: Tensor, logits: Tensor) -> None:
+    """Raise a `ValueError` unless labels are ids, (...) or (..., 1), or one-hot, of logits (..., classes)."""
+    received, shape = tuple(labels.shape), tuple(logits.shape)
+    for allowed in (shape[:-1], (*shape[:-1], 1), shape):
+        if _may_be_equal(received, allowed):
+            return
+    raise ValueError(
+        "Expected one class id for each of the student's distributions, or one-hot labels of their shape. "
+        f"Received: labels {received}, student {shape}."
+    )
+
+
 def require_fraction(name: str, value: float) -> None:
     """Raise a `ValueError` unless `value` is from 0 to 1."""
     if not 0 <= value <= 1:
@@ -41,3 +55,19 @@ def require_maps(*maps: Tensor) -> None:
                 "Expected maps, (batch, height, width, channels), of known size. "
                 f"Received: {' and '.join(str(tuple(one.shape)) for one in maps)}. Read a convolutional layer."
             )
+
+
+def require_stages(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], number: int | None = None) -> None:
+    """Raise a `ValueError` unless both sides are tuples of equally many maps, `number` if it is given."""
+    several = all(isinstance(side, (tuple, list)) for side in (student, teacher))
+    if several and len(student) == len(teacher) and number in (None, len(student)):
+        return
+    ours, theirs = tree.map_structure(lambda each: tuple(each.shape), (student, teacher))
+    raise ValueError(
+        f"Expected {'two' if number == 2 else 'equally many'} maps on each side, at=((first, ...), (first, ...)). "
+        f"Received: student {ours}, teacher {theirs}."
+    )
+
+
+def _may_be_equal(shape: tuple, other: tuple) -> bool:
+    return len(shape) == len(other) and all(a == b or None in (a, b) for a, b in zip(shape, other, strict=True))

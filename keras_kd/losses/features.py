@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd._types import Tensor
-from keras_kd.losses._shapes import require_maps, require_same_shape
+from keras_kd.losses._shapes import require_maps, require_same_shape, require_stages
 from keras_kd.losses.logits import kl_divergence
 from keras_kd.transforms import l2_normalize
 
@@ -96,6 +96,7 @@ def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tenso
 
     Reference: Yim et al., A Gift from Knowledge Distillation, CVPR 2017.
     """
+    require_stages(student, teacher, number=2)
     ours, theirs = _flow(*student), _flow(*teacher)
     require_same_shape(ours, theirs)
     return ops.mean(ops.square(ours - theirs), axis=(1, 2))
@@ -176,13 +177,14 @@ def review(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
         Loss per example, (batch,), never negative, 0 for equal maps.
 
     Raises:
-        ValueError: the shapes differ, or they are not maps.
+        ValueError: the shapes or the numbers of stages differ, or they are not maps.
 
     Example:
         >>> Term(review, at=(("s1", "s2"), ("t1", "t2")), bridge=bridges.ReviewFusion(channels, sizes))
 
     Reference: Chen et al., Distilling Knowledge via Knowledge Review, 2021, arXiv 2104.09044.
     """
+    require_stages(student, teacher)
     return sum(hierarchical_pooling(mine, other) for mine, other in zip(student, teacher, strict=True))
 
 
@@ -287,7 +289,7 @@ def _attention(maps: Tensor) -> Tensor:
 
 def _channel_maps(maps: Tensor) -> Tensor:
     """Return (batch, channels, positions)."""
-    positions = math.prod(maps.shape[1:-1])
+    positions = math.prod(ops.shape(maps)[1:-1])  # heights and widths may be unknown
     return ops.transpose(ops.reshape(maps, (-1, positions, maps.shape[-1])), (0, 2, 1))
 
 

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_kd._types import Tensor
 from keras_kd.losses._chunks import by_chunks
-from keras_kd.losses._shapes import require_classes, require_fraction, require_same_shape
+from keras_kd.losses._shapes import require_classes, require_fraction, require_labels, require_same_shape
 
 #: Takes a class out of a softmax: the probability it leaves is exactly 0, and differences of it are finite.
 _REMOVED = -1e30
@@ -164,7 +164,7 @@ def decoupled_kl(
         Divergence in nats, (...), never negative, 0 where both distributions are equal.
 
     Raises:
-        ValueError: the shapes differ, or there is a single class.
+        ValueError: the shapes differ, the labels do not fit, or there is a single class.
 
     Example:
         >>> decoupled_kl(np.zeros((1, 3)), np.zeros((1, 3)), np.array([2]))
@@ -199,7 +199,7 @@ def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_w
         Loss in nats, (...), never negative.
 
     Raises:
-        ValueError: the shapes differ, or there is a single class.
+        ValueError: the shapes differ, the labels do not fit, or there is a single class.
 
     Example:
         >>> normalized_kl(np.zeros((1, 2)), np.zeros((1, 2)), np.array([0]))  # log(2) / 2
@@ -389,6 +389,11 @@ def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(yes + no, axis=-1)
 
 
+def label_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return log softmax(logits)[label], (...), for class ids, (...) or (..., 1), or one-hot labels, (..., classes)."""
+    return _target_split(logits, _is_target(labels, logits))[0]
+
+
 def _log_probabilities(*logits: Tensor) -> list[Tensor]:
     return [ops.log_softmax(each, axis=-1) for each in logits]
 
@@ -417,11 +422,20 @@ def _log_mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
     """Return log(share * a + (1 - share) * b)."""
     if share in (0, 1):
         return log_a if share == 1 else log_b
-    return ops.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+    return _log_sum(log_a + math.log(share), log_b + math.log1p(-share))
+
+
+@ops.custom_gradient
+def _log_sum(log_a: Tensor, log_b: Tensor) -> Any:
+    """Return log(a + b). `ops.logaddexp` and the gradient found for it are many more operations."""
+    ratio = log_a - log_b
+    total = ops.maximum(log_a, log_b) + ops.softplus(-ops.abs(ratio))
+    return total, lambda upstream: (upstream * ops.sigmoid(ratio), upstream * ops.sigmoid(-ratio))
 
 
 def _is_target(labels: Tensor, logits: Tensor) -> Tensor:
     """Return a boolean of the shape of `logits`, true at the label, for class ids or one-hot labels."""
+    require_labels(labels, logits)
     classes, rank = logits.shape[-1], len(logits.shape)
     if len(labels.shape) == rank and labels.shape[-1] != 1:
         labels = ops.argmax(labels, axis=-1)

@@ -2,6 +2,9 @@
 
 Features are (batch, ...) and are flattened to (batch, features); student and teacher may differ in everything but the
 batch. What is compared is (batch, batch), so memory grows with the square of the batch, not with the features.
+
+Masked positions are zeros on both sides: they add nothing to products and lengths, but a masked example stays in the
+comparisons of the others as a zero vector; where there is one value per example, it has none in the mean.
 """
 
 import math
@@ -12,6 +15,7 @@ from keras import ops
 
 from keras_kd import distribution
 from keras_kd._types import Tensor
+from keras_kd.losses._shapes import require_same_shape
 from keras_kd.losses.regression import huber
 from keras_kd.transforms import l2_normalize
 
@@ -171,6 +175,9 @@ def contrastive(student: Tensor, teacher: Tensor, similarity_temperature: float 
     Returns:
         Loss in nats per example, (batch,), never negative.
 
+    Raises:
+        ValueError: the flattened widths differ.
+
     Example:
         >>> contrastive(np.eye(2), np.eye(2), similarity_temperature=1.0)  # log(1 + 1 / e)
         [0.31326169 0.31326169]
@@ -179,6 +186,7 @@ def contrastive(student: Tensor, teacher: Tensor, similarity_temperature: float 
     van den Oord et al., 2018, arXiv 1807.03748.
     """
     ours, theirs = l2_normalize(_flat(student)), l2_normalize(_flat(teacher))
+    require_same_shape(ours, theirs)
     log_share = ops.log_softmax(ops.matmul(ours, ops.transpose(theirs)) / similarity_temperature, axis=-1)
     return -ops.diagonal(log_share)
 
@@ -201,7 +209,7 @@ class ContrastiveMemory(keras.layers.Layer):
         memory: how many embeddings the bank holds, at least one batch of all replicas; 0 for the batch alone.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or features of unknown size.
 
     Example:
         >>> Term(ContrastiveMemory(), at=("features", "features"), weight=0.8)
@@ -227,6 +235,11 @@ class ContrastiveMemory(keras.layers.Layer):
 
     def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
         """Create both embeddings and the bank, filled with random directions."""
+        if None in (*student_shape[1:], *teacher_shape[1:]):
+            raise ValueError(
+                "Expected features of known size, (batch, ...): the embeddings are dense layers. Received: student "
+                f"{student_shape}, teacher {teacher_shape}. Read a layer after the pooling."
+            )
         self.student_embedding.build((None, math.prod(student_shape[1:])))
         self.teacher_embedding.build((None, math.prod(teacher_shape[1:])))
         if self.memory:
@@ -263,7 +276,7 @@ class ContrastiveMemory(keras.layers.Layer):
 
 
 def _flat(features: Tensor) -> Tensor:
-    return ops.reshape(features, (-1, math.prod(features.shape[1:])))
+    return ops.reshape(features, (-1, math.prod(ops.shape(features)[1:])))  # the time of a sequence may be unknown
 
 
 def _products(x: Tensor) -> Tensor:
