@@ -165,8 +165,8 @@ def with_teacher_classifier(
 
     Reference: Chen et al., Knowledge Distillation with the Reused Teacher Classifier, 2022, arXiv 2203.14001.
     """
-    graph, source = taps.layer_output(student, at[0], "student")
-    target_graph, target = taps.layer_output(teacher, at[1], "teacher")
+    graph, [source] = taps.layer_outputs(student, (at[0],), "student")
+    target_graph, [target] = taps.layer_outputs(teacher, (at[1],), "teacher")
     bridge = auto(source.shape, target.shape)
     x = source if bridge is None else bridge(source)
     x = keras.layers.Identity(name=projection)(x)

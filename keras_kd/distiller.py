@@ -10,8 +10,11 @@ from keras import ops, tree
 
 from keras_kd import distribution, losses, schedules, taps
 from keras_kd._types import Schedule, Tensor, Tensors
-from keras_kd.teachers import Frozen, Teacher
+from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.terms import Term, check_temperature
+
+#: A teacher as users give it: see `Distiller`.
+AnyTeacher = Any
 
 _LOGGED = ("loss", "student_loss", "distillation_loss")
 
@@ -28,8 +31,8 @@ class Distiller(keras.Model):
 
     Args:
         student: the model that is trained.
-        teacher: a trained Keras model or callable layer, or a `keras_kd.teachers.Teacher`. None only for a Distiller
-            that gets its teacher later.
+        teacher: a trained Keras model, layer or function of x; a `keras_kd.teachers.Teacher`; or a list of these, whose
+            probabilities are averaged. None only for a Distiller that gets its teacher later.
         terms: what is learned from the teacher. None: `[Term(losses.kl_divergence)]`, plain knowledge distillation.
         student_head: what the student's outputs mean (see `teachers.Frozen`), where "auto" cannot tell.
         name: name of the model.
@@ -51,7 +54,7 @@ class Distiller(keras.Model):
         self,
         *,
         student: keras.Model,
-        teacher: keras.layers.Layer | None,
+        teacher: AnyTeacher,
         terms: Iterable[Term] | None = None,
         student_head: str | dict[str, str] = "auto",
         name: str = "distiller",
@@ -67,8 +70,7 @@ class Distiller(keras.Model):
         self._student_tracker = keras.metrics.Mean(name="student_loss")
         self._distillation_tracker = keras.metrics.Mean(name="distillation_loss")
         self._term_trackers = [keras.metrics.Mean(name=t.name) for t in self.terms if len(self.terms) > 1]
-        names = tuple(name for term in self.terms for name in term.student_names)
-        self._loose.reader = taps.Reader(student, names, student_head, owner="student")
+        self.stateful_teachers: list[Teacher] = []  # tracked and saved, unlike `teacher`: what changes with the student
         self.built = student.built
         self.teacher = teacher
 
@@ -117,7 +119,7 @@ class Distiller(keras.Model):
 
     def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
         """Run the student."""
-        return self.student(inputs, training=training)
+        return self.student(taps.select(self.student, inputs), training=training)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Take one step: one forward pass of the student with every tap in it, one of the teacher."""
@@ -126,7 +128,7 @@ class Distiller(keras.Model):
         with tf.GradientTape() as tape:
             y_pred, student = self._read_student(x, training=True)
             with tape.stop_recording():
-                teacher = self.teacher(x, student)
+                teacher = self._read_teacher(x, student, y)
             parts = self._objective(student, teacher, y, y_pred, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(parts["loss"])
         variables = self.trainable_variables
@@ -134,7 +136,7 @@ class Distiller(keras.Model):
         checked = [scaled] if any(term.needs_labels for term in self.terms) else []
         with tf.control_dependencies(checked):  # a step that a check has stopped is not counted either
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self.teacher.after_step(self.student)
+        self.teacher.after_step(self.student, self.optimizer.iterations)
         return self._report(parts, x, y, y_pred, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
@@ -146,7 +148,8 @@ class Distiller(keras.Model):
             parts = {"student_loss": hard, "loss": hard + distribution.regularisation(self)}
         else:
             self._check_teacher()
-            parts = self._objective(student, self.teacher(x, student), y, y_pred, sample_weight, training=False)
+            teacher = self._read_teacher(x, student, y)
+            parts = self._objective(student, teacher, y, y_pred, sample_weight, training=False)
         return self._report(parts, x, y, y_pred, sample_weight)
 
     def objective(self, x: Tensors, y: Tensors = None, sample_weight: Tensors = None) -> dict[str, Tensor]:
@@ -162,25 +165,36 @@ class Distiller(keras.Model):
         """
         self._check_teacher()
         y_pred, student = self._read_student(x, training=False)
-        return self._objective(student, self.teacher(x, student), y, y_pred, sample_weight, training=False)
+        teacher = self._read_teacher(x, student, y)
+        return self._objective(student, teacher, y, y_pred, sample_weight, training=False)
 
     @property
     def teacher(self) -> Any:
-        """The `keras_kd.teachers.Teacher` in use, or None. Assign a model or a teacher; neither is tracked or saved."""
+        """The `keras_kd.teachers.Teacher` in use, or None. Assign what the constructor takes.
+
+        Not tracked and not saved, unless it changes with the student (`teachers.EMA`).
+        """
         return self._loose.teacher
 
     @teacher.setter
-    def teacher(self, teacher: keras.layers.Layer | None) -> None:
+    def teacher(self, teacher: AnyTeacher) -> None:
         if teacher is self.student:
             raise ValueError(
-                f"Expected the student and the teacher to be two models. Received {self.student.name!r} as both."
+                f"Expected the student and the teacher to be two models. Received {self.student.name!r} as both. "
+                "To learn from the student's own outputs, use keras_kd.teachers.Own or EMA."
             )
-        if teacher is not None and not isinstance(teacher, Teacher):
-            teacher = Frozen(teacher)
+        teacher = as_teacher(teacher) if teacher is not None else None
+        ours = tuple(name for term in self.terms for name in term.student_names)
+        theirs = tuple(name for term in self.terms for name in term.teacher_names)
+        reader = taps.Reader(self.student, ours, self.student_head, owner="student")
         if teacher is not None:
-            teacher.bind(self.student, tuple(name for term in self.terms for name in term.teacher_names))
+            teacher.bind(self.student, theirs)
+            more = teacher.layers_of_student(theirs)
+            reader = taps.Reader(self.student, (*ours, *more), self.student_head, owner="student") if more else reader
             self.supports_jit = distribution.supports_jit(teacher)
-        self._loose.teacher = teacher
+        self._loose.reader, self._loose.teacher = reader, teacher
+        self.stateful_teachers.clear()
+        self.stateful_teachers.extend(teacher.stateful() if teacher is not None else [])
         self._prepare_terms()
         self._drop_train_function()
 
@@ -224,9 +238,11 @@ class Distiller(keras.Model):
         return results
 
     def get_config(self) -> dict:
-        """Return the student, the terms and the head; never the teacher."""
+        """Return the student, the terms and the head; of teachers, only one that changes with the student."""
+        kept = {"teacher": keras.saving.serialize_keras_object(self.teacher)} if self._teacher_is_saved() else {}
         return {
             "student": keras.saving.serialize_keras_object(self.student),
+            **kept,
             "terms": [keras.saving.serialize_keras_object(term) for term in self.terms],
             "student_head": self.student_head,
             "name": self.name,
@@ -235,11 +251,11 @@ class Distiller(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Distiller":
-        """Make a Distiller without a teacher: it predicts and evaluates, and asks for one before `fit`."""
+        """Make a Distiller, mostly without a teacher: it predicts and evaluates, and asks for one before `fit`."""
         with keras.saving.custom_object_scope(custom_objects or {}):
             config = keras.saving.deserialize_keras_object(config)
         dtype = config.pop("dtype")
-        distiller = cls(teacher=None, **config)
+        distiller = cls(**{"teacher": None, **config})
         distiller.dtype_policy = dtype
         return distiller
 
@@ -283,11 +299,17 @@ class Distiller(keras.Model):
         """Leave out the teacher: Keras saves what it finds here."""
         return [name for name in super().__dir__() if name != "teacher"]
 
+    def _teacher_is_saved(self) -> bool:
+        return any(teacher is self.teacher for teacher in self.stateful_teachers)
+
     def _read_student(self, x: Tensors, training: bool) -> tuple[Tensors, dict[str, Tensor]]:
         view = x if self.teacher is None else self.teacher.student_view(x)
         result = self._loose.reader(view, training=training)
         self.built = True
         return result
+
+    def _read_teacher(self, x: Tensors, student: dict[str, Tensor], y: Tensors) -> dict[str, Any]:
+        return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
     def _objective(
         self,

@@ -9,6 +9,9 @@ from keras import ops
 
 from keras_kd._types import Tensor, Tensors
 
+#: How many iterators Keras makes of a dataset in each epoch of `fit`: the one that it reads, and one that it drops.
+ITERATORS_PER_EPOCH = 2
+
 #: Around a message, to find it again in what TensorFlow says.
 _MARK = "[keras_kd] "
 
@@ -48,6 +51,11 @@ def regularisation(model: keras.Model) -> Tensor:
     """Return the sum of the model's own losses (regularisers, `add_loss`), divided by the number of replicas."""
     losses = [ops.cast(model._aggregate_additional_loss(loss), "float32") for loss in model.losses]
     return sum(losses, ops.zeros((), "float32"))
+
+
+def forget_losses(model: keras.Model) -> None:
+    """Drop what a forward pass has added to a model's own losses: a teacher is not regularised."""
+    model._clear_losses()
 
 
 def update_loss(model: Any, loss: Tensor, batch_size: Tensor) -> None:

@@ -50,9 +50,9 @@ class Reader:
         """
         features: dict[str, Tensor] = {}
         if self._tapped is None:
-            output = self._model(_select(self._model, x), training=training)
+            output = self._model(select(self._model, x), training=training)
         else:
-            result = self._tapped(_select(self._tapped, x), training=training)
+            result = self._tapped(select(self._tapped, x), training=training)
             output, features = result["output"], dict(zip(self.layers, result["taps"], strict=True))
         outputs = {name: self._head(name)(value) for name, value in _named(self._model, output).items()}
         return output, {**features, **outputs}
@@ -101,17 +101,17 @@ def functional(model: Any) -> Any:
     return graph if type(graph).call is type(model).call else None
 
 
-def layer_output(model: Any, name: str, owner: str) -> tuple[Any, Any]:
-    """Return a model's graph and the symbolic output of one of its layers, on the layers' own inputs.
+def layer_outputs(model: Any, names: tuple[str, ...], owner: str) -> tuple[Any, list[Any]]:
+    """Return a model's graph and the symbolic outputs of some of its layers in it.
 
     Raises:
-        ValueError: the model has no graph, or no such layer.
+        ValueError: the model has no graph, or no such layers.
     """
     graph = functional(model)
     if graph is None:
         raise ValueError(f"Expected the {owner} to be a built Functional or Sequential model. Received: {model!r}")
-    tapped = _tap(graph, (name,), owner)
-    return keras.Model(tapped.input, tapped.output["output"]), tapped.output["taps"][0]
+    tapped = _tap(graph, names, owner)
+    return keras.Model(tapped.input, tapped.output["output"]), tapped.output["taps"]
 
 
 def _named(model: Any, output: Tensors) -> dict[str, Tensor]:
@@ -127,12 +127,30 @@ def _named(model: Any, output: Tensors) -> dict[str, Tensor]:
     return {"logits": flat[0][1], **named} if len(flat) == 1 else named
 
 
-def _select(model: Any, x: Tensors) -> Tensors:
-    """Leave out of a dict the keys that a Functional model does not read: it would take them for inputs."""
-    if not isinstance(x, dict) or not getattr(model, "operations", None):  # a subclassed model chooses for itself
+def select(model: Any, x: Tensors) -> Tensors:
+    """Return what a Functional model reads of a dict of inputs: it would take other keys for inputs as well.
+
+    Raises:
+        ValueError: the model has one input, and the dict has no key of its name.
+    """
+    if not isinstance(x, dict):
         return x
-    wanted = model.input
-    return {key: x[key] for key in wanted if key in x} if isinstance(wanted, dict) else x
+    if isinstance(model, keras.Sequential) and model.inputs:
+        wanted = model.inputs[0]
+    elif getattr(model, "operations", None):
+        wanted = model.input
+    else:
+        return x  # a subclassed model chooses for itself
+    if isinstance(wanted, dict):
+        return {key: x[key] for key in wanted if key in x}
+    if tree.is_nested(wanted):
+        return x
+    if wanted.name not in x:
+        raise ValueError(
+            f"Expected inputs with the key {wanted.name!r}, the name of the one input of {model.name!r}. Received the "
+            f"keys {sorted(x)}. Name the keras.Input after a key, or choose with teachers.Frozen(preprocess=...)."
+        )
+    return x[wanted.name]
 
 
 def _tap(graph: Any, names: tuple[str, ...], owner: str, outputs: tuple[str, ...] = ()) -> Any:

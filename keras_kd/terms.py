@@ -11,8 +11,9 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_kd import bridges, schedules
+from keras_kd import bridges, mixtures, schedules
 from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd.losses.logits import binary_kl
 
 At = str | tuple[str | tuple[str, ...], str | tuple[str, ...]]
 
@@ -186,14 +187,17 @@ class Term(keras.layers.Layer):
         """
         teacher = tree.map_structure(ops.stop_gradient, teacher)
         mask = _merge_masks(student_mask, teacher_mask)
-        student, teacher = _blank(student, mask), _blank(teacher, mask)
+        student, teacher = _blank(student, mask), mixtures.on_logits(lambda side: _blank(side, mask), teacher)
         if self.bridge is not None:
             student = tree.map_structure(lambda side: ops.cast(side, "float32"), self.bridge(student))
             student = _blank(student, mask)
         if self.transform is not None:
-            student = _blank(tree.map_structure(self.transform, student), mask)
-            teacher = _blank(tree.map_structure(self.transform, teacher), mask)
-        if softened if self.soften is None else self.soften:
+            transform = self.transform
+            student = _blank(tree.map_structure(transform, student), mask)
+            teacher = mixtures.on_logits(lambda side: _blank(transform(side), mask), teacher)
+        softened = softened if self.soften is None else self.soften
+        teacher = mixtures.averaged(teacher, temperature if softened else 1.0, per_label=self.loss is binary_kl)
+        if softened:
             student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
             values = temperature**2 * self._values(student, teacher, labels)
         else:

@@ -35,17 +35,32 @@ class Teacher(keras.layers.Layer):
         """Return what the student is fed of `x`; a plain `x` passes through."""
         return x
 
-    def call(self, x: Tensors, student: dict[str, Tensor]) -> dict[str, Tensor]:
+    def kind(self, name: str) -> str:
+        """Return what stands under a bound name: a head (see `teachers.Frozen`); a layer's features are "values"."""
+        return "auto"
+
+    def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return which outputs and layers of the student this teacher needs to see, to offer `names`."""
+        return ()
+
+    def stateful(self) -> list["Teacher"]:
+        """Return the teachers in this one that change with the student: files hold these, and no others."""
+        return []
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return the targets for a batch.
 
         Args:
             x: the batch's inputs, as the dataset has them.
             student: what the student said of this batch, by name.
+            labels: the batch's y, or None.
+            step: the optimizer's step.
 
         Returns:
-            A dict from each name that was bound to a tensor.
+            A dict from each name that was bound to a tensor, or to a `mixtures.Mixture` of several teachers' logits.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define call(x, student).")
+        raise NotImplementedError(f"{type(self).__name__} must define call(x, student, labels, step).")
 
-    def after_step(self, student: keras.Model) -> None:
-        """Follow the student, after each of its steps."""
+    def after_step(self, student: keras.Model, step: Tensor) -> None:
+        """Follow the student, after each of its steps; `step` is their number."""
+        return

@@ -1,12 +1,18 @@
 """A trained model that teaches and does not change."""
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_kd import taps
 from keras_kd._types import Tensor, Tensors
+from keras_kd.copies import copy_model
 from keras_kd.teachers.base import Teacher
+
+_DTYPES = (None, "bfloat16", "float16")
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -14,37 +20,47 @@ class Frozen(Teacher):
     """Run a trained model in inference mode on every batch. Its weights, statistics and flags stay as they are.
 
     Args:
-        model: a built Keras model, or any built callable layer, such as a `keras.layers.TFSMLayer`.
+        model: a built Keras model; any built callable layer, such as a `keras.layers.TFSMLayer`; or a function of x.
+        preprocess: a function from the batch's x to what this model reads: another image size, other keys of a dict,
+            tokens. The student is fed x as it is, or, where x is a dict, the keys that it has inputs for.
         head: what its outputs mean: "auto", "logits", "softmax", "sigmoid" or "values", or a dict from output name to
             one of these. "auto" recognises a softmax or sigmoid at the end, and takes anything else as logits.
+        device: where a copy of the model lives and runs, such as "GPU:1". None: where TensorFlow puts it.
+        dtype: "bfloat16" or "float16": a copy of the model in half the memory says almost the same, on processors that
+            are made for it in half the time. None: the model as it is.
 
     Raises:
-        TypeError: `model` is not a Keras layer.
-        ValueError: `model` is not built.
+        TypeError: `model` is not a Keras layer or a function.
+        ValueError: `model` is not built, or cannot be copied where `device` or `dtype` asks for it; no such device.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=Frozen(teacher, head="softmax"))
     """
 
-    def __init__(self, model: keras.layers.Layer, head: str | dict[str, str] = "auto") -> None:
-        if not isinstance(model, keras.layers.Layer):
-            raise TypeError(
-                "Expected the teacher to be a Keras model or layer, or a keras_kd.teachers.Teacher. "
-                f"Received: {model!r} of type {type(model).__name__}"
-            )
-        if not model.built and not isinstance(model, keras.layers.TFSMLayer):
-            raise ValueError(
-                f"Expected a trained teacher. {model.name!r} is not built: it has no weights yet. "
-                "Call it on a batch and load its weights, or load it with keras.models.load_model."
-            )
+    def __init__(
+        self,
+        model: keras.layers.Layer | Callable[[Tensors], Tensors],
+        preprocess: Callable[[Tensors], Tensors] | None = None,
+        head: str | dict[str, str] = "auto",
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        model = _as_layer(model)
         super().__init__(name=f"frozen_{model.name}")
         self.model = model
+        self.preprocess = preprocess
         self.head = head
-        self._reader = taps.Reader(model, head=head, owner="teacher")
+        self.device = _check_device(device)
+        self.dtype_of_copy = _check_dtype(dtype)
+        with self._placed():
+            self._runs = copy_model(model, dtype) if device or dtype else model
+        if device:
+            self.supports_jit = False  # XLA compiles a step for one device
+        self._reader = taps.Reader(self._runs, head=head, owner="teacher")
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
         """Check that the student is another model, and prepare the layers to be read."""
-        ours = {id(variable) for variable in self.model.variables}
+        ours = {id(variable) for variable in self._runs.variables}
         shared = [variable.path for variable in student.trainable_variables if id(variable) in ours]
         if shared:
             raise ValueError(
@@ -52,21 +68,71 @@ class Frozen(Teacher):
                 f"{student.name!r} would train weights of its own teacher: {shared[:3]}. "
                 "Make the student from a copy (keras.models.clone_model), or freeze what they share."
             )
-        self._reader = taps.Reader(self.model, names, self.head, owner="teacher")
+        self._reader = taps.Reader(self._runs, names, self.head, owner="teacher")
 
     def specs(self) -> dict[str, Any] | None:
         """Return the model's symbolic outputs and layers, or None for a model without a graph."""
         return self._reader.specs
 
-    def call(self, x: Tensors, student: dict[str, Tensor]) -> dict[str, Tensor]:
+    def kind(self, name: str) -> str:
+        """Return the head of an output; a layer's features are "values"."""
+        return self._reader.kind(name)
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the model on `x` and return its logits and features by name."""
-        return self._reader(x, training=False)[1]
+        with self._placed():
+            view = x if self.preprocess is None else self.preprocess(x)
+            return self._reader(view, training=False)[1]
 
     def get_config(self) -> dict:
         """Return the constructor's arguments, the model serialised."""
-        return {"model": keras.saving.serialize_keras_object(self.model), "head": self.head}
+        return {
+            "model": keras.saving.serialize_keras_object(self.model),
+            "preprocess": keras.saving.serialize_keras_object(self.preprocess),
+            "head": self.head,
+            "device": self.device,
+            "dtype": self.dtype_of_copy,
+        }
 
     @classmethod
     def from_config(cls, config: dict) -> "Frozen":
         """Make a teacher from `get_config`'s dict."""
-        return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})
+        given = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("model", "preprocess")}
+        return cls(**{**config, **given})
+
+    def _placed(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.device is None else tf.device(self.device)
+
+
+def _as_layer(model: Any) -> keras.layers.Layer:
+    """Return a built layer, or a layer around a function."""
+    if not isinstance(model, keras.layers.Layer):
+        if not callable(model) or isinstance(model, type):
+            raise TypeError(
+                "Expected the teacher to be a Keras model or layer, a function of x, or a keras_kd.teachers.Teacher. "
+                f"Received: {model!r} of type {type(model).__name__}"
+            )
+        function = keras.layers.Lambda(model, autocast=False, name=getattr(model, "__name__", "").strip("<>") or None)
+        function.built = True
+        return function
+    if not model.built and not isinstance(model, keras.layers.TFSMLayer):
+        raise ValueError(
+            f"Expected a trained teacher. {model.name!r} is not built: it has no weights yet. "
+            "Call it on a batch and load its weights, or load it with keras.models.load_model."
+        )
+    return model
+
+
+def _check_device(device: str | None) -> str | None:
+    if device is None:
+        return None
+    known = [each.name.removeprefix("/device:") for each in tf.config.list_logical_devices()]
+    if device.upper().removeprefix("/").removeprefix("DEVICE:") not in known:
+        raise ValueError(f"Expected `device` to be one that TensorFlow sees: {known}. Received: device={device!r}")
+    return device
+
+
+def _check_dtype(dtype: str | None) -> str | None:
+    if dtype not in _DTYPES:
+        raise ValueError(f"Expected `dtype` to be one of {_DTYPES}. Received: dtype={dtype!r}")
+    return dtype

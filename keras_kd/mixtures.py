@@ -1,0 +1,55 @@
+"""Logits of several teachers whose probabilities are to be averaged, once the temperature is known."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from keras import ops
+
+from keras_kd._types import Tensor, Tensors
+
+
+class Mixture(NamedTuple):
+    """What an ensemble says: averaging probabilities has to wait for the temperature, which only a term knows.
+
+    Attributes:
+        logits: one tensor per member, (..., classes).
+        log_weights: logarithms of weights that add up to 1, (members,) or (..., members).
+    """
+
+    logits: tuple[Tensor, ...]
+    log_weights: Tensor
+
+
+def on_logits(function: Callable[[Tensor], Tensor], side: Tensors) -> Tensors:
+    """Apply a function to a tensor, to each in a tuple of them, or to the logits of each member."""
+    if isinstance(side, Mixture):
+        return side._replace(logits=tuple(function(each) for each in side.logits))
+    return tuple(on_logits(function, each) for each in side) if isinstance(side, tuple) else function(side)
+
+
+def averaged(side: Tensors, temperature: Tensor, per_label: bool) -> Tensors:
+    """Return logits whose probabilities at `temperature` are the members' average there; a tensor stays as it is.
+
+    T * logsumexp_m(log_softmax(z_m / T) + log w_m), exactly; for labels that are judged one by one, the logit of the
+    average of the sigmoids.
+
+    Args:
+        side: a tensor, a `Mixture`, or a tuple of them.
+        temperature: T, above 0.
+        per_label: whether each logit is a yes-or-no of its own.
+    """
+    if isinstance(side, tuple) and not isinstance(side, Mixture):
+        return tuple(averaged(each, temperature, per_label) for each in side)
+    if not isinstance(side, Mixture):
+        return side
+    softened = [logits / temperature for logits in side.logits]
+    if not per_label:
+        return temperature * _log_mean([ops.log_softmax(each, axis=-1) for each in softened], side.log_weights)
+    yes = _log_mean([ops.log_sigmoid(each) for each in softened], side.log_weights)
+    no = _log_mean([ops.log_sigmoid(-each) for each in softened], side.log_weights)
+    return temperature * (yes - no)
+
+
+def _log_mean(log_probabilities: list[Tensor], log_weights: Tensor) -> Tensor:
+    weighted = [each + log_weights[..., m : m + 1] for m, each in enumerate(log_probabilities)]
+    return ops.logsumexp(ops.stack(weighted), axis=0)

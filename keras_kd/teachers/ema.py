@@ -1,0 +1,99 @@
+"""The student's own moving average as its teacher."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_kd import distribution, schedules, taps
+from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd.copies import copy_model
+from keras_kd.teachers.base import Teacher
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class EMA(Teacher):
+    """Teach the student with the moving average of its own weights (mean teacher).
+
+    After each step: teacher = decay * teacher + (1 - decay) * student, for all weights and statistics, from a copy of
+    the student on. The average is part of the Distiller's files, and goes on from there. It is `ema.model`, a plain
+    Keras model that is often better than the student: evaluate both.
+
+    Args:
+        decay: 0 (a copy of the student) to 1 (the student as it was); a number or a schedule. About
+            1 / (1 - decay) steps are averaged.
+        head: what the student's outputs mean, see `teachers.Frozen`.
+
+    Raises:
+        ValueError: `decay` outside 0 to 1; a student that is not built, that Keras cannot copy, or that is another one
+            than before, with other weights.
+
+    Example:
+        >>> distiller = Distiller(student=student, teacher=EMA(decay=0.99))
+        >>> distiller.teacher.model.evaluate(x, y)  # after fit; compile it first
+
+    Reference: Tarvainen and Valpola, Mean teachers are better role models, 2017, arXiv 1703.01780.
+    """
+
+    def __init__(self, decay: Schedule = 0.999, head: str | dict[str, str] = "auto") -> None:
+        first = schedules.finite("decay", schedules.first(decay))
+        if not 0 <= first <= 1:
+            raise ValueError(f"Expected `decay` to be from 0 to 1. Received: decay={decay!r}")
+        super().__init__(name="ema")
+        self.decay = decay
+        self.head = head
+        self.model: Any = None
+
+    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
+        """Copy the student, unless this has happened before, and prepare the layers to be read."""
+        if not student.built:
+            raise ValueError(
+                f"Expected a student that is built, to copy it. {student.name!r} has no weights yet: "
+                "call it on a batch."
+            )
+        if self.model is None:
+            self.model = copy_model(student)
+            self.model.trainable = False
+        theirs, ours = ([variable.shape for variable in each.variables] for each in (student, self.model))
+        if theirs != ours:
+            raise ValueError(
+                f"Expected one EMA for each student. This one averages {self.model.name!r}, whose weights have other "
+                f"shapes than those of {student.name!r}. Make another: EMA(decay)."
+            )
+        self._reader = taps.Reader(self.model, names, self.head, owner="teacher")
+        self.built = True
+
+    def specs(self) -> dict[str, Any] | None:
+        """Return the average's symbolic outputs and layers, or None for a model without a graph."""
+        return self._reader.specs
+
+    def kind(self, name: str) -> str:
+        """Return the head of an output; a layer's features are "values"."""
+        return self._reader.kind(name)
+
+    def stateful(self) -> list[Teacher]:
+        """Return itself."""
+        return [self]
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+        """Run the average on `x`."""
+        said = self._reader(x, training=False)[1]
+        distribution.forget_losses(self.model)
+        return said
+
+    def after_step(self, student: keras.Model, step: Tensor) -> None:
+        """Move the average towards the student."""
+        decay = schedules.at(self.decay, step)
+        for average, current in zip(self.model.variables, student.variables, strict=True):
+            if keras.backend.is_float_dtype(average.dtype):  # not the counters of random numbers
+                share = ops.cast(decay, average.dtype)
+                average.assign(share * average + (1 - share) * ops.cast(current, average.dtype))
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments."""
+        return {"decay": schedules.to_config(self.decay, "ema.decay"), "head": self.head}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "EMA":
+        """Make a teacher from `get_config`'s dict; its weights are restored with the Distiller's."""
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})

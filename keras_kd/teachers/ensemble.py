@@ -1,0 +1,196 @@
+"""Several teachers as one, and what counts as a teacher."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from keras_kd import schedules
+from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd.losses.logits import label_log_probability
+from keras_kd.mixtures import Mixture
+from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.frozen import Frozen
+
+_OVER = ("probabilities", "logits")
+
+#: A weight of 0, as a logarithm that float32 can hold: above the smallest normal number, 1.2e-38, which becomes 0.
+_NOTHING = 1e-37
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class Ensemble(Teacher):
+    """Average what several teachers say.
+
+    Logits are averaged as probabilities at the temperature in use: sum_m w_m softmax(z_m / T). Features and values are
+    averaged as they are. A member that changes with the student (`EMA`) is part of the Distiller's checkpoints and
+    weights files; a loaded `.keras` file asks for the ensemble again, and a new average starts from the student.
+
+    Args:
+        teachers: two or more (one is allowed): models, functions or teachers, each with its own preprocessing.
+        weights: None for equal ones; one number or schedule per teacher, not negative, taken as shares of their sum; or
+            "agreement": for each example, w_m = p_m[y] / sum_j p_j[y], with p_m[y] the probability at T = 1 that
+            teacher m gives to the label.
+        over: "probabilities"; or "logits", sum_m w_m z_m, another objective: the geometric mean of the probabilities,
+            by which a teacher that is sure outvotes the others.
+
+    Raises:
+        TypeError: a member is no teacher.
+        ValueError: no members; weights of another number, negative or all 0; members whose classes differ.
+
+    Example:
+        >>> distiller = Distiller(student=student, teacher=Ensemble([first, second], weights=[2.0, 1.0]))
+
+    Reference: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[Any],
+        weights: Sequence[Schedule] | str | None = None,
+        over: str = "probabilities",
+    ) -> None:
+        if not isinstance(teachers, (list, tuple)) or not teachers:
+            raise ValueError(f"Expected `teachers` to be a list of at least one teacher. Received: {teachers!r}")
+        if over not in _OVER:
+            raise ValueError(f"Expected `over` to be one of {_OVER}. Received: over={over!r}")
+        super().__init__(name="ensemble")
+        self.teachers = [as_teacher(each) for each in teachers]
+        self.weights_of_teachers = _check_weights(weights, len(teachers))
+        self.over = over
+
+    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
+        """Bind every member, and check that they speak of the same classes."""
+        for each in self.teachers:
+            each.bind(student, names)
+        known = [(each, each.specs()) for each in self.teachers]
+        for name in names:
+            _check_shapes(name, [(each.name, specs[name].shape) for each, specs in known if specs and name in specs])
+        self.built = True  # Keras would run all members once more, to find out
+
+    def specs(self) -> dict[str, Any] | None:
+        """Return the first member's symbolic tensors, or None where they are not known."""
+        return self.teachers[0].specs()
+
+    def kind(self, name: str) -> str:
+        """Return the kind of the first member's output."""
+        return self.teachers[0].kind(name)
+
+    def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what the members need to see of the student."""
+        return tuple(name for each in self.teachers for name in each.layers_of_student(names))
+
+    def stateful(self) -> list[Teacher]:
+        """Return the members that change with the student."""
+        return [one for each in self.teachers for one in each.stateful()]
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+        """Return averages of values and features, and mixtures of logits."""
+        said = [each(x, student, labels=labels, step=step) for each in self.teachers]
+        common = [name for name in said[0] if all(name in one for one in said)]
+        return {name: self._combined(name, [one[name] for one in said], labels, step) for name in common}
+
+    def after_step(self, student: keras.Model, step: Tensor) -> None:
+        """Let every member follow the student."""
+        for each in self.teachers:
+            each.after_step(student, step)
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments."""
+        weights: Any = self.weights_of_teachers
+        if isinstance(weights, list):
+            weights = [schedules.to_config(each, f"weight {m} of the ensemble") for m, each in enumerate(weights)]
+        return {
+            "teachers": [keras.saving.serialize_keras_object(each) for each in self.teachers],
+            "weights": weights,
+            "over": self.over,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Ensemble":
+        """Make an ensemble from `get_config`'s dict."""
+        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+
+    def _combined(self, name: str, members: list[Any], labels: Tensors, step: Tensor) -> Tensor | Mixture:
+        if any(isinstance(each, Mixture) for each in members):
+            raise ValueError(
+                f"{self.name!r} has an ensemble among its members. Give one Ensemble all teachers, with their weights."
+            )
+        _check_shapes(name, [(each.name, one.shape) for each, one in zip(self.teachers, members, strict=True)])
+        members = [_masked(ops.cast(each, "float32"), [each]) for each in members]
+        log_weights = self._log_weights(members, labels, step, is_output=self.kind(name) != "values")
+        if self.over == "probabilities" and self.kind(name) != "values":
+            return Mixture(tuple(members), log_weights)
+        shares = ops.exp(log_weights)
+        return _masked(sum(_spread(shares[..., m], each) * each for m, each in enumerate(members)), members)
+
+    def _log_weights(self, members: list[Tensor], labels: Tensors, step: Tensor, is_output: bool) -> Tensor:
+        """Return (members,) or, by agreement, (batch, ..., members) logarithms of weights that add up to 1."""
+        weights: Any = self.weights_of_teachers
+        if weights == "agreement":
+            if labels is None or tree.is_nested(labels) or not is_output:
+                raise ValueError(
+                    'An Ensemble with weights="agreement" needs one tensor of labels, y, and teachers whose logits are '
+                    f"read. Received: y={labels!r}. Give the weights as numbers."
+                )
+            logarithms = ops.stack([label_log_probability(each, labels) for each in members], axis=-1)
+            logarithms = ops.nan_to_num(logarithms)  # of masked positions, which may hold anything
+        elif weights is None:
+            logarithms = ops.zeros((len(members),), "float32")
+        else:
+            values = ops.stack([schedules.at(each, step) for each in weights])
+            logarithms = ops.log(ops.maximum(values, _NOTHING))
+        return ops.log_softmax(logarithms, axis=-1)
+
+
+def as_teacher(teacher: Any) -> Teacher:
+    """Return what a user calls a teacher as a `Teacher`: a list is an ensemble, any model, layer or function is frozen.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: a model that is not built.
+    """
+    if isinstance(teacher, Teacher):
+        return teacher
+    return Ensemble(teacher) if isinstance(teacher, (list, tuple)) else Frozen(teacher)
+
+
+def _check_weights(weights: Any, count: int) -> list[Schedule] | str | None:
+    if weights is None or weights == "agreement":
+        return weights
+    if not isinstance(weights, (list, tuple)) or len(weights) != count:
+        raise ValueError(
+            f'Expected `weights` to be None, "agreement" or one weight for each of {count} teachers. '
+            f"Received: weights={weights!r}"
+        )
+    values = [schedules.finite("weights", schedules.first(each)) for each in weights]
+    if min(values) < 0 or sum(values) == 0:
+        raise ValueError(f"Expected `weights` not to be negative, nor all 0. Received: weights={weights!r}")
+    return list(weights)
+
+
+def _check_shapes(name: str, members: list[tuple[str, tuple]]) -> None:
+    """Refuse members that speak of different classes or in different spaces."""
+    if len({tuple(shape)[1:] for _, shape in members}) > 1:
+        described = ", ".join(f"{owner} {tuple(shape)}" for owner, shape in members)
+        raise ValueError(
+            f"Expected all teachers of an ensemble to give {name!r} one shape. Received: {described}. Bring them to "
+            "the same classes first, or give each teacher a Distiller and a stage of its own."
+        )
+
+
+def _spread(share: Tensor, values: Tensor) -> Tensor:
+    """Give weights per example the rank of the values; one weight for all has rank 0."""
+    missing = len(values.shape) - len(share.shape)
+    return ops.reshape(share, (*ops.shape(share), *[1] * missing)) if share.shape else share
+
+
+def _masked(result: Tensor, sources: Sequence[Tensor]) -> Tensor:
+    """Put the Keras masks of what a tensor was made of on it: plain operations drop them."""
+    found = [getattr(each, "_keras_mask", None) for each in sources]  # only where a layer has set one
+    masks = [mask for mask in found if mask is not None]
+    if masks:
+        result._keras_mask = functools.reduce(ops.logical_and, masks)
+    return result

@@ -1,0 +1,289 @@
+"""Every teacher: what holds for all of them, what a user has to write for a new one, and the student as its own."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_kd import Distiller, Term, losses, teachers
+from tests import references
+from tests.models import Subclassed, assert_same, batch, dense, linear, mlp, numbers, softmax, statistical
+from tests.test_objective import distill, fit
+
+X, Y = batch()
+SGD = keras.optimizers.SGD
+
+
+def exits(seed, **named):
+    """Return a model with an output for each name, of a kernel and a bias of its own after a common "trunk"."""
+    inputs = keras.Input((4,))
+    trunk = dense(5, seed, activation="tanh", name="trunk")(inputs)
+    return keras.Model(inputs, {name: dense(3, seed + i, name=name)(trunk) for name, i in named.items()})
+
+
+def frozen(folder):
+    model = statistical(2)
+    return mlp(1), teachers.Frozen(model), [Term(losses.kl_divergence)], [model]
+
+
+def ensemble(folder):
+    models = [mlp(2), statistical(3)]
+    terms = [Term(losses.kl_divergence), Term(losses.squared_error, at=("scores", "scores"))]
+    return mlp(1), teachers.Ensemble(models, [2.0, 1.0]), terms, models
+
+
+def ema(folder):
+    student = mlp(1, extra=keras.layers.BatchNormalization())  # which differs from its average before the first step
+    return student, teachers.EMA(0.5), [Term(losses.kl_divergence), Term(losses.squared_error, at="hidden")], []
+
+
+def own(folder):
+    return exits(1, early=1, final=2), teachers.Own(), [Term(losses.kl_divergence, at=("early", "final"))], []
+
+
+def saved_model(folder):
+    model = mlp(2)
+    model.export(folder / "teacher", verbose=False)
+    return mlp(1), teachers.SavedModel(folder / "teacher"), [Term(losses.kl_divergence)], []
+
+
+CASES = {
+    teachers.Frozen: frozen,
+    teachers.Ensemble: ensemble,
+    teachers.EMA: ema,
+    teachers.Own: own,
+    teachers.SavedModel: saved_model,
+}
+ALL = pytest.mark.parametrize("make", CASES.values(), ids=lambda make: make.__name__)
+
+
+def test_every_public_teacher_is_here():
+    public = {each for _, each in inspect.getmembers(teachers, inspect.isclass) if issubclass(each, teachers.Teacher)}
+    assert set(CASES) == public - {teachers.Teacher}
+
+
+@ALL
+def test_eager_and_compiled_steps_agree(make, tmp_path):
+    results = []
+    for folder, eager in (("a", True), ("b", False)):
+        student, teacher, terms, _ = make(tmp_path / folder)
+        distiller = distill(student, teacher, terms, SGD(0.3), loss=None, alpha=1.0, run_eagerly=eager)
+        results.append((fit(distiller, X, None, batch_size=4, epochs=2), numbers(student)))
+    (logs, weights), (graph_logs, graph_weights) = results
+    assert logs["loss"][0] > 1e-3 and logs.keys() == graph_logs.keys()
+    for name, values in logs.items():
+        assert graph_logs[name] == pytest.approx(values, abs=1e-6)
+    assert_same(graph_weights, weights, 1e-6)
+
+
+@ALL
+def test_the_users_models_are_left_as_they_were(make, tmp_path):
+    student, teacher, terms, models = make(tmp_path)
+    before = [(numbers(model), [v.trainable for v in model.variables], model.to_json()) for model in models]
+    distiller = distill(student, teacher, terms, SGD(0.3), loss=None, alpha=1.0)
+    fit(distiller, X, None, epochs=2)
+    distiller.evaluate(X, verbose=0)
+    for model, (weights, flags, config) in zip(models, before, strict=True):
+        assert_same(numbers(model), weights)
+        assert ([v.trainable for v in model.variables], model.to_json()) == (flags, config)
+        assert not {id(v) for v in model.variables} & {id(v) for v in distiller.variables}
+
+
+@ALL
+def test_no_teacher_has_weights_that_the_distiller_trains(make, tmp_path):
+    student, teacher, terms, _ = make(tmp_path)
+    distiller = distill(student, teacher, terms, loss=None, alpha=1.0)
+    assert {id(v) for v in distiller.trainable_variables} == {id(v) for v in student.trainable_variables}
+
+
+@ALL
+def test_a_teacher_is_made_again_from_its_configuration(make, tmp_path):
+    student, teacher, terms, _ = make(tmp_path)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(teacher))
+    assert type(again) is type(teacher) and again.get_config().keys() == teacher.get_config().keys()
+    first, second = (distill(student, each, terms, SGD(0.3), loss=None, alpha=1.0) for each in (teacher, again))
+    fit(first, X, None)
+    again.set_weights(teacher.get_weights())  # a configuration holds no weights
+    received, expected = (float(each.objective(tf.constant(X))["loss"]) for each in (second, first))
+    assert received == expected > 1e-4
+
+
+@ALL
+def test_a_teacher_says_what_it_knows_of_itself(make, tmp_path):
+    student, teacher, terms, _ = make(tmp_path)
+    Distiller(student=student, teacher=teacher, terms=terms)
+    names = [name for term in terms for name in term.teacher_names]
+    specs = teacher.specs()
+    assert specs is None or set(names) <= set(specs)
+    assert all(isinstance(teacher.kind(name), str) for name in names)
+    assert teacher.stateful() == ([teacher] if make is ema else [])
+
+
+# A teacher of the user's own
+
+
+class Oracle(teachers.Teacher):
+    """Say the logits of a fixed table: all that has to be written is `call`."""
+
+    def call(self, x, student, labels=None, step=0):
+        return {"logits": keras.ops.ones_like(student["logits"]) * np.array([3.0, 0.0, -1.0], "float32")}
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_teacher_needs_nothing_but_call(eager):
+    student = linear(1)
+    p, q = softmax(np.array([3.0, 0.0, -1.0]) / 2.0), softmax(student(X).numpy() / 2.0)
+    distiller = distill(student, Oracle(), loss=None, alpha=1.0, temperature=2.0, run_eagerly=eager)
+    expected = 4.0 * np.mean(np.sum(p * np.log(p / q), axis=-1))
+    assert fit(distiller, X, None)["loss"] == pytest.approx([expected], rel=1e-5)
+    assert distiller.evaluate(X, verbose=0, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Listener(teachers.Teacher):
+    """Keep what it is given."""
+
+    def __init__(self):
+        super().__init__(name="listener")
+        self.heard = []
+
+    def call(self, x, student, labels=None, step=0):
+        self.heard.append((x.numpy(), sorted(student), None if labels is None else labels.numpy(), int(step)))
+        return {"logits": student["logits"] * 0.0}
+
+    def after_step(self, student, step):
+        self.heard.append((student.name, int(step)))
+
+
+def test_a_teacher_is_given_the_batch_the_labels_and_the_step():
+    teacher, student = Listener(), linear(1)
+    fit(distill(student, teacher), batch_size=4)
+    (x, names, labels, step), after, *_ = teacher.heard
+    np.testing.assert_array_equal(x, X[:4])
+    np.testing.assert_array_equal(labels, Y[:4])
+    assert (names, step, after, len(teacher.heard)) == (["logits"], 0, (student.name, 1), 4)
+    assert (teacher.heard[2][3], teacher.heard[3]) == (1, (student.name, 2))
+
+
+def test_a_teacher_of_the_users_own_may_be_a_member_of_an_ensemble():
+    student, member = linear(1), linear(2)
+    p = (softmax(np.array([3.0, 0.0, -1.0])) + softmax(member(X).numpy())) / 2
+    expected = np.mean(np.sum(p * np.log(p / softmax(student(X).numpy())), axis=-1))
+    distiller = distill(student, [member, Oracle()], loss=None, alpha=1.0, temperature=1.0)
+    assert fit(distiller, X, None)["loss"] == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_teacher_without_call_is_told_to_define_it():
+    class Silent(teachers.Teacher):
+        pass
+
+    with pytest.raises(NotImplementedError, match=r"Silent must define call\(x, student, labels, step\)"):
+        fit(distill(linear(1), Silent()))
+
+
+# The student as its own teacher
+
+
+class Recorder(keras.optimizers.SGD):
+    """Keep the gradients, by path, and change nothing."""
+
+    def apply_gradients(self, grads_and_vars):
+        self.seen = {variable.path: gradient for gradient, variable in grads_and_vars}
+        self.iterations.assign_add(1)
+
+
+def gradients(student, terms, teacher=None):
+    """Return the gradient of each of the student's weights, None as zeros."""
+    optimizer = Recorder(0.0)
+    fit(distill(student, teacher or teachers.Own(), terms, optimizer, loss=None, alpha=1.0), X, None)
+    by_path = {v.path: np.zeros(v.shape) for v in student.trainable_variables}
+    return {**by_path, **{path: g.numpy() for path, g in optimizer.seen.items() if g is not None}}
+
+
+def learn(*pairs):
+    return [Term(losses.kl_divergence, at=pair, name="_".join(pair)) for pair in pairs]
+
+
+@pytest.mark.parametrize("taught, silent", [(("a", "b"), ["b"]), (("b", "a"), ["a"]), (("c", "a"), ["a", "b"])])
+def test_no_gradient_goes_into_the_side_that_teaches(taught, silent):
+    for path, gradient in gradients(exits(1, a=1, b=2, c=3), learn(taught)).items():
+        assert np.any(gradient) == (path.split("/")[0] in (taught[0], "trunk"))
+        assert not np.any(gradient) or path.split("/")[0] not in silent
+
+
+def test_the_trunk_learns_as_from_a_teacher_that_is_another_model():
+    student = exits(1, a=1, b=2)
+    received = gradients(student, learn(("a", "b")))
+    expected = gradients(student, learn(("a", "b")), teachers.Frozen(exits(1, a=1, b=2)))
+    assert received.keys() == expected.keys() and np.any(received["trunk/kernel"])
+    for path, gradient in received.items():
+        np.testing.assert_allclose(gradient, expected[path], rtol=0, atol=1e-7)
+
+
+def test_three_peers_learn_from_each_other_and_from_nobodys_own_part():
+    # Each one's own weights get the gradient of the two terms in which it is the student, and nothing else.
+    pairs = [(one, other) for one in "abc" for other in "abc" if one != other]
+    received = gradients(exits(1, a=1, b=2, c=3), learn(*pairs))
+    for one in "abc":
+        alone = gradients(exits(1, a=1, b=2, c=3), learn(*[pair for pair in pairs if pair[0] == one]))
+        assert np.any(alone[f"{one}/kernel"])
+        np.testing.assert_allclose(received[f"{one}/kernel"], alone[f"{one}/kernel"], rtol=0, atol=1e-6)
+
+
+def peer_loss(student, teacher):
+    return 4.0 * np.mean(references.kl_divergence(student / 2.0, teacher / 2.0))
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_layers_that_only_the_teachers_side_names_are_read(eager):
+    inputs = keras.Input((4,))
+    deep = dense(3, 3, name="deep")(dense(5, 2, activation="tanh", name="trunk")(inputs))
+    student = keras.Model(inputs, dense(3, 1, name="scores")(keras.layers.ReLU()(deep)))
+    s, t = student(X).numpy(), keras.Model(inputs, deep)(X).numpy()
+    distiller = distill(student, teachers.Own(), learn(("logits", "deep")), loss=None, alpha=1.0, run_eagerly=eager)
+    assert fit(distiller, X, None)["loss"] == pytest.approx([peer_loss(s, t)], rel=1e-5)
+
+
+class TwoExits(keras.Model):
+    """A model without a graph and with two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = Subclassed(dense(3, 1)), Subclassed(dense(3, 2))
+
+    def build(self, shape):
+        self.a.build(shape), self.b.build(shape)
+        self.built = True
+
+    def call(self, x):
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_a_student_without_a_graph_can_be_its_own_teacher(built):
+    student = TwoExits()
+    if built:
+        student.build((None, 4))
+    distiller = distill(student, teachers.Own(), learn(("a", "b")), SGD(0.5), loss=None, alpha=1.0)
+    logs = fit(distiller, X, None, epochs=2)["loss"]
+    fresh = {side: linear(seed)(X).numpy() for side, seed in (("a", 1), ("b", 2))}
+    assert logs[0] == pytest.approx(peer_loss(fresh["a"], fresh["b"]), rel=1e-5) and logs[1] < logs[0]
+    assert_same(student.b.get_weights(), linear(2).get_weights())
+    assert np.any(student.a.get_weights()[0] != linear(1).get_weights()[0])
+
+
+def test_a_name_that_the_student_has_not_is_refused_on_the_teachers_side_too():
+    with pytest.raises(ValueError, match="'c'.*student.*'a', 'b'"):
+        Distiller(student=exits(1, a=1, b=2), teacher=teachers.Own(), terms=learn(("a", "c")))
+
+
+def test_labels_and_peers_are_learned_together():
+    student = exits(1, a=1, b=2)
+    said = {name: value.numpy() for name, value in student(X).items()}
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller = distill(student, teachers.Own(), learn(("a", "b"), ("b", "a")), loss={"a": loss, "b": loss}, alpha=0.25)
+    hard = sum(-np.mean(np.log(softmax(said[name])[np.arange(len(Y)), Y])) for name in "ab")
+    soft = peer_loss(said["a"], said["b"]) + peer_loss(said["b"], said["a"])
+    received = fit(distiller, X, {"a": Y, "b": Y})["loss"]
+    assert received == pytest.approx([0.25 * soft + 0.75 * hard], rel=1e-5)

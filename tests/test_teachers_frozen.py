@@ -1,0 +1,407 @@
+"""A trained model that teaches: what it is fed, copies of it, functions and SavedModels in its place."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd import Distiller, Term, losses, transforms
+from keras_kd.teachers import Frozen, SavedModel
+from tests import references
+from tests.models import Subclassed, assert_same, batch, dense, headed, linear, mlp, numbers
+from tests.test_objective import distill, fit
+
+X, Y = batch()
+RANDOM = np.random.default_rng(0)
+
+
+def soft_log(student, teacher, x=X, terms=None, **arguments):
+    """Return the distillation loss of a batch at T = 4: of a step that changes nothing, where arguments say which."""
+    distiller = distill(student, teacher, terms, loss=None, alpha=1.0, temperature=4.0, **arguments)
+    if arguments:
+        return fit(distiller, x, None, batch_size=8)["distillation_loss"][0]
+    return float(distiller.objective(keras.tree.map_structure(tf.constant, x))["distillation_loss"])
+
+
+def soft_loss(student, teacher):
+    """Return it from logits, in float64."""
+    return 16.0 * np.mean(references.kl_divergence(np.asarray(student) / 4.0, np.asarray(teacher) / 4.0))
+
+
+# What the teacher is fed, and what the student
+
+
+def eye(size, seed, name=None):
+    """Return a model of square images: pooled with strides to 4 x 4, then three logits."""
+    inputs = keras.Input((size, size, 1), name=name)
+    return keras.Model(inputs, dense(3, seed)(keras.layers.Flatten()(keras.layers.AveragePooling2D(size // 4)(inputs))))
+
+
+IMAGES = {
+    name: RANDOM.normal(size=(8, size, size, 1)).astype("float32") for name, size in (("small", 96), ("large", 224))
+}
+
+
+def enlarge(x):
+    return keras.ops.image.resize(x, (224, 224))
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_two_image_sizes_come_from_one_dict(eager):
+    student, teacher = eye(96, 1, "small"), eye(224, 2, "large")
+    expected = soft_loss(student(IMAGES["small"]), teacher(IMAGES["large"]))
+    assert soft_log(student, teacher, IMAGES, run_eagerly=eager) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_teacher_may_enlarge_what_the_student_sees():
+    student, teacher = eye(96, 1), eye(224, 2)
+    expected = soft_loss(student(IMAGES["small"]), teacher(enlarge(IMAGES["small"])))
+    received = soft_log(student, Frozen(teacher, preprocess=enlarge), IMAGES["small"], run_eagerly=False)
+    assert received == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_teacher_may_choose_from_the_dict_by_itself():
+    student, teacher = eye(96, 1, "small"), eye(224, 2, "whatever")
+    expected = soft_loss(student(IMAGES["small"]), teacher(IMAGES["large"]))
+    received = soft_log(student, Frozen(teacher, preprocess=lambda x: x["large"]), IMAGES)
+    assert received == pytest.approx(expected, rel=1e-5)
+
+
+def image_and_text():
+    """Return a teacher of images and captions, and a student of images alone."""
+    image, text = keras.Input((6, 6, 1), name="image"), keras.Input((5,), dtype="int32", name="text")
+    words = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 4)(text))
+    both = keras.layers.Concatenate()([keras.layers.Flatten()(image), words])
+    inputs = keras.Input((6, 6, 1), name="image")
+    student = keras.Model(inputs, dense(3, 1)(keras.layers.Flatten()(inputs)), name="student")
+    return student, keras.Model({"image": image, "text": text}, dense(3, 2)(both), name="teacher")
+
+
+PAIRS = {
+    "image": RANDOM.normal(size=(8, 6, 6, 1)).astype("float32"),
+    "text": RANDOM.integers(0, 9, (8, 5)).astype("int32"),
+}
+
+
+def test_a_teacher_of_images_and_texts_teaches_a_student_of_images(tmp_path):
+    student, teacher = image_and_text()
+    expected = soft_loss(student(PAIRS["image"]), teacher(PAIRS))
+    distiller = distill(student, teacher, None, keras.optimizers.SGD(0.1), temperature=4.0, run_eagerly=False)
+    data = tf.data.Dataset.from_tensor_slices((PAIRS, Y)).batch(8)
+    assert distiller.fit(data, verbose=0).history["distillation_loss"] == pytest.approx([expected], rel=1e-5)
+    kd.export(student, tmp_path / "student")
+    exported = tf.saved_model.load(tmp_path / "student")
+    (specs,) = exported.serve.input_signature
+    assert tuple(specs.shape) == (None, 6, 6, 1)
+    np.testing.assert_allclose(exported.serve(PAIRS["image"]), student(PAIRS["image"]), atol=1e-5)
+    assert len(exported.variables) == len(student.variables)
+    written = b"".join(path.read_bytes() for path in (tmp_path / "student").rglob("*") if path.is_file())
+    assert b"embedding" not in written and numbers(teacher)[0].tobytes() not in written
+
+
+def test_the_distiller_predicts_and_evaluates_the_student_on_the_dict():
+    student, teacher = image_and_text()
+    distiller = distill(student, teacher, metrics=["accuracy"], run_eagerly=False)
+    expected = student.predict(PAIRS["image"], verbose=0)
+    np.testing.assert_allclose(distiller.predict(PAIRS, verbose=0), expected, rtol=1e-6)
+    accuracy = np.mean(expected.argmax(axis=-1) == Y)
+    received = distiller.evaluate(PAIRS, Y, verbose=0, return_dict=True)
+    assert received["accuracy"] == pytest.approx(accuracy)
+    probabilities = np.exp(expected) / np.exp(expected).sum(axis=-1, keepdims=True)
+    assert received["loss"] == pytest.approx(-np.mean(np.log(probabilities[np.arange(8), Y])), rel=1e-4)
+
+
+def sequential(seed, name):
+    return keras.Sequential([keras.Input((4,), name=name), dense(3, seed)])
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_sequential_model_chooses_from_the_dict_too(side):
+    x = {"a": X, "b": X + 1.0}
+    inputs = keras.Input((4,), name="a")
+    functional = keras.Model(inputs, dense(3, 1)(inputs))
+    student, teacher = (sequential(2, "b"), functional) if side == "student" else (functional, sequential(2, "b"))
+    said = {"a": functional(X), "b": sequential(2, None)(X + 1.0)}
+    expected = soft_loss(*(said.values() if side == "teacher" else reversed(said.values())))
+    assert soft_log(student, teacher, x) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("make", ["functional", "sequential"])
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_dict_without_the_students_input_is_refused_with_the_keys_it_has(method, make):
+    inputs = keras.Input((4,), name="features")
+    student = keras.Model(inputs, dense(3, 1)(inputs)) if make == "functional" else sequential(1, "features")
+    distiller = distill(student, Frozen(linear(2), preprocess=lambda x: x["b"]))
+    labels = () if method == "predict" else (Y,)
+    with pytest.raises(ValueError, match=r"'features'.*\['a', 'b'\]"):
+        getattr(distiller, method)({"a": X, "b": X}, *labels, verbose=0)
+
+
+def test_a_thousand_classes_teach_ten_through_a_class_map():
+    student, teacher = linear(1, classes=10), linear(2, classes=1000)
+    groups = [*range(0, 900, 100), [900, 950, 999]]
+    z = teacher(X).numpy().astype("float64")
+    mapped = [
+        np.log(np.sum(np.exp(z[:, group]), axis=-1)) if isinstance(group, list) else z[:, group] for group in groups
+    ]
+    term = Term(losses.kl_divergence, transform=transforms.ClassMap(groups, teacher_classes=1000))
+    expected = soft_loss(student(X), np.stack(mapped, axis=-1))
+    assert soft_log(student, teacher, terms=[term]) == pytest.approx(expected, rel=1e-5)
+
+
+# Copies of another dtype, and elsewhere
+
+
+def convolutional(activation=None):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, kernel_initializer=keras.initializers.HeNormal(seed=1))(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    model = keras.Model(inputs, dense(3, 1, activation=activation)(x))
+    norm = model.get_layer("norm")
+    norm.set_weights([np.random.default_rng(i).uniform(0.5, 2.0, w.shape) for i, w in enumerate(norm.get_weights())])
+    return model
+
+
+def nested():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, dense(3, 5)(keras.layers.Rescaling(2.0)(convolutional()(inputs))))
+
+
+def ends_in_softmax():
+    return convolutional("softmax")
+
+
+def of_subclasses():
+    model = Registered()
+    model.build((None, 8, 8, 3))
+    return model
+
+
+class Registered(keras.Model):
+    """A model without a graph; Keras makes it again from the arguments of its constructor."""
+
+    def __init__(self, units=3, **arguments):
+        super().__init__(**arguments)
+        self.units = units
+        self.flatten, self.layer = keras.layers.Flatten(), dense(units, 1)
+
+    def build(self, shape):
+        self.layer.build((None, 192))
+        self.built = True
+
+    def call(self, x):
+        return self.layer(self.flatten(x))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+PHOTOS = RANDOM.normal(size=(16, 8, 8, 3)).astype("float32")
+
+
+def outputs(teacher, x=PHOTOS):
+    teacher.bind(mlp(1), ("logits",))
+    return keras.ops.convert_to_numpy(keras.ops.cast(teacher(x, {})["logits"], "float32"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("make", [convolutional, nested, ends_in_softmax, of_subclasses])
+def test_a_copy_in_half_precision_says_almost_the_same(make, dtype):
+    model = make()
+    before, dtypes = numbers(model), [(v.dtype, v.path) for v in model.variables]
+    copy, original = Frozen(model, dtype=dtype), Frozen(model)
+    received, expected = outputs(copy), outputs(original)
+    if make is ends_in_softmax:  # logits are known up to a constant
+        received, expected = (z - z.mean(axis=-1, keepdims=True) for z in (received, expected))
+    assert 0.0 < np.max(np.abs(received - expected)) <= 0.01 * np.ptp(expected)
+    used = copy._runs
+    assert {v.dtype for v in used.variables if keras.backend.is_float_dtype(v.dtype)} == {dtype}
+    assert used(PHOTOS).dtype == dtype
+    assert not {id(v) for v in used.variables} & {id(v) for v in model.variables}
+    assert_same(numbers(model), before)
+    assert [(v.dtype, v.path) for v in model.variables] == dtypes and model(PHOTOS).dtype == "float32"
+
+
+def test_half_precision_teaches_in_float32():
+    student, teacher = linear(1), Frozen(mlp(2), dtype="bfloat16")
+    said = outputs(teacher, X)
+    received = soft_log(student, teacher)
+    assert received == pytest.approx(soft_loss(student(X), said), rel=1e-5)
+    assert received != pytest.approx(soft_loss(student(X), mlp(2)(X)), rel=1e-5)
+
+
+ON_TWO_DEVICES = """
+import json, sys
+import keras, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.test_teachers_frozen import placed
+json.dump([placed("CPU:1"), placed("/device:CPU:1"), placed(None)], open(sys.argv[1], "w"))
+"""
+
+
+def placed(device):
+    """Train, and return the weights, the devices of variables, and the devices of operations that multiply matrices."""
+    student, teacher = mlp(1), mlp(2)
+    frozen = Frozen(teacher, device=device)
+    terms = [Term(losses.kl_divergence), Term(losses.squared_error, at=("hidden", "hidden"))]
+    distiller = distill(student, frozen, terms, keras.optimizers.SGD(0.5), run_eagerly=False, jit_compile="auto")
+    fit(distiller, batch_size=4, epochs=2)
+
+    def where(of):
+        return sorted({str(v.value.device) for v in of.variables})
+
+    call = tf.function(lambda x: frozen(x, {})["logits"]).get_concrete_function(tf.TensorSpec((None, 4)))
+    inner = [f.graph for f in call.graph._functions.values()] if hasattr(call.graph, "_functions") else []
+    operations = [op for graph in [call.graph, *inner] for op in graph.get_operations() if op.type == "MatMul"]
+    return {
+        "weights": [w.tolist() for w in student.get_weights()],
+        "variables": [where(frozen._runs), where(teacher), where(student)],
+        "operations": sorted({op.device for op in operations}),
+        "eager": frozen(tf.constant(X), {})["logits"].device,
+    }
+
+
+def test_a_copy_lives_and_runs_on_another_device(tmp_path):
+    root = pathlib.Path(kd.__file__).parent.parent
+    command = [sys.executable, "-c", ON_TWO_DEVICES, tmp_path / "found.json"]
+    finished = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    *there, here = json.loads((tmp_path / "found.json").read_text())
+    for found in there:
+        (copy,), (original,), (student,) = found["variables"]
+        assert copy.endswith("CPU:1") and original.endswith("CPU:0") and student.endswith("CPU:0")
+        assert found["operations"] and all(each.endswith("CPU:1") for each in found["operations"])
+        assert found["eager"].endswith("CPU:1")
+        for received, expected in zip(found["weights"], here["weights"], strict=True):
+            np.testing.assert_allclose(received, expected, rtol=0, atol=1e-6)
+    assert here["eager"].endswith("CPU:0") and not any(each.endswith("CPU:1") for each in here["operations"])
+
+
+@pytest.mark.parametrize("device", ["GPU:7", "cpu", "CPU:1"])
+def test_an_unknown_device_is_refused_with_those_there_are(device):
+    with pytest.raises(ValueError, match=rf"device.*\['CPU:0'.*{device}"):
+        Frozen(linear(2), device=device)
+
+
+def test_a_copy_on_the_only_device_is_a_copy():
+    model = linear(2)
+    teacher = Frozen(model, device="/cpu:0")
+    np.testing.assert_array_equal(outputs(teacher, X), model(X))
+    assert not {id(v) for v in teacher._runs.variables} & {id(v) for v in model.variables}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int8", "half"])
+def test_an_unknown_dtype_is_refused(dtype):
+    with pytest.raises(ValueError, match=f"'bfloat16', 'float16'.*{dtype}"):
+        Frozen(linear(2), dtype=dtype)
+
+
+@pytest.mark.parametrize("arguments", [{"dtype": "bfloat16"}, {"device": "CPU:0"}], ids=str)
+def test_a_model_that_keras_cannot_copy_is_refused(arguments):
+    model = Subclassed(lambda x: x)
+    model.built = True
+    with pytest.raises(ValueError, match=f"(?s)can copy.*{model.name}.*get_config"):
+        Frozen(model, **arguments)
+
+
+# Functions
+
+
+def table(x):
+    return keras.ops.matmul(x, np.arange(12, dtype="float32").reshape(4, 3) / 12.0)
+
+
+@pytest.mark.parametrize("function", [table, lambda x: table(x)], ids=["function", "lambda"])
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_function_of_x_is_a_teacher(function, eager):
+    student = linear(1)
+    expected = soft_loss(student(X), X @ np.arange(12).reshape(4, 3) / 12.0)
+    assert soft_log(student, function, run_eagerly=eager) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_function_of_a_dict_may_return_several_outputs():
+    inputs = keras.Input((4,), name="a")
+    student = keras.Model(inputs, {"kind": dense(3, 1)(inputs)})
+    teacher = Frozen(lambda x: {"kind": table(x["b"]), "more": x["a"]})
+    received = soft_log(student, teacher, {"a": X, "b": X + 1.0}, [Term(losses.kl_divergence, at="kind")])
+    assert received == pytest.approx(soft_loss(student(X)["kind"], table(X + 1.0)), rel=1e-5)
+
+
+# SavedModels
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return the path of a teacher that Keras has exported, and of one that TensorFlow has written with two names."""
+    keras.utils.clear_session(free_memory=False)
+    folder = tmp_path_factory.mktemp("saved_models")
+    linear(2).export(folder / "keras", verbose=False)
+    linear(2, activation="softmax").export(folder / "softmax", verbose=False)
+    module = tf.Module()
+    module.kernel, module.bias = (tf.Variable(w) for w in linear(2).get_weights())
+    spec = tf.TensorSpec((None, 4), tf.float32)
+    score = tf.function(lambda x: {"scores": x @ module.kernel + module.bias}, input_signature=[spec])
+    double = tf.function(lambda x: {"scores": 2.0 * (x @ module.kernel + module.bias)}, input_signature=[spec])
+    tf.saved_model.save(module, folder / "tensorflow", signatures={"score": score, "double": double})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name, signature, factor",
+    [
+        ("keras", None, 1.0),
+        ("keras", "serve", 1.0),
+        ("keras", "serving_default", 1.0),
+        ("tensorflow", "score", 1.0),
+        ("tensorflow", "double", 2.0),
+    ],
+)
+def test_a_saved_model_teaches_as_the_live_model(written, name, signature, factor):
+    student = linear(1)
+    teacher = SavedModel(written / name, signature)
+    expected = soft_loss(student(X), factor * linear(2)(X).numpy())
+    assert soft_log(student, teacher) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_saved_model_that_ends_in_softmax_is_told_so(written, eager):
+    student, live = linear(1), headed(2, "softmax")
+    teacher = SavedModel(written / "softmax", head="softmax")
+    assert soft_log(student, teacher, run_eagerly=eager) == pytest.approx(soft_log(student, live), rel=1e-5)
+
+
+def test_a_saved_model_may_preprocess(written):
+    student = linear(1)
+    teacher = SavedModel(written / "keras", preprocess=lambda x: 2.0 * x - 1.0)
+    assert soft_log(student, teacher) == pytest.approx(soft_loss(student(X), linear(2)(2.0 * X - 1.0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("signature, words", [(None, "'serve' or 'serving_default'"), ("scores", "'scores'")])
+def test_a_missing_signature_is_refused_with_those_there_are(written, signature, words):
+    with pytest.raises(ValueError, match=rf"tensorflow'.*{words}.*\['double', 'score'\].*signature"):
+        SavedModel(written / "tensorflow", signature)
+
+
+def test_a_folder_without_a_saved_model_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(ValueError, match=f"SavedModel.*{path}"):
+            SavedModel(path)
+
+
+def test_the_layers_of_a_saved_model_cannot_be_read(written):
+    distiller = Distiller(
+        student=mlp(1),
+        teacher=SavedModel(written / "keras"),
+        terms=[Term(losses.squared_error, at=("hidden", "hidden"))],
+    )
+    distiller.compile("sgd", alpha=1.0)
+    with pytest.raises(ValueError, match=r"'hidden' from the teacher.*\['logits'\]"):
+        distiller.fit(X, verbose=0)
