@@ -3,10 +3,10 @@
     python examples/benchmarks/loss_cost.py
 
 Every loss on logits is timed forward and backward, in a graph as in `fit` on a CPU, without XLA, on (4096, 1000)
-float32. The losses take one call each in turns, in a random order, so that what else the
-machine does falls on all of them; the figures are medians over the rounds, and their ratios to `kl_divergence`. The
-memory of the relational losses is that of one forward and backward pass on (512, 2048), each in a process of its own:
-the highest resident memory during the call, less what was resident before it, after a call on a small batch.
+float32. The losses take one call each in turns, in a random order, so that what else the machine does falls on all of
+them; the figures are medians over the rounds, and their ratios to `kl_divergence`. The memory of the relational losses
+is that of one forward and backward pass on (512, 2048), each in a process of its own: the highest resident memory
+during the call, less what was resident before it, after a call on a small batch.
 
 The aims: at most 1.3 times `kl_divergence`, and at most 100 MB.
 """

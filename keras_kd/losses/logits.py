@@ -384,9 +384,7 @@ def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: the objective of Hinton et al. (arXiv 1503.02531), for each label a distribution over two classes.
     """
     require_same_shape(student, teacher)
-    yes = _excess(ops.log_sigmoid(teacher), ops.log_sigmoid(student))
-    no = _excess(ops.log_sigmoid(-teacher), ops.log_sigmoid(-student))
-    return ops.mean(yes + no, axis=-1)
+    return ops.mean(_binary_divergence(teacher, student), axis=-1)
 
 
 def label_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
@@ -416,6 +414,24 @@ def _excess(log_p: Tensor, log_q: Tensor) -> Any:
     small = ops.where(near, ratio, 0.0)  # expm1 of a large one is infinite, and its gradient NaN, chosen or not
     difference = ops.where(near, p * ops.expm1(small), q - p)
     return difference - p * ratio, lambda upstream: (-upstream * p * ratio, upstream * difference)
+
+
+@ops.custom_gradient
+def _binary_divergence(teacher: Tensor, student: Tensor) -> Any:
+    """Return p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q)), of sigmoids, element by element.
+
+    It is softplus(b) - softplus(a) - p (b - a), for logits a and b, and the same for -a and -b: the side on which the
+    teacher is below one half is exact where p rounds to 1. Near 0, softplus(b) - softplus(a) = log1p(p expm1(b - a))
+    has no cancellation, nor has the gradient, q - p = (1 - p) g / (1 + g) with g = p expm1(b - a).
+    """
+    sign = ops.where(teacher < 0, ops.ones_like(teacher), -ops.ones_like(teacher))
+    low, ratio = sign * teacher, sign * (student - teacher)
+    p, high = ops.sigmoid(low), sign * student
+    near = ops.abs(ratio) < 1.0
+    growth = p * ops.expm1(ops.where(near, ratio, 0.0))
+    difference = ops.where(near, (1.0 - p) * growth / (1.0 + growth), ops.sigmoid(high) - p)
+    value = ops.where(near, ops.log1p(growth), ops.softplus(high) - ops.softplus(low)) - p * ratio
+    return value, lambda upstream: (-upstream * sign * p * (1.0 - p) * ratio, upstream * sign * difference)
 
 
 def _log_mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
