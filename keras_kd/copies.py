@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_kd import distribution
+
 #: How layers call their number of units or channels.
 _WIDTHS = ("units", "filters")
 
@@ -24,7 +26,8 @@ def copy_model(model: keras.Model, dtype: str | None = None) -> keras.Model:
     """
     try:
         config = model.get_config()
-        classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}  # found without registration
+        # Found without registration.
+        classes = {type(layer).__name__: type(layer) for layer in distribution.all_layers(model)}
         with keras.saving.custom_object_scope(classes), _policy(dtype):
             copy = type(model).from_config(config if dtype is None else _with_dtype(config, dtype))
         if not copy.built:

@@ -101,4 +101,9 @@ def with_value_errors(function: Any) -> Callable:
 
 def supports_jit(layer: keras.layers.Layer) -> bool:
     """Return whether a layer and all layers in it can be compiled with XLA."""
-    return all(part.supports_jit for part in layer._flatten_layers())
+    return all(part.supports_jit for part in all_layers(layer))
+
+
+def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Return a layer and all layers in it."""
+    return list(layer._flatten_layers())

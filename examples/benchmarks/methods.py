@@ -33,6 +33,7 @@ import keras_kd as kd
 from keras_kd import methods
 
 TIMED_STEPS = 60
+IN_SMOKE = ("kd", "fitnets", "sim")
 
 
 @dataclasses.dataclass
@@ -213,13 +214,13 @@ def spread(values: list[float]) -> str:
 def read_arguments() -> tuple[argparse.Namespace, kd.data.Images]:
     known = all_methods()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=list(known), default=list(known), metavar="NAME", help="some")
+    parser.add_argument("--methods", nargs="+", choices=list(known), metavar="NAME", help="some (default: all)")
     parser.add_argument("--factors", nargs="+", type=float, default=[0.1, 0.3, 1.0, 3.0, 10.0], help="on the weights")
     parser.add_argument("--seeds", type=int, default=3, help="default: 3")
     parser.add_argument("--smoke", action="store_true", help="embedded digits, one seed, two epochs")
     parser.add_argument("--output", type=pathlib.Path, default="runs/methods", help="default: runs/methods")
     options = parser.parse_args()
-    options.chosen = {name: known[name] for name in options.methods}
+    options.chosen = {name: known[name] for name in options.methods or (IN_SMOKE if options.smoke else known)}
     options.recipe = quickstart.Recipe()
     if options.smoke:
         options.recipe = dataclasses.replace(options.recipe, train_examples=100, epochs=2, teacher_epochs=1)

@@ -37,6 +37,7 @@ import keras_kd as kd
 from keras_kd import methods, stages
 
 FEW = 500
+IN_SMOKE = ("one teacher", "small, chain of 1 assistant", "500 labels, EMA on the rest")
 
 
 def build_small(input_shape: tuple[int, ...], classes: int) -> keras.Model:
@@ -258,12 +259,13 @@ def print_table(images: kd.data.Images, results: dict[str, list[dict]], options:
 
 def read_arguments() -> tuple[argparse.Namespace, kd.data.Images]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="NAME", help="some")
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), metavar="NAME", help="some (default: all)")
     parser.add_argument("--seeds", type=int, default=3, help="default: 3")
     parser.add_argument("--epochs", type=int, default=10, help="of each stage (default: 10)")
     parser.add_argument("--smoke", action="store_true", help="embedded digits, one seed, one epoch")
     parser.add_argument("--output", type=pathlib.Path, default="runs/teachers", help="default: runs/teachers")
     options = parser.parse_args()
+    options.runs = options.runs or list(IN_SMOKE if options.smoke else RUNS)
     options.recipe, options.teacher_epochs = quickstart.Recipe(), 6
     if options.smoke:
         options.recipe = dataclasses.replace(options.recipe, train_examples=100, epochs=1, teacher_epochs=1)
