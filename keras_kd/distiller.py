@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_kd import distribution, losses, schedules, taps
+from keras_kd import distribution, labels, losses, schedules, taps
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.terms import Term, check_temperature
@@ -322,7 +322,7 @@ class Distiller(keras.Model):
         training: bool,
     ) -> dict[str, Tensor]:
         """Return every part of the objective by its name in the logs, divided by the number of replicas."""
-        step = self.optimizer.iterations
+        step, reader = self.optimizer.iterations, self._loose.reader
         parts: dict[str, Tensor] = {}
         soft = ops.zeros((), "float32")
         for term in self.terms:
@@ -330,8 +330,8 @@ class Distiller(keras.Model):
             parts[term.name] = term.read(
                 student,
                 teacher,
-                labels=self._labels(term, student, y),
-                sample_weight=self._of_output(term, student, sample_weight),
+                labels=labels.for_term(term, reader, student, y),
+                sample_weight=labels.of_output(term, reader, student, sample_weight),
                 temperature=schedules.at(temperature, step),
                 softened=self._softened(term),
                 training=training,
@@ -342,7 +342,7 @@ class Distiller(keras.Model):
             alpha = schedules.at(self._loose.alpha, step)
             parts["student_loss"] = hard = distribution.compiled_loss(self, y, y_pred, sample_weight)
         loss = alpha * soft + (1.0 - alpha) * hard + distribution.regularisation(self)
-        return {**parts, "distillation_loss": soft, "loss": self._guard(loss, student, y)}
+        return {**parts, "distillation_loss": soft, "loss": labels.guarded(loss, self.terms, reader, student, y)}
 
     def _report(
         self, parts: dict[str, Tensor], x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
@@ -399,41 +399,6 @@ class Distiller(keras.Model):
 
     def _softened(self, term: Term) -> bool:
         return all(self._loose.reader.kind(name) != "values" for name in term.student_names)
-
-    def _of_output(self, term: Term, student: dict[str, Tensor], values: Tensors) -> Tensor | None:
-        """Return the part of labels or weights that belongs to the output a term reads."""
-        if values is None or not tree.is_nested(values):
-            return values
-        outputs = self._loose.reader.outputs(student)
-        named = values if isinstance(values, dict) else dict(zip(outputs, values, strict=False))
-        name = term.student_names[0]
-        if name == "logits" and len(named) == 1:
-            return next(iter(named.values()))
-        if name not in outputs:
-            raise ValueError(
-                f"Term {term.name!r} reads the layer {name!r}, so it cannot tell which of the labels or weights given "
-                f"for {sorted(named)} are meant. Give one `sample_weight` for all outputs, or read an output."
-            )
-        return named.get(name)
-
-    def _labels(self, term: Term, student: dict[str, Tensor], y: Tensors) -> Tensor | None:
-        """Return the labels for a term that asks for them."""
-        if not term.needs_labels:
-            return None
-        labels = self._of_output(term, student, y)
-        if labels is None:
-            raise ValueError(f"Term {term.name!r} learns from labels as well. Received no labels: pass them as y.")
-        return labels
-
-    def _guard(self, loss: Tensor, student: dict[str, Tensor], y: Tensors) -> Tensor:
-        """Stop a step before it learns from class ids that the student has no class for."""
-        for term in self.terms:
-            labels = self._labels(term, student, y)
-            if labels is not None and not keras.backend.is_float_dtype(labels.dtype):
-                classes = student[term.student_names[0]].shape[-1]
-                message = f"Term {term.name!r} expected labels from 0 to {classes - 1}, the student's classes."
-                loss = distribution.stop_unless(ops.logical_and(labels >= 0, labels < classes), message, loss)
-        return loss
 
     def _check_teacher(self) -> None:
         if self.teacher is None:
