@@ -1,6 +1,6 @@
 """Every method of `keras_kd.methods` on one task: how good is the student, and what does a step cost?
 
-    python examples/benchmarks/methods.py                       # Fashion-MNIST, all methods: about two hours
+    python examples/benchmarks/methods.py                       # Fashion-MNIST, all methods: about three hours
     python examples/benchmarks/methods.py --methods kd dkd      # some of them
     python examples/benchmarks/methods.py --smoke               # embedded digits: does it run?
 
@@ -81,8 +81,6 @@ def all_methods() -> dict[str, Method]:
         "kd + attention_transfer": Method(
             lambda s, t: methods.kd() + methods.attention_transfer(stages(s, t), weight=100.0), alpha=0.9
         ),
-        "kd + crd": Method(lambda s, t: methods.kd() + methods.crd(stages(s, t)[-1:]), alpha=0.9),
-        "standardized + crd": Method(lambda s, t: methods.standardized() + methods.crd(stages(s, t)[-1:]), alpha=0.9),
     }
 
 
