@@ -78,6 +78,8 @@ def main() -> None:
     }
     teacher = model(16, "teacher")
     student, record = stages.teacher_assistants(teacher, [model(8, "assistant")], model(4, "small"), **common)
+    refined, last = stages.refine(student, **{**common, "folder": folder / "refined"})
+    record += last
     np.savez(folder / "weights.npz", *[weight for stage in record for weight in stage.model.get_weights()])
 
 
