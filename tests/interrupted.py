@@ -11,6 +11,7 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_kd import stages
 
@@ -77,7 +78,10 @@ def main() -> None:
         "folder": folder / "kept",
     }
     teacher = model(16, "teacher")
-    student, record = stages.teacher_assistants(teacher, [model(8, "assistant")], model(4, "small"), **common)
+    shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(48, seed=1).batch(10)
+    without = {name: value for name, value in common["fit_arguments"].items() if name not in ("x", "y", "batch_size")}
+    chain = {**common, "fit_arguments": {"x": shuffled, **without}}
+    student, record = stages.teacher_assistants(teacher, [model(8, "assistant")], model(4, "small"), **chain)
     refined, last = stages.refine(student, **{**common, "folder": folder / "refined"})
     record += last
     np.savez(folder / "weights.npz", *[weight for stage in record for weight in stage.model.get_weights()])

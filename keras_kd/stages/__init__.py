@@ -8,7 +8,8 @@ Plain functions over `Distiller`. Each returns what it trained and a record, a l
     seed                of fresh weights, of the order of arrays, of dropout
 
 A resumed pipeline ends with the weights of an uninterrupted one if its data come in an order that is fixed or that
-`tf.data.Dataset.shuffle(..., seed=...)` gives, and no callback of yours keeps a state of its own between epochs.
+`tf.data.Dataset.shuffle(..., seed=...)` gives (without `steps_per_epoch`), and no callback of yours keeps a state of
+its own between epochs.
 """
 
 from keras_kd.stages.chains import averaged as averaged

@@ -120,6 +120,8 @@ class Pipeline:
             self._fit(trained, keeper, callbacks, finish, label, seed)
         else:
             model.load_weights(keeper.path)
+            if not self.fit_arguments.get("steps_per_epoch"):
+                _pass_over(self.fit_arguments["x"], keeper.done["epochs"])
         stage = Stage(name, model, teacher, model.count_params(), **keeper.done, path=keeper.path)
         self.record.append(stage)
         return stage
@@ -143,11 +145,13 @@ class Pipeline:
                     lambda x, y, *weight: (x, label(y), *weight)
                 )
         start = keeper.restore(trained)
+        if start == 0:
+            _seed_layers(trained, seed)
         steps = arguments.get("steps_per_epoch")
         if steps:
             data = data.skip(start * steps)
-        for _ in range(0 if steps else start * distribution.ITERATORS_PER_EPOCH):
-            next(iter(data), None)  # a dataset that shuffles again for each iterator goes on with the next order
+        else:
+            _pass_over(data, start)
         given = arguments.pop("callbacks", None) or []
         trained.fit(data, **arguments, shuffle=False, initial_epoch=start, callbacks=[*given, *callbacks, keeper])
         finish()
@@ -256,6 +260,21 @@ def _dataset(arguments: dict[str, Any], seed: int) -> tf.data.Dataset:
     if shuffle:
         data = data.shuffle(len(data), seed=seed)
     return data.batch(size).prefetch(tf.data.AUTOTUNE)
+
+
+def _pass_over(data: Any, epochs: int) -> None:
+    """Bring a dataset that shuffles again for each iterator to its order after so many epochs of `fit`."""
+    if isinstance(data, tf.data.Dataset):
+        for _ in range(epochs * distribution.ITERATORS_PER_EPOCH):
+            next(iter(data), None)
+
+
+def _seed_layers(model: keras.Model, seed: int) -> None:
+    """Set the random state of dropout and the like: it says how often a model has run, and no file holds it."""
+    others = {id(each) for each in (*model.weights, *model.optimizer.variables)}
+    states = [each for each in _variables(model) if id(each) not in others]
+    for state, value in zip(states, np.random.SeedSequence(seed).generate_state(len(states)), strict=True):
+        state.assign([value, 0])
 
 
 def _slices(parts: tuple[Tensors, ...]) -> tf.data.Dataset:
