@@ -242,7 +242,7 @@ def test_pseudo_labels_are_the_softened_probabilities_of_what_the_teacher_is_sur
     logits = teacher.predict(X, verbose=0)
     sure = softmax(logits).max(-1) >= threshold
     assert 0 < sure.sum() < len(X)
-    x, y, kept = stages.pseudo_label(teacher, X, threshold, labeled=(X[:3], Y[:3]), temperature=2.0, batch_size=7)
+    x, y, kept = stages.soft_labels(teacher, X, threshold, labeled=(X[:3], Y[:3]), temperature=2.0, batch_size=7)
     np.testing.assert_array_equal(kept, sure)
     np.testing.assert_array_equal(x, np.concatenate([X[:3], X[sure]]))
     np.testing.assert_allclose(y, np.concatenate([np.eye(3)[Y[:3]], softmax(logits / 2.0)[sure]]), atol=1e-6)
@@ -251,12 +251,33 @@ def test_pseudo_labels_are_the_softened_probabilities_of_what_the_teacher_is_sur
 def test_pseudo_labels_of_an_ensemble_are_averaged_probabilities():
     teachers = [linear(1), linear(2)]
     expected = np.mean([softmax(teacher.predict(X, verbose=0)) for teacher in teachers], axis=0)
-    np.testing.assert_allclose(stages.pseudo_label(teachers, X).y, expected, atol=1e-6)
+    np.testing.assert_allclose(stages.soft_labels(teachers, X).y, expected, atol=1e-6)
+
+
+def test_a_student_of_pseudo_labels_is_one_fitted_on_them(tmp_path):
+    student, twin, teacher = mlp(1), mlp(1), linear(5)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    common = {"compile_arguments": {"optimizer": "sgd", "loss": loss}, "folder": tmp_path}
+    common["fit_arguments"] = {"epochs": 2, "batch_size": 8, "shuffle": False, "verbose": 0}
+    trained, record = stages.pseudo_label(teacher, X, 0.5, student, labeled=(X[:3], Y[:3]), **common)
+    x, y, _ = stages.soft_labels(teacher, X, 0.5, labeled=(X[:3], Y[:3]))
+    twin.compile("sgd", loss)
+    twin.fit(x, y, epochs=2, batch_size=8, shuffle=False, verbose=0)
+    assert_same(trained.get_weights(), twin.get_weights(), 1e-6)
+    assert record[0].epochs == 2
+    assert_same(keras.models.load_model(record[0].path).get_weights(), trained.get_weights())
+    with pytest.raises(ValueError, match="without .'x'"):
+        stages.pseudo_label(teacher, X, 0.5, student, **{**common, "fit_arguments": {"x": X}})
+
+
+def test_soft_labels_refuse_a_temperature_that_is_not_above_0():
+    with pytest.raises(ValueError, match="temperature"):
+        stages.soft_labels(linear(1), X, temperature=0.0)
 
 
 def test_a_teacher_that_is_sure_of_nothing_is_said():
     with pytest.raises(ValueError, match="sure of no example"):
-        stages.pseudo_label(linear(1), 1e-3 * X, 0.999)
+        stages.soft_labels(linear(1), 1e-3 * X, 0.999)
 
 
 def test_a_folder_of_another_plan_is_refused_and_kept(tmp_path):

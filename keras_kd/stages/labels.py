@@ -6,11 +6,12 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_kd import mixtures, schedules
+from keras_kd import mixtures
 from keras_kd._types import Tensor, Tensors
 from keras_kd.stages.best import KeepBest
 from keras_kd.stages.pipeline import Pipeline, Record, validation_data
 from keras_kd.teachers import as_teacher
+from keras_kd.terms import check_temperature
 
 
 def refine(
@@ -71,6 +72,53 @@ class PseudoLabels(NamedTuple):
 def pseudo_label(
     teacher: Any,
     unlabeled: Tensors,
+    threshold: float,
+    student: keras.Model,
+    *,
+    labeled: tuple[Tensors, Any] | None = None,
+    compile_arguments: dict[str, Any],
+    fit_arguments: dict[str, Any],
+    folder: Any = None,
+    seed: int = 0,
+) -> tuple[keras.Model, Record]:
+    """Train a student on what a teacher says of unlabelled examples, and on labelled ones where there are some.
+
+    Args:
+        teacher: as for `soft_labels`.
+        unlabeled: as for `soft_labels`.
+        threshold: as for `soft_labels`.
+        student: the model that is trained.
+        labeled: as for `soft_labels`.
+        compile_arguments: see the module; the loss takes probabilities, as
+            `keras.losses.CategoricalCrossentropy(from_logits=True)`. Temperature and alpha are left aside.
+        fit_arguments: see the module; without x and y.
+        folder: see the module.
+        seed: see the module.
+
+    Returns:
+        The trained student, and the record of one stage.
+
+    Raises:
+        ValueError: as for `soft_labels`; x or y among `fit_arguments`.
+
+    Example:
+        >>> student, record = pseudo_label(teacher, unlabeled, 0.9, student, compile_arguments=..., fit_arguments=...)
+
+    Reference: see `soft_labels`.
+    """
+    given = sorted({"x", "y"} & set(fit_arguments))
+    if given:
+        raise ValueError(f"Expected `fit_arguments` without {given}: the data are `unlabeled` and `labeled`.")
+    teacher = as_teacher(teacher)
+    x, y, _ = soft_labels(teacher, unlabeled, threshold, labeled=labeled)
+    pipeline = Pipeline(compile_arguments, {**fit_arguments, "x": x, "y": y}, folder, seed)
+    pipeline.run(student, teacher.name)
+    return student, pipeline.record
+
+
+def soft_labels(
+    teacher: Any,
+    unlabeled: Tensors,
     threshold: float = 0.0,
     *,
     labeled: tuple[Tensors, Any] | None = None,
@@ -96,14 +144,14 @@ def pseudo_label(
         ValueError: `threshold` outside 0 to 1; the teacher is sure of no example.
 
     Example:
-        >>> x, y, kept = pseudo_label(teacher, unlabeled, threshold=0.9, labeled=(few_x, few_y))
+        >>> x, y, kept = soft_labels(teacher, unlabeled, threshold=0.9, labeled=(few_x, few_y))
         >>> student.fit(x, y)
 
     Reference: Lee, Pseudo-Label, ICML workshop 2013; with soft targets: Xie et al., 2019, arXiv 1911.04252.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"Expected `threshold` to be from 0 to 1. Received: threshold={threshold!r}")
-    temperature = schedules.finite("temperature", temperature)
+    check_temperature(temperature)
     logits = _predict(as_teacher(teacher), unlabeled, batch_size, (1.0, temperature))
     sure = np.max(_softmax(logits[0]), axis=-1)
     kept = sure >= threshold
