@@ -19,14 +19,13 @@ import pathlib
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
-import keras
 import numpy as np
 import tensorflow as tf
+from timing import in_turns
 
 from keras_kd import losses
 from keras_kd.losses import logits, relations
@@ -42,7 +41,7 @@ def main() -> None:
     if options.memory_of:  # in the process that is measured
         print(extra_megabytes(getattr(losses, options.memory_of)))
         return
-    milliseconds = measure({name: logits_step(name) for name in public(logits)}, options.rounds)
+    milliseconds = in_turns({name: logits_step(name) for name in public(logits)}, options.rounds, WARM_UP)
     medians = {name: float(np.median(values)) for name, values in milliseconds.items()}
     figures = {
         "rounds": options.rounds,
@@ -84,23 +83,6 @@ def traced(loss: Callable, shape: tuple[int | None, int]) -> Callable[[tf.Tensor
         return value, tape.gradient(value, student)
 
     return step.get_concrete_function(tf.TensorSpec(shape), tf.TensorSpec(shape))
-
-
-def measure(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each call of each contestant."""
-    names = list(contestants)
-    random = np.random.default_rng(0)
-    milliseconds: dict[str, list[float]] = {name: [] for name in names}
-    progress = keras.utils.Progbar(rounds, unit_name="round")
-    for number in range(-WARM_UP, rounds):
-        for name in random.permutation(names):
-            started = time.perf_counter()
-            contestants[name]()
-            if number >= 0:
-                milliseconds[name].append(1e3 * (time.perf_counter() - started))
-        if number >= 0:
-            progress.update(number + 1)
-    return milliseconds
 
 
 def in_own_process(name: str) -> float:

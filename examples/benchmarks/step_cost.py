@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
@@ -26,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from models import build_student, build_teacher
+from timing import in_turns
 
 import keras_kd as kd
 
@@ -39,7 +39,7 @@ PLAIN, FORWARD, OURS, KERAS = "student's plain fit", "teacher's forward", "keras
 def main() -> None:
     options = read_arguments()
     keras.utils.set_random_seed(0)
-    milliseconds = measure(make_contestants(random_batches(options.batch_size)), options.steps)
+    milliseconds = in_turns(make_contestants(random_batches(options.batch_size)), options.steps, WARM_UP)
     figures = {
         "batch_size": options.batch_size,
         "steps": options.steps,
@@ -104,23 +104,6 @@ def supervised() -> dict:
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "metrics": ["accuracy"],
     }
-
-
-def measure(contestants: dict[str, Callable[[], object]], steps: int) -> dict[str, np.ndarray]:
-    """Return the milliseconds of each step of each contestant."""
-    names = list(contestants)
-    random = np.random.default_rng(0)
-    milliseconds: dict[str, list[float]] = {name: [] for name in names}
-    progress = keras.utils.Progbar(steps, unit_name="round")
-    for number in range(-WARM_UP, steps):
-        for name in random.permutation(names):
-            started = time.perf_counter()
-            contestants[name]()
-            if number >= 0:
-                milliseconds[name].append(1e3 * (time.perf_counter() - started))
-        if number >= 0:
-            progress.update(number + 1)
-    return {name: np.array(values) for name, values in milliseconds.items()}
 
 
 def ratio(milliseconds: dict[str, np.ndarray], over: str, *under: str) -> dict[str, float]:

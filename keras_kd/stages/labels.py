@@ -50,7 +50,9 @@ def refine(
     validation = validation_data(pipeline.fit_arguments)
     if validation is None:
         raise ValueError("Expected `fit_arguments` with 'validation_data', by which the best epoch is chosen.")
-    best = KeepBest(student, validation, monitor, mode, pipeline.folder and pipeline.folder / f"1-{student.name}")
+    best = KeepBest(
+        student, validation, monitor, mode, pipeline.folder and pipeline.folder / pipeline.next_name(student)
+    )
     pipeline.run(student, "labels", callbacks=(best,), finish=best.finish)
     return student, pipeline.record
 

@@ -87,6 +87,10 @@ class Pipeline:
         keras.utils.set_random_seed(seed)
         return seed
 
+    def next_name(self, model: keras.Model) -> str:
+        """Return the name of the next stage, which is that of its folder too."""
+        return f"{len(self.record) + 1}-{model.name}"
+
     def run(
         self,
         model: keras.Model,
@@ -108,8 +112,7 @@ class Pipeline:
             prepare: changes the arguments of `compile`.
             label: changes the labels.
         """
-        number = len(self.record) + 1
-        name = f"{number}-{model.name}"
+        name = self.next_name(model)
         seed = self.next_seed()
         trained = model if trained is None else trained
         trained.compile(**prepare(_fresh(self.compile_arguments, isinstance(trained, Distiller))))
