@@ -11,8 +11,10 @@ from keras_kd import schedules as schedules
 from keras_kd import stages as stages
 from keras_kd import teachers as teachers
 from keras_kd import transforms as transforms
+from keras_kd.cache import TeacherCache as TeacherCache
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.export import export as export
+from keras_kd.targets import Joined as Joined
 from keras_kd.terms import Term as Term
 
 __version__ = "0.1.0"

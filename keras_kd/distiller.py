@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_kd import distribution, labels, losses, schedules, taps
+from keras_kd import distribution, labels, losses, schedules, taps, targets
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.terms import Term, check_temperature
@@ -118,8 +118,37 @@ class Distiller(keras.Model):
         self.alpha = alpha
 
     def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
-        """Run the student."""
-        return self.student(taps.select(self.student, inputs), training=training)
+        """Run the student; targets that the inputs may carry are left aside."""
+        return self.student(taps.select(self.student, targets.inputs(inputs)), training=training)
+
+    def fit(  # type: ignore[override]  # Keras's further arguments go by name
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        **keras_arguments: Any,
+    ) -> keras.callbacks.History:
+        """Train the student, as `keras.Model.fit` does; a teacher may prepare the data, and follow the epochs.
+
+        Args:
+            x: as in `keras.Model.fit`; or what `TeacherCache.join` returns.
+            y: as in `keras.Model.fit`.
+            batch_size: as in `keras.Model.fit`.
+            epochs: as in `keras.Model.fit`.
+            verbose: as in `keras.Model.fit`.
+            callbacks: as in `keras.Model.fit`.
+            **keras_arguments: the others of `keras.Model.fit`.
+
+        Returns:
+            Keras's History.
+        """
+        if self.teacher is not None:
+            x = self.teacher.before_fit(x)
+            callbacks = distribution.with_callbacks(callbacks, self.teacher.callbacks())
+        return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Take one step: one forward pass of the student with every tap in it, one of the teacher."""
@@ -303,7 +332,7 @@ class Distiller(keras.Model):
         return any(teacher is self.teacher for teacher in self.stateful_teachers)
 
     def _read_student(self, x: Tensors, training: bool) -> tuple[Tensors, dict[str, Tensor]]:
-        view = x if self.teacher is None else self.teacher.student_view(x)
+        view = targets.inputs(x) if self.teacher is None else self.teacher.student_view(x)
         result = self._loose.reader(view, training=training)
         self.built = True
         return result

@@ -1,11 +1,12 @@
 """What Keras keeps to itself and the Distiller needs. The only user of Keras internals."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import ops
+from keras import ops, tree
 
 from keras_kd._types import Tensor, Tensors
 
@@ -13,7 +14,7 @@ from keras_kd._types import Tensor, Tensors
 ITERATORS_PER_EPOCH = 2
 
 #: Around a message, to find it again in what TensorFlow says.
-_MARK = "[keras_kd] "
+MARK = "[keras_kd] "
 
 
 def undivided(loss: Tensor) -> Tensor:
@@ -80,9 +81,28 @@ def stop_unless(condition: Tensor, message: str, loss: Tensor) -> Tensor:
     XLA drops every check of a graph. There the loss becomes NaN, with a gradient of 0.
     """
     holds = ops.all(condition)
-    check = tf.debugging.Assert(holds, [_MARK + message + _MARK])
+    check = tf.debugging.Assert(holds, [MARK + message + MARK])
     with tf.control_dependencies([] if check is None else [check]):  # eagerly, it has raised by now
         return ops.where(holds, loss, float("nan"))
+
+
+def with_callbacks(given: Any, more: list[keras.callbacks.Callback]) -> Any:
+    """Return the callbacks given to `fit`, in any of its forms, and some more."""
+    if not more:
+        return given
+    if isinstance(given, keras.callbacks.CallbackList):
+        given.callbacks.extend(more)
+        return given
+    return [*tree.flatten(given or []), *more]
+
+
+@contextlib.contextmanager
+def in_a_graph() -> Iterator[None]:
+    """Mark a `ValueError` of Python code that a graph calls, so that `with_value_errors` finds it again."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(MARK + str(error) + MARK) from None
 
 
 def with_value_errors(function: Any) -> Callable:
@@ -92,9 +112,9 @@ def with_value_errors(function: Any) -> Callable:
         try:
             return function(iterator)
         except tf.errors.InvalidArgumentError as error:
-            if _MARK not in str(error):
+            if MARK not in str(error):
                 raise
-            raise ValueError(str(error).split(_MARK)[1]) from None
+            raise ValueError(str(error).split(MARK)[1]) from None
 
     return guarded
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_kd import targets
 from keras_kd._types import Tensor, Tensors
 
 
@@ -32,8 +33,16 @@ class Teacher(keras.layers.Layer):
         return None
 
     def student_view(self, x: Tensors) -> Tensors:
-        """Return what the student is fed of `x`; a plain `x` passes through."""
+        """Return what the student is fed of `x`, without targets that it may carry; a plain `x` passes through."""
+        return targets.inputs(x)
+
+    def before_fit(self, x: Tensors) -> Tensors:
+        """Return what `fit` is to read for the x that it was given."""
         return x
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """Return what has to follow `fit`."""
+        return []
 
     def kind(self, name: str) -> str:
         """Return what stands under a bound name: a head (see `teachers.Frozen`); a layer's features are "values"."""
@@ -64,3 +73,29 @@ class Teacher(keras.layers.Layer):
     def after_step(self, student: keras.Model, step: Tensor) -> None:
         """Follow the student, after each of its steps; `step` is their number."""
         return
+
+
+def check_constant(teacher: Teacher, names: tuple[str, ...]) -> None:
+    """Refuse a teacher whose targets depend on more than the inputs: they cannot be kept."""
+    if teacher.stateful() or teacher.layers_of_student(names):
+        raise ValueError(
+            f"Expected a teacher that says the same of an example in every epoch. {teacher.name!r} changes with the "
+            "student or reads it: let it run live."
+        )
+
+
+def said_by(
+    teacher: Teacher, x: Tensors, names: tuple[str, ...], top_k: int | None = None, dtype: str = "float32"
+) -> dict[str, targets.Parts]:
+    """Run a teacher on a batch, and return what it says under some names as parts to be kept, see `targets.encode`.
+
+    Raises:
+        ValueError: the teacher does not offer a name.
+    """
+    said = teacher(x, {})
+    missing = [name for name in names if name not in said]
+    if missing:
+        raise ValueError(
+            f"Expected {missing[0]!r} to be an output or a layer of the teacher. It offers {sorted(said)}."
+        )
+    return {name: targets.encode(said[name], teacher.kind(name) != "values", top_k, dtype) for name in names}

@@ -77,7 +77,7 @@ class EMA(Teacher):
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the average on `x`."""
-        said = self._reader(x, training=False)[1]
+        said = self._reader(self.student_view(x), training=False)[1]
         distribution.forget_losses(self.model)
         return said
 

@@ -81,7 +81,8 @@ class Frozen(Teacher):
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the model on `x` and return its logits and features by name."""
         with self._placed():
-            view = x if self.preprocess is None else self.preprocess(x)
+            plain = self.student_view(x)
+            view = plain if self.preprocess is None else self.preprocess(plain)
             return self._reader(view, training=False)[1]
 
     def get_config(self) -> dict:

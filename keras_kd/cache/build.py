@@ -1,0 +1,214 @@
+"""Run the teacher over a data set and write what it says: resumable, and by several jobs at once."""
+
+import json
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from keras_kd._types import Tensor, Tensors
+from keras_kd.cache import checks, shards
+from keras_kd.cache.examples import Augment, Examples, Key, key_of, seed
+from keras_kd.cache.layout import Layout
+from keras_kd.cache.plan import Job
+from keras_kd.teachers.base import Teacher, said_by
+
+
+class Asked(NamedTuple):
+    """What a teacher is asked for.
+
+    Attributes:
+        teacher: the teacher.
+        taps: names of outputs and layers.
+        top_k: see `targets.encode`.
+        dtype: see `targets.encode`.
+        key: see `TeacherCache`.
+    """
+
+    teacher: Teacher
+    taps: tuple[str, ...]
+    top_k: int | None
+    dtype: str
+    key: Key | None
+
+
+class Question:
+    """A teacher and what it is asked, compiled for one kind of examples.
+
+    Args:
+        asked: the teacher, and what it is asked for.
+        examples: what it is asked about.
+
+    Raises:
+        ValueError: the teacher cannot read these examples.
+    """
+
+    def __init__(self, asked: Asked, examples: Examples) -> None:
+        self._asked = asked
+        spec = tree.map_structure(
+            lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), examples.x(examples.spec)
+        )
+        said = tf.function(self._ask, input_signature=[spec])
+        try:
+            self._said = said.get_concrete_function()
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+            raise ValueError(
+                f"The teacher cannot read examples like these: {examples.inputs}. If the dataset is batched: "
+                f"dataset.unbatch(). Caches are built and joined example by example. {error}"
+            ) from error
+        self.layout = Layout.of(self._said.structured_outputs, keyed=asked.key is not None)
+        keys = tf.TensorSpec((None,), tf.int64)
+        self.answer = tf.function(self._answer, input_signature=[spec, keys])
+
+    def said(self, x: Tensors) -> Any:
+        """Return what the teacher says of a batch, as parts to be kept."""
+        return self._said(x)
+
+    def _ask(self, x: Tensors) -> Any:
+        return said_by(self._asked.teacher, x, self._asked.taps, self._asked.top_k, self._asked.dtype)
+
+    def _answer(self, x: Tensors, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of a batch, and whether all numbers in it can be kept."""
+        said = self.said(x)
+        sound = [tf.constant(True)]
+        for name, parts in said.items():
+            for part in ("values", "log_probabilities"):
+                if part in parts:
+                    is_output = self._asked.teacher.kind(name) != "values"
+                    good = tf.logical_not(tf.math.is_nan(parts[part])) if is_output else tf.math.is_finite(parts[part])
+                    sound.append(tf.reduce_all(good))
+        return self.layout.pack(said, checks.fingerprints(x), key), tf.reduce_all(sound)
+
+
+class Build:
+    """Write the shards of one job, those that are not there yet.
+
+    Args:
+        folder: of the cache.
+        plan: see `plan.make_plan`.
+        question: the teacher.
+        examples: what it is asked about.
+        augment: see `TeacherCache`.
+        key: see `TeacherCache`.
+        job: which share of the work.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        plan: dict[str, Any],
+        question: Question,
+        examples: Examples,
+        augment: Augment | None,
+        key: Key | None,
+        job: Job,
+    ) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.question = question
+        self.examples = examples
+        self.augment = augment
+        self.key = key
+        self.job = job
+        self._timing = folder / f"timing-{job.name}.json"
+        self._spent = read_timing(self._timing)
+        self._done = 0
+
+    def run(self, verbose: int) -> int:
+        """Ask the teacher about every view, and return how many examples there are, as far as this job can see."""
+        count = self.plan["count"]
+        total = None if count is None else -(-count * self.plan["views"] // self.job.count)
+        progress = keras.utils.Progbar(total, unit_name="example", verbose=verbose)
+        ends = []
+        for view in range(self.plan["views"]):
+            first, end = self._finished(view)
+            if count is None or first * self.plan["rows_per_shard"] < count:
+                end = max(end, self._write(view, first, progress))
+            ends.append(end)
+        return max(ends)
+
+    def _finished(self, view: int) -> tuple[int, int]:
+        """Return the number of this job's first shard that is not there, and the last example and one before it."""
+        number, end, size = self.job.index, 0, self.plan["rows_per_shard"]
+        while (path := shards.shard_path(self.folder, view, number)).exists():
+            rows = shards.rows_in(path, self.plan)
+            self._done += rows
+            end = number * size + rows
+            number += self.job.count
+        return number, end
+
+    def _write(self, view: int, first: int, progress: keras.utils.Progbar) -> int:
+        """Write this job's shards of a view from one on, and return the number of the last example and one."""
+        size, end, writer = self.plan["rows_per_shard"], 0, None
+        started, rows = time.perf_counter(), 0
+        for places, element in self._batches(view, first):
+            x = self.examples.x(element)
+            keys = places if self.key is None else key_of(self.key, element)
+            answer, sound = self.question.answer(x, keys)
+            start, end = int(places[0]), int(places[-1]) + 1
+            if not sound:
+                self._refuse(start, end)
+            path = shards.shard_path(self.folder, view, start // size)
+            if writer is None or writer.path != path:
+                rows, started = self._finish(writer, rows, started)
+                writer = shards.Writer(path, self.plan["rows_per_record"])
+            writer.write(answer.numpy())
+            rows += end - start
+            self._done += end - start
+            progress.update(self._done)
+        self._finish(writer, rows, started)
+        return end
+
+    def _finish(self, writer: shards.Writer | None, rows: int, started: float) -> tuple[int, float]:
+        if writer is not None:
+            writer.finish()
+            now = time.perf_counter()
+            self._spent = {
+                "examples": self._spent["examples"] + rows,
+                "seconds": self._spent["seconds"] + now - started,
+            }
+            self._timing.write_text(json.dumps(self._spent))
+        return 0, time.perf_counter()
+
+    def _batches(self, view: int, first: int) -> tf.data.Dataset:
+        size, jobs = self.plan["rows_per_shard"], self.job.count
+        data = self.examples.dataset.enumerate().skip(first * size)
+        if jobs > 1:
+            data = data.filter(lambda place, element: place // size % jobs == self.job.index)
+        if self.augment is not None:
+            data = data.map(
+                augmented(self.augment, self.key, view), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
+        return data.batch(self.plan["batch_size"]).prefetch(tf.data.AUTOTUNE)
+
+    def _refuse(self, start: int, end: int) -> None:
+        raise ValueError(
+            f"Expected numbers that {self.plan['dtype']} can hold. The teacher says something else of one of the "
+            f"examples {start:,} to {end - 1:,}: NaN, or features that are too large. Mend the teacher or the example, "
+            'or build with dtype="float32".'
+        )
+
+
+def augmented(augment: Augment, key: Key | None, view: Tensor) -> Any:
+    """Return a function of (place, element), which augments its x as the teacher sees or saw it."""
+
+    def apply(place: Tensor, element: Any) -> Any:
+        identity = place
+        if key is not None:
+            identity = key_of(key, tree.map_structure(lambda leaf: leaf[None], element))[0]
+        x = augment(Examples.x(element), seed(identity, tf.cast(view, tf.int64)))
+        return place, Examples.with_x(element, x)
+
+    return apply
+
+
+def read_timing(path: pathlib.Path) -> dict[str, float]:
+    """Return how many examples a job has written in how many seconds; nothing depends on it but what is reported."""
+    try:
+        found = json.loads(path.read_text())
+        return {"examples": float(found["examples"]), "seconds": float(found["seconds"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"examples": 0.0, "seconds": 0.0}

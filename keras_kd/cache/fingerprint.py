@@ -1,0 +1,68 @@
+"""Fingerprints of a teacher: of its architecture, and of every weight."""
+
+import hashlib
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.teachers.base import Teacher
+
+#: What a configuration holds that differs between two builds of one model, or says nothing of what it computes.
+_LEFT_OUT = ("shared_object_id", "build_config", "compile_config", "trainable")
+
+
+def of_teacher(teacher: Teacher) -> dict[str, str]:
+    """Return checksums of a teacher's architecture and weights; names of layers do not matter, they count up.
+
+    A function, a lambda or a SavedModel counts by its name and its weights alone: what it computes is not seen.
+    """
+    return {"architecture": _of_architecture(teacher), "weights": _of_weights(teacher)}
+
+
+def _of_architecture(teacher: Teacher) -> str:
+    try:
+        config = keras.saving.serialize_keras_object(teacher)
+    except Exception:  # a subclassed model without a configuration may raise anything
+        config = {"class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"}
+    names: dict[str, str] = {}
+    _collect_names(config, names)
+    return hashlib.sha256(json.dumps(_plain(config, names), sort_keys=True, default=_typename).encode()).hexdigest()
+
+
+def _of_weights(teacher: Teacher) -> str:
+    digest = hashlib.sha256()
+    for variable in teacher.variables:
+        value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
+        digest.update(f"{value.dtype.name}{value.shape}".encode())
+        digest.update(value.view(np.uint8).data if value.ndim else value.tobytes())
+    return digest.hexdigest()
+
+
+def _collect_names(config: Any, names: dict[str, str]) -> None:
+    """Give each name of a layer the number of its first mention."""
+    if isinstance(config, dict):
+        name = config.get("name")
+        if isinstance(name, str):
+            names.setdefault(name, f"#{len(names)}")
+        for value in config.values():
+            _collect_names(value, names)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            _collect_names(value, names)
+
+
+def _plain(config: Any, names: dict[str, str]) -> Any:
+    """Replace names by numbers, and leave out what says nothing."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "__lambda__":  # its code holds line numbers and paths
+            return "lambda"
+        return {key: _plain(value, names) for key, value in config.items() if key not in _LEFT_OUT}
+    if isinstance(config, (list, tuple)):
+        return [_plain(value, names) for value in config]
+    return names.get(config, config) if isinstance(config, str) else config
+
+
+def _typename(value: Any) -> str:
+    return type(value).__qualname__

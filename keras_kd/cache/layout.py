@@ -1,0 +1,129 @@
+"""How the targets of one example become bytes, and come back.
+
+A row holds its fields one after the other, each as the bytes of its numbers: no names, no lengths, nothing to parse.
+What the fields are stands once, in the manifest.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.targets import Parts
+
+#: Rows begin with a fingerprint of what the teacher saw, to be compared with what the student is about to see.
+CHECK = "check"
+#: In a cache that is joined by key, the key of the example follows.
+KEY = "key"
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One array of a row.
+
+    Attributes:
+        name: what a term reads, as "logits"; empty for the cache's own fields.
+        part: see `keras_kd.targets`.
+        dtype: name of a NumPy type.
+        shape: of one example's array.
+    """
+
+    name: str
+    part: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of one example's array."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+
+class Layout:
+    """The fields of a row.
+
+    Args:
+        fields: in their order.
+    """
+
+    def __init__(self, fields: list[Field]) -> None:
+        self.fields = fields
+        self.row_bytes = sum(field.nbytes for field in fields)
+
+    @classmethod
+    def of(cls, said: dict[str, Parts], keyed: bool) -> "Layout":
+        """Return the layout for what `teachers.base.said_by` returns, as tensors or their specs, (batch, ...) each.
+
+        Raises:
+            ValueError: a teacher whose output for an example has no fixed size.
+        """
+        own = [Field("", CHECK, "uint16", ())] + ([Field("", KEY, "int64", ())] if keyed else [])
+        theirs = []
+        for name, parts in said.items():
+            for part, tensor in parts.items():
+                shape = tuple(tensor.shape[1:])
+                if None in shape:
+                    raise ValueError(
+                        f"Expected a teacher whose {name!r} has one shape for all examples. Received: {shape}. Pad the "
+                        "examples to one length, or run the teacher live."
+                    )
+                theirs.append(Field(name, part, tf.as_dtype(tensor.dtype).name, shape))
+        return cls(own + theirs)
+
+    @classmethod
+    def from_config(cls, config: list[dict[str, Any]]) -> "Layout":
+        """Make a layout from `get_config`'s list."""
+        return cls([Field(**{**field, "shape": tuple(field["shape"])}) for field in config])
+
+    def get_config(self) -> list[dict[str, Any]]:
+        """Return the fields as plain values."""
+        return [{**dataclasses.asdict(field), "shape": list(field.shape)} for field in self.fields]
+
+    def pack(self, said: dict[str, Parts], check: tf.Tensor, key: tf.Tensor | None) -> tf.Tensor:
+        """Return the rows of a batch, uint8, (batch, row_bytes)."""
+        own = {CHECK: check, KEY: key}
+        rows = tf.shape(check)[0]
+        columns = []
+        for field in self.fields:
+            values = said[field.name][field.part] if field.name else own[field.part]
+            values = tf.cast(values, tf.uint8) if field.dtype == "bool" else values
+            columns.append(tf.reshape(tf.bitcast(values, tf.uint8), [rows, field.nbytes]))
+        return tf.concat(columns, axis=1)
+
+    def unpack(self, rows: tf.Tensor) -> tuple[dict[str, Parts], tf.Tensor, tf.Tensor | None]:
+        """Return targets, checks and keys of rows, uint8, (batch, row_bytes)."""
+        return self._split(rows, _from_bytes)
+
+    def unpack_arrays(self, rows: np.ndarray) -> tuple[dict[str, Parts], np.ndarray, np.ndarray | None]:
+        """Return the same of NumPy rows, which may be mapped from a file."""
+        return self._split(rows, _array_from_bytes)
+
+    def _split(self, rows: Any, convert: Any) -> tuple[dict[str, Parts], Any, Any]:
+        said: dict[str, Parts] = {}
+        own: dict[str, Any] = {KEY: None}
+        start = 0
+        for field in self.fields:
+            values = convert(rows[:, start : start + field.nbytes], field)
+            start += field.nbytes
+            if field.name:
+                said.setdefault(field.name, {})[field.part] = values
+            else:
+                own[field.part] = values
+        return said, own[CHECK], own[KEY]
+
+
+def _from_bytes(columns: tf.Tensor, field: Field) -> tf.Tensor:
+    rows = tf.shape(columns)[0]
+    if field.dtype == "bool":
+        return tf.ensure_shape(tf.reshape(tf.cast(columns, tf.bool), [rows, *field.shape]), [None, *field.shape])
+    dtype = tf.as_dtype(field.dtype)
+    numbers = [rows, math.prod(field.shape)] + ([dtype.size] if dtype.size > 1 else [])
+    values = tf.bitcast(tf.reshape(columns, numbers), dtype)
+    return tf.ensure_shape(tf.reshape(values, [rows, *field.shape]), [None, *field.shape])
+
+
+def _array_from_bytes(columns: np.ndarray, field: Field) -> np.ndarray:
+    values = np.ascontiguousarray(columns).view(np.dtype(field.dtype))
+    return values.reshape(len(columns), *field.shape)

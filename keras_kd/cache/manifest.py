@@ -1,0 +1,120 @@
+"""What a cache says of itself: JSON with a checksum, written in one step.
+
+`plan.json` stands while a cache is built, `job-*.json` for each finished job, and `manifest.json` when all is done.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from keras_kd.cache.shards import REMEDY
+
+PLAN, MANIFEST = "plan.json", "manifest.json"
+
+#: Of the format on the disk.
+FORMAT = 1
+
+_REMEDIES = {
+    "teacher": "The teacher, or one of its weights, is another. Build a cache of it in another folder.",
+    "augmentation": "The augmentation is another. Give the one that the cache was built with, or build another cache.",
+    "first_examples": "The dataset, or its order, is another. Join it as it was, before any random step.",
+    "count": "The dataset has another number of examples. Build the cache again, in another folder.",
+    "inputs": "The examples have other types or shapes. If the dataset is batched: dataset.unbatch().",
+}
+
+
+def write(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Write content and its checksum; who is killed meanwhile leaves what was there before."""
+    partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
+    with open(partial, "wb") as file:
+        file.write(_bytes(content))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Return the content.
+
+    Raises:
+        ValueError: the file is damaged in any byte, or of another format.
+    """
+    found = path.read_bytes()
+    try:
+        content = json.loads(found)["content"]
+        whole = _bytes(content) == found and isinstance(content, dict)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{str(path)!r} is damaged: its checksum does not fit its content. {REMEDY}")
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"Expected {str(path)!r} to be of format {FORMAT}. Received: {content.get('format')!r}, written by another "
+            "version of keras_kd. Build the cache again, or use that version."
+        )
+    return content
+
+
+def refuse_difference(path: pathlib.Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """Refuse a folder that was begun, or finished, with something else than is given now.
+
+    Args:
+        path: of the plan or the manifest.
+        there: its content.
+        here: what is given now; what it does not name is not compared.
+    """
+    for name, value in here.items():
+        if there.get(name) != value:
+            advice = _REMEDIES.get(name, "Use another folder, or remove this one.")
+            raise ValueError(
+                f"{str(path)!r} was made with {name} = {_short(there.get(name))}. Received: {_short(value)}. {advice}"
+            )
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path) -> Iterator[None]:
+    """Hold a lock on a file, which ends with the process that holds it, however it ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        try:
+            _lock_now(file.fileno())
+        except OSError as error:
+            raise ValueError(
+                f"Another process is building into {str(path.parent)!r}, and holds {path.name!r}. Wait for it, or "
+                "share the work: build(dataset, shard=(index, count)), one index in each process."
+            ) from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove what is open
+                path.unlink()
+
+
+def _lock_now(descriptor: int) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+
+
+def _bytes(content: Any) -> bytes:
+    text = json.dumps(content, sort_keys=True)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return (json.dumps({"checksum": checksum, "content": content}, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:60] + "..."

@@ -1,0 +1,187 @@
+"""Who writes what: the plan of a build, the share of each job, and the end of the last."""
+
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_kd
+from keras_kd._say import say
+from keras_kd.cache import manifest, shards
+from keras_kd.cache.examples import Augment, Examples
+from keras_kd.cache.layout import Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A share of the work: number `index` of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name of the files that belong to this job alone."""
+        return f"job-{self.index:05d}-of-{self.count:05d}"
+
+
+def make_plan(
+    settings: dict[str, Any],
+    layout: Layout,
+    examples: Examples,
+    augment: Augment | None,
+    batch_size: int,
+    job: Job,
+) -> dict[str, Any]:
+    """Return all that decides about the bytes of a cache, as plain values.
+
+    Args:
+        settings: see `settings.make_settings`.
+        layout: of a row.
+        examples: what the teacher is asked about.
+        augment: see `TeacherCache`.
+        batch_size: examples that the teacher sees at a time.
+        job: one of those that share the work.
+    """
+    versions = {"keras_kd": keras_kd.__version__, "keras": keras.__version__, "tensorflow": tf.__version__}
+    return {
+        "format": manifest.FORMAT,
+        "versions": versions,
+        **settings,
+        **of_dataset(examples, augment, settings["views"]),
+        "layout": layout.get_config(),
+        "batch_size": batch_size,
+        "jobs": job.count,
+        "rows_per_record": shards.rows_per_record(layout.row_bytes, batch_size),
+        "rows_per_shard": shards.rows_per_shard(layout.row_bytes, batch_size, examples.count, job.count),
+    }
+
+
+def of_dataset(examples: Examples, augment: Augment | None, views: int) -> dict[str, Any]:
+    """Return what tells one data set, and one augmentation, from another before they are read."""
+    found: dict[str, Any] = {
+        "inputs": examples.inputs,
+        "count": examples.count,
+        "first_examples": examples.digest(),
+    }
+    if augment is not None:
+        found["augmentation"] = examples.digest_of_views(augment, views)
+    return found
+
+
+def begin(folder: pathlib.Path, plan: dict[str, Any]) -> None:
+    """Write down the plan, or compare it with the one that is there.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    path = folder / manifest.PLAN
+    if path.exists():
+        here = {name: value for name, value in plan.items() if name != "versions"}
+        manifest.refuse_difference(path, manifest.read(path), here)
+    elif next(folder.glob("view-*"), None) is not None:
+        raise ValueError(f"{str(path)!r} is missing beside the files of an unfinished cache. Remove {str(folder)!r}.")
+    else:
+        manifest.write(path, plan)
+
+
+def announcement(folder: pathlib.Path, plan: dict[str, Any], job: Job) -> str:
+    """Return a line about the work to come."""
+    row_bytes = Layout.from_config(plan["layout"]).row_bytes
+    if plan["count"] is None:
+        return f"{row_bytes} bytes an example and view, into {folder}"
+    size = plan["count"] * plan["views"] * row_bytes / 1e6
+    share = f", {job.name}" if job.count > 1 else ""
+    return f"{plan['count']:,} examples x {plan['views']} views: {size:,.1f} MB into {folder}{share}"
+
+
+def missing(folder: pathlib.Path, plan: dict[str, Any]) -> list[str]:
+    """Return the jobs that have not said that they are done."""
+    return [f"job {job.index} of {job.count}" for job in _jobs(plan) if not (folder / f"{job.name}.json").exists()]
+
+
+def unfinished(folder: pathlib.Path) -> str:
+    """Return what to say of a folder without a finished cache."""
+    path = folder / manifest.PLAN
+    if not path.exists():
+        return f"There is no cache at {str(folder)!r}. Build one: TeacherCache(path, teacher=teacher).build(dataset)."
+    names = ", ".join(missing(folder, manifest.read(path))) or "its manifest"
+    return (
+        f"The cache at {str(folder)!r} is not finished. Not done: {names}. Call build again there, with the same "
+        "arguments: it goes on where it was."
+    )
+
+
+def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
+    """Write the manifest if all jobs have said that they are done; return whether it stands.
+
+    Args:
+        folder: of the cache.
+        plan: see `make_plan`.
+
+    Raises:
+        ValueError: passes over the data set saw different numbers of examples, or two examples have one key.
+    """
+    if missing(folder, plan):
+        return False
+    names = [f"{job.name}.json" for job in _jobs(plan)]
+    ends = [manifest.read(folder / name)["end"] for name in names]
+    count = plan["count"] if plan["count"] is not None else max(ends)
+    described = {}
+    for view in range(plan["views"]):
+        for number in range(-(-count // plan["rows_per_shard"])):
+            path = shards.shard_path(folder, view, number)
+            rows = min(plan["rows_per_shard"], count - number * plan["rows_per_shard"])
+            if not path.exists() or shards.rows_in(path, plan) != rows:
+                raise ValueError(
+                    f"Expected {rows:,} examples in {str(path)!r}: the data set had {count:,} in another pass or job. "
+                    "A cache needs the same examples in the same order each time. Remove the folder and build again."
+                )
+            described[path.relative_to(folder).as_posix()] = shards.describe(path)
+    _check_keys(folder, plan, count)
+    manifest.write(folder / manifest.MANIFEST, {**plan, "count": count, "files": described})
+    for leftover in (manifest.PLAN, *names):
+        (folder / leftover).unlink(missing_ok=True)
+    return True
+
+
+def _check_keys(folder: pathlib.Path, plan: dict[str, Any], count: int) -> None:
+    if plan["key"] is None:
+        return
+    keys = shards.keys(folder, plan, count)
+    distinct = len(np.unique(keys))
+    if distinct < count:
+        raise ValueError(
+            f"Expected a key for each example. {count:,} examples have {distinct:,} different ones: name another `key`."
+        )
+
+
+def job_of_cluster() -> Job | None:
+    """Return this worker's share where TF_CONFIG names several workers, or None."""
+    if "TF_CONFIG" not in os.environ:
+        return None
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    cluster = resolver.cluster_spec().as_dict()
+    kinds = [kind for kind in ("chief", "worker") if kind in cluster]
+    workers = [(kind, index) for kind in kinds for index in range(len(cluster[kind]))]
+    mine = (resolver.task_type, resolver.task_id)
+    return Job(workers.index(mine), len(workers)) if len(workers) > 1 and mine in workers else None
+
+
+def wait(path: pathlib.Path, missing: Any) -> None:
+    """Wait until a file is there, and say now and then who is missing."""
+    waited = 0
+    while not path.exists():
+        if waited % 60 == 0:
+            say(f"Waiting for {', '.join(missing())} to write their shards")
+        time.sleep(1)
+        waited += 1
+
+
+def _jobs(plan: dict[str, Any]) -> list[Job]:
+    return [Job(index, plan["jobs"]) for index in range(plan["jobs"])]

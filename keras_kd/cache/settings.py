@@ -1,0 +1,69 @@
+"""What a cache is asked to hold, and of whom."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_kd.cache import fingerprint
+from keras_kd.cache.examples import Augment, Key
+from keras_kd.teachers.base import Teacher, check_constant
+
+_DTYPES = ("float16", "float32")
+
+
+def make_settings(
+    teacher: Teacher,
+    taps: Sequence[str],
+    top_k: int | None,
+    dtype: str,
+    views: int,
+    augment: Augment | None,
+    key: Key | None,
+) -> dict[str, Any]:
+    """Return the settings of a cache as plain values; the arguments are those of `TeacherCache`.
+
+    Raises:
+        ValueError: settings out of range, or a teacher that they do not fit.
+    """
+    taps = _check_taps(taps)
+    check_constant(teacher, taps)
+    if dtype not in _DTYPES:
+        raise ValueError(f"Expected `dtype` to be one of {_DTYPES}. Received: dtype={dtype!r}")
+    if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+        raise ValueError(f"Expected `views` to be a whole number from 1 on. Received: views={views!r}")
+    if views > 1 and augment is None:
+        raise ValueError(f"Expected `augment` for several views, which would be equal without. Received: views={views}")
+    teacher.bind(keras.Sequential(), taps)
+    kinds = {name: teacher.kind(name) for name in taps}
+    _check_top_k(top_k, kinds, teacher.specs())
+    return {
+        "teacher": fingerprint.of_teacher(teacher),
+        "taps": kinds,
+        "top_k": top_k,
+        "dtype": dtype,
+        "views": views,
+        "augmented": augment is not None,
+        "key": None if key is None else key if isinstance(key, str) else "a function",
+    }
+
+
+def _check_taps(taps: Any) -> tuple[str, ...]:
+    if isinstance(taps, str) or not taps or not all(isinstance(name, str) for name in taps):
+        raise ValueError(f'Expected `taps` to be names, as ("logits",). Received: taps={taps!r}')
+    return tuple(dict.fromkeys(taps))
+
+
+def _check_top_k(top_k: Any, kinds: dict[str, str], specs: dict[str, Any] | None) -> None:
+    if top_k is None:
+        return
+    outputs = [name for name, kind in kinds.items() if kind != "values"]
+    if not outputs or "sigmoid" in kinds.values():
+        raise ValueError(
+            f"Expected `top_k` for logits of a softmax. Received: top_k={top_k!r} for {kinds}. Leave it out."
+        )
+    classes = [specs[name].shape[-1] for name in outputs if specs is not None]
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= min(classes, default=top_k):
+        raise ValueError(
+            f"Expected `top_k` to be from 1 to the number of classes, {classes}. Received: top_k={top_k!r}"
+        )

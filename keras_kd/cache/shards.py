@@ -1,0 +1,188 @@
+"""The files of a cache: TFRecord, rows of a fixed size, many to a record.
+
+TFRecord is what tf.data reads by itself, with a checksum on every record. As all records of a shard but the last are
+of one size, the place of a row in its file can be computed, too.
+"""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.cache.layout import Layout
+
+#: A TFRecord's length (8 bytes) and its checksum (4) stand before the data, the data's checksum (4) behind.
+_BEFORE, _BEHIND = 12, 4
+
+#: Records of about a megabyte are read fast and held in small numbers.
+_RECORD_BYTES = 2**20
+
+#: Files of at most this size.
+_SHARD_BYTES = 2**28
+
+#: A build that was killed goes on with the shard that it was in: at most 1 of so many of a view is lost.
+_SHARDS_PER_VIEW = 32
+
+
+def rows_per_record(row_bytes: int, batch_size: int) -> int:
+    """Return how many rows a record holds: a divisor of the batch size, so that shards end with a batch."""
+    fitting = max(1, _RECORD_BYTES // row_bytes)
+    return max(d for d in range(1, batch_size + 1) if batch_size % d == 0 and d <= fitting)
+
+
+def rows_per_shard(row_bytes: int, batch_size: int, count: int | None, jobs: int) -> int:
+    """Return how many examples a shard holds: whole batches.
+
+    Args:
+        row_bytes: bytes of a row.
+        batch_size: examples in a batch.
+        count: number of examples, or None where it is not known.
+        jobs: how many jobs share the work: each has shards to write.
+    """
+    most = max(1, _SHARD_BYTES // (row_bytes * batch_size))
+    wanted = 64 if count is None else -(-count // (batch_size * max(_SHARDS_PER_VIEW, 4 * jobs)))
+    return batch_size * max(1, min(most, wanted))
+
+
+def shard_path(folder: pathlib.Path, view: int, number: int) -> pathlib.Path:
+    """Return the path of a shard."""
+    return folder / f"view-{view:04d}" / f"shard-{number:06d}.tfrecord"
+
+
+class Writer:
+    """Write one shard: nothing stands under its name before all of it is on the disk.
+
+    Args:
+        path: of the shard.
+        rows: in a record.
+    """
+
+    def __init__(self, path: pathlib.Path, rows: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.partial = path.with_name(f"partial-{path.name}")
+        self.rows = rows
+        self._file = tf.io.TFRecordWriter(str(self.partial))
+
+    def write(self, rows: np.ndarray) -> None:
+        """Write the rows of a batch, uint8, (batch, row_bytes)."""
+        with self._explained():
+            for start in range(0, len(rows), self.rows):
+                self._file.write(rows[start : start + self.rows].tobytes())
+
+    def finish(self) -> None:
+        """Bring all to the disk, and give the file its name."""
+        with self._explained():
+            self._file.close()
+            with open(self.partial, "rb+") as file:
+                os.fsync(file.fileno())
+            self.partial.rename(self.path)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (tf.errors.OpError, OSError) as error:
+            raise OSError(
+                f"Could not write {str(self.path)!r}: {_first_line(error)}. The shards before it are finished and are "
+                "kept: make room, and call build again with the same arguments."
+            ) from error
+
+
+def describe(path: pathlib.Path) -> dict[str, Any]:
+    """Return size and checksum of a file."""
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def check_sizes(folder: pathlib.Path, described: dict[str, dict[str, Any]]) -> None:
+    """Refuse a cache of which a file is missing, or is not as large as it was written.
+
+    Args:
+        folder: of the cache.
+        described: by the file's path in the folder, what `describe` has said of it.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    for name, expected in described.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{str(path)!r} is missing, which belongs to a finished cache. {REMEDY}")
+        if path.stat().st_size != expected["bytes"]:
+            raise ValueError(
+                f"{str(path)!r} is damaged: expected {expected['bytes']:,} bytes. Received: {path.stat().st_size:,} "
+                f"bytes. {REMEDY}"
+            )
+
+
+def check(folder: pathlib.Path, described: dict[str, dict[str, Any]]) -> None:
+    """Read files of a cache, and refuse one that is not as it was written; see `check_sizes`."""
+    check_sizes(folder, described)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for name, found in zip(described, pool.map(lambda name: describe(folder / name), described), strict=True):
+            if found != described[name]:
+                raise ValueError(
+                    f"{str(folder / name)!r} is damaged: expected the checksum {described[name]['sha256'][:12]}. "
+                    f"Received: {found['sha256'][:12]}. {REMEDY}"
+                )
+
+
+def read(paths: Any, row_bytes: int) -> tf.data.Dataset:
+    """Return the rows of shards in their order, uint8, (rows of a record, row_bytes)."""
+    records = tf.data.TFRecordDataset(paths, buffer_size=_RECORD_BYTES)
+    return records.map(
+        lambda record: tf.reshape(tf.io.decode_raw(record, tf.uint8), [-1, row_bytes]),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def rows_in(path: pathlib.Path, plan: dict[str, Any]) -> int:
+    """Return how many rows a finished shard holds, from its size."""
+    row_bytes = Layout.from_config(plan["layout"]).row_bytes
+    record = _BEFORE + plan["rows_per_record"] * row_bytes + _BEHIND
+    whole, rest = divmod(path.stat().st_size, record)
+    return whole * plan["rows_per_record"] + max(0, rest - _BEFORE - _BEHIND) // row_bytes
+
+
+def rows_of_view(folder: pathlib.Path, plan: dict[str, Any], view: int, count: int) -> list[np.ndarray]:
+    """Return the rows of a view without reading them: arrays uint8, (rows of a record, row_bytes), in their order."""
+    row_bytes = Layout.from_config(plan["layout"]).row_bytes
+    numbers = range(-(-count // plan["rows_per_shard"]))
+    paths = [shard_path(folder, view, number) for number in numbers]
+    return [record for path in paths for record in mapped(path, row_bytes, plan["rows_per_record"])]
+
+
+def keys(folder: pathlib.Path, plan: dict[str, Any], count: int) -> np.ndarray:
+    """Return the keys of all examples, int64, (count,)."""
+    layout = Layout.from_config(plan["layout"])
+    return np.concatenate([layout.unpack_arrays(rows)[2] for rows in rows_of_view(folder, plan, 0, count)])
+
+
+def mapped(path: pathlib.Path, row_bytes: int, rows: int) -> list[np.ndarray]:
+    """Return the rows of a shard without reading them: arrays uint8, (rows of a record, row_bytes), in their order.
+
+    Args:
+        path: of the shard.
+        row_bytes: bytes of a row.
+        rows: in a record; the last may hold fewer.
+    """
+    octets = np.memmap(path, dtype=np.uint8, mode="r")
+    step = _BEFORE + rows * row_bytes + _BEHIND
+    records = [octets[start : start + step] for start in range(0, len(octets), step)]
+    return [record[_BEFORE:-_BEHIND].reshape(-1, row_bytes) for record in records]
+
+
+#: What to do about a cache that cannot be trusted.
+REMEDY = "Restore the file from a copy, or remove the folder and build the cache again."
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

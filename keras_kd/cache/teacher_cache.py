@@ -1,0 +1,324 @@
+"""TeacherCache: what a teacher says of a data set, on disk."""
+
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_kd import targets
+from keras_kd._say import say
+from keras_kd.cache import fingerprint, manifest, shards
+from keras_kd.cache.build import Asked, Build, Question, read_timing
+from keras_kd.cache.examples import Augment, Examples, Key, is_array, key_of
+from keras_kd.cache.join import Source, arrays, by_key, by_position
+from keras_kd.cache.layout import Layout
+from keras_kd.cache.plan import (
+    Job,
+    announcement,
+    begin,
+    finish,
+    job_of_cluster,
+    make_plan,
+    missing,
+    of_dataset,
+    unfinished,
+    wait,
+)
+from keras_kd.cache.reports import Estimate, Info, Verification
+from keras_kd.cache.settings import make_settings
+from keras_kd.cache.verify import verify
+from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.ensemble import as_teacher
+
+
+class TeacherCache:
+    """Run a teacher over a data set once, keep what it says on disk, and join it to the examples ever after.
+
+    The targets travel inside the elements of the dataset, so shuffling, batching, filtering and repeating cannot
+    separate the two. Every example is compared, as it is joined, with what the teacher saw: another one, or another
+    order, raises an error instead of teaching.
+
+    Logits take 2 bytes a class; with `top_k`, the k most probable classes take 4 bytes each (5 to 6 from 65,537 classes
+    on), the mass of all others 2, and is spread evenly over them. 2 bytes tell that the example is the right one.
+
+    Args:
+        path: folder of the cache; made by `build`.
+        teacher: a model, a function, a teacher that does not change, or a list of these (members are kept apart, so
+            that any temperature is exact). None opens a finished cache with its own settings.
+        taps: the names that terms will read, see `Term(at=...)`: "logits", outputs, layers.
+        top_k: how many classes to keep of each logits with a softmax. None: all.
+        dtype: "float16" or "float32", of logits, logarithms and features.
+        views: how many augmented views of each example to keep; epoch e uses view e modulo `views`.
+        augment: a function (x, seed) of one example and a stateless seed, int64, (2,), to its augmented x. It runs
+            before the teacher, and again, with the same seed, where the examples are joined.
+        key: joins by a key instead of by position: the name of an entry of a dict x, or a function of the element
+            (x, y, ...), in batches, to int or string keys, (batch,). The order of the dataset is then free, and it may
+            hold fewer examples. Takes 8 bytes an example on disk, and 16 in memory.
+
+    Raises:
+        TypeError: `teacher` is no teacher.
+        ValueError: settings out of range; a folder that holds a cache of another teacher or other settings, or one
+            that is damaged or not finished where no teacher is given.
+
+    Example:
+        >>> cache = TeacherCache("runs/cache", teacher=teacher, top_k=10)
+        >>> cache.build(dataset)
+        >>> train = cache.join(dataset).shuffle(10_000).batch(128)
+        >>> distiller = Distiller(student=student, teacher=teachers.Cached(cache))
+
+    Reference: Wu et al., TinyViT: Fast Pretraining Distillation, 2022, arXiv 2207.10666 (top-k logits and seeds).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        teacher: Any = None,
+        taps: Sequence[str] = ("logits",),
+        top_k: int | None = None,
+        dtype: str = "float16",
+        *,
+        views: int = 1,
+        augment: Augment | None = None,
+        key: Key | None = None,
+    ) -> None:
+        self.path = pathlib.Path(path)
+        self.augment = augment
+        self.key = key
+        self.epoch: int | None = None  # set by `teachers.Cached`
+        self._manifest: dict[str, Any] | None = None
+        self._teacher: Teacher | None = None if teacher is None else as_teacher(teacher)
+        if self._teacher is None:
+            self._settings = self._read()
+            return
+        self._settings = make_settings(self._teacher, taps, top_k, dtype, views, augment, key)
+        if (self.path / manifest.MANIFEST).exists():
+            self._read()
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The names that this cache offers to terms."""
+        return tuple(self._settings["taps"])
+
+    def kind(self, name: str) -> str:
+        """Return the head of one of the teacher's outputs; features are "values"."""
+        return self._settings["taps"][name]
+
+    def specs(self) -> dict[str, Any] | None:
+        """Return symbolic tensors of what terms will read, (None, ...) each, or None where they are not known yet."""
+        if self._manifest is None:
+            return self._teacher.specs() if self._teacher is not None else None
+        said, _, _ = Layout.from_config(self._manifest["layout"]).unpack_arrays(np.zeros((0, 2**16), np.uint8))
+        return {name: keras.KerasTensor((None, *targets.shape(parts)), "float32") for name, parts in said.items()}
+
+    def build(
+        self, dataset: Any, batch_size: int = 256, *, shard: tuple[int, int] | None = None, verbose: int = 1
+    ) -> None:
+        """Run the teacher over a data set, and write what it says.
+
+        Killed at any moment, the same call goes on with the file that it was in. Several machines share the work where
+        TF_CONFIG names them, and wait for each other; independent jobs, of any scheduler, each get a `shard`.
+
+        Args:
+            dataset: arrays of x, or a tf.data.Dataset of single examples, x, (x, y) or (x, y, sample_weight), in the
+                same order each time, before any random step and before `batch`.
+            batch_size: examples that the teacher sees at a time.
+            shard: (index, count), the share of one of several jobs, from 0 on. The last to finish completes the cache.
+            verbose: 1 for a progress bar, 0 for silence.
+
+        Raises:
+            ValueError: the folder holds something else; another process is building there; the teacher cannot read the
+                examples, or says what cannot be kept.
+            OSError: no space is left. What is finished is kept.
+        """
+        if self._teacher is None or self._manifest is not None:
+            self._require()
+            self._check_dataset(Examples(dataset))
+            return
+        self._look_at_teacher()
+        teacher, examples = self._teacher, Examples(dataset)
+        cluster = job_of_cluster() if shard is None else None
+        job = cluster or _check_job(shard)
+        question = self._question(teacher, examples)
+        plan = make_plan(self._settings, question.layout, examples, self.augment, batch_size, job)
+        with manifest.lock(self.path / f"{job.name}.lock"):
+            begin(self.path, plan)
+            if verbose:
+                say(announcement(self.path, plan, job))
+            end = Build(self.path, plan, question, examples, self.augment, self.key, job).run(verbose)
+            manifest.write(self.path / f"{job.name}.json", {"format": manifest.FORMAT, "end": end})
+            done = finish(self.path, plan)
+        if not done and cluster is not None:
+            wait(self.path / manifest.MANIFEST, lambda: missing(self.path, plan))
+        if done or cluster is not None:
+            self._settings = self._read()
+        elif verbose:
+            say(f"{job.name} is done. Not done: {', '.join(missing(self.path, plan))}")
+
+    def join(self, dataset: Any) -> Any:
+        """Give each example its targets.
+
+        The files are read and compared with their checksums first, those of further views when their turn comes; then
+        each example, as it is joined, with what the teacher saw.
+
+        Args:
+            dataset: what the cache was built for: arrays of x, or a tf.data.Dataset of single examples, before any
+                shuffle, batch or augmentation. y and sample_weight may be others.
+
+        Returns:
+            For a dataset, one of (Joined(x, targets), y, ...), to shuffle and batch at will. For arrays, a
+            `keras_kd.Joined` to pass to `fit` as x. For use under `teachers.Cached`.
+
+        Raises:
+            ValueError: a damaged or missing file; another data set; another augmentation. While the dataset is read, as
+                tf.errors.InvalidArgumentError outside of `Distiller.fit`: an example that the teacher has not seen.
+        """
+        self._require()
+        content: dict[str, Any] = self._manifest or {}
+        shards.check_sizes(self.path, content["files"])
+        source = Source(self.path, content, self._view)
+        source.check(0)
+        if not isinstance(dataset, tf.data.Dataset) and all(is_array(leaf) for leaf in tree.flatten(dataset)):
+            if self.augment is not None or content["views"] > 1 or self.key is not None:
+                raise ValueError(
+                    "Expected a tf.data.Dataset, which is augmented and ordered anew in each epoch, for a cache with "
+                    "views, `augment` or `key`: tf.data.Dataset.from_tensor_slices((x, y)). Received arrays."
+                )
+            return arrays(source, dataset)
+        examples = Examples(dataset)
+        self._check_dataset(examples)
+        if self.key is not None:
+            return by_key(source, examples, self.augment, self.key)
+        return by_position(source, examples, self.augment)
+
+    def verify(self, dataset: Any, fraction: float = 0.01, seed: int = 0) -> Verification:
+        """Run the teacher again on a sample of a data set, and compare it with what the cache says.
+
+        Args:
+            dataset: as for `join`.
+            fraction: of the examples, in (0, 1], at least one of each view.
+            seed: decides which.
+
+        Returns:
+            For each tap, the largest and the mean absolute difference; of a top-k target, over the classes that it
+            keeps, between logarithms of probabilities.
+
+        Raises:
+            ValueError: the cache was opened without a teacher; as for `join`.
+        """
+        teacher = self._require_teacher()
+        self._require()
+        examples = Examples(dataset)
+        self._check_dataset(examples)
+        source = Source(self.path, self._manifest or {}, self._view)
+        question = self._question(teacher, examples, dtype="float32")
+        return verify(source, question, examples, self.augment, self.key, fraction, seed)
+
+    def info(self) -> Info:
+        """Return the size of the cache, and after how many epochs it has paid off, by the time that its build took."""
+        self._require()
+        content: dict[str, Any] = self._manifest or {}
+        timings = [read_timing(path) for path in sorted(self.path.glob("timing-*.json"))]
+        started = time.perf_counter()
+        rows = sum(int(tf.shape(block)[0]) for block in Source(self.path, content, lambda: 0).rows())
+        return Info.of(
+            content,
+            on_disk=sum(each["bytes"] for each in content["files"].values()),
+            examples_timed=sum(each["examples"] for each in timings),
+            seconds=sum(each["seconds"] for each in timings),
+            seconds_to_read=(time.perf_counter() - started) / max(1, rows),
+        )
+
+    def estimate(self, dataset: Any, batch_size: int = 256, batches: int = 5) -> Estimate:
+        """Run a few batches, and say what `build` would take.
+
+        Args:
+            dataset: as for `build`.
+            batch_size: as for `build`.
+            batches: how many to time, after one that compiles.
+
+        Returns:
+            Time, size and memory; it prints as three lines.
+        """
+        teacher, examples = self._require_teacher(), Examples(dataset)
+        question = self._question(teacher, examples)
+        seconds = []
+        for places, element in examples.dataset.enumerate().batch(batch_size).take(batches + 1):
+            started = time.perf_counter()
+            keys = places if self.key is None else key_of(self.key, element)
+            question.answer(examples.x(element), keys)[0].numpy()
+            seconds.append((time.perf_counter() - started) / len(places))
+        return Estimate.of(
+            examples=examples.count,
+            views=self._settings["views"],
+            seconds_per_example=float(np.median(seconds[1:] or seconds)),
+            row_bytes=question.layout.row_bytes,
+            memory=sum(4 * int(np.prod(each.shape)) for each in teacher.variables)
+            + 3 * batch_size * (examples.nbytes + question.layout.row_bytes),
+        )
+
+    def _question(self, teacher: Teacher, examples: Examples, dtype: str | None = None) -> Question:
+        settings = self._settings
+        asked = Asked(teacher, self.taps, settings["top_k"], dtype or settings["dtype"], self.key)
+        return Question(asked, examples)
+
+    def _read(self) -> dict[str, Any]:
+        """Read the manifest, and compare it with what is given here."""
+        path = self.path / manifest.MANIFEST
+        if not path.exists():
+            raise ValueError(unfinished(self.path))
+        content = manifest.read(path)
+        if self._teacher is not None:
+            manifest.refuse_difference(path, content, self._settings)
+        elif content["augmented"] != (self.augment is not None) or (content["key"] is None) != (self.key is None):
+            raise ValueError(
+                f"{str(path)!r} was built {'with' if content['augmented'] else 'without'} `augment`, and with key = "
+                f"{content['key']!r}. Received: augment={self.augment!r}, key={self.key!r}. Give the same."
+            )
+        self._manifest = content
+        return content
+
+    def _require(self) -> None:
+        """Read the manifest where that has not happened, and compare it with the teacher as it is now."""
+        self._look_at_teacher()
+        if self._manifest is None or self._teacher is not None:
+            self._settings = self._read()
+
+    def _look_at_teacher(self) -> None:
+        if self._teacher is not None:  # which may have learned since the cache was opened
+            self._settings = {**self._settings, "teacher": fingerprint.of_teacher(self._teacher)}
+
+    def _require_teacher(self) -> Teacher:
+        if self._teacher is None:
+            raise ValueError("Expected a cache with its teacher: TeacherCache(path, teacher=teacher). It has none.")
+        return self._teacher
+
+    def _check_dataset(self, examples: Examples) -> None:
+        """Compare a data set with the one that the cache was built for, as far as can be seen before it is read."""
+        here = of_dataset(examples, self.augment, self._settings["views"])
+        if self.key is not None:
+            here = {"inputs": here["inputs"]}  # order and number are free
+        elif examples.count is None:
+            del here["count"]
+        manifest.refuse_difference(self.path / manifest.MANIFEST, self._manifest or {}, here)
+
+    def _view(self) -> int:
+        if self.epoch is None:
+            raise ValueError(
+                f"The cache at {str(self.path)!r} has several views, of which each epoch uses one. Give the Distiller "
+                "this very cache, which then follows them: teachers.Cached(cache). Elsewhere: cache.epoch = epoch."
+            )
+        return self.epoch % self._settings["views"]
+
+
+def _check_job(shard: Any) -> Job:
+    if shard is None:
+        return Job()
+    if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"Expected `shard` to be (index, count) with 0 <= index < count. Received: shard={shard!r}")
+    return Job(*shard)

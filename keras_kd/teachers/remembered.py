@@ -1,0 +1,119 @@
+"""A teacher that is asked once for each example."""
+
+import hashlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_kd import targets
+from keras_kd._say import say
+from keras_kd._types import Tensor, Tensors
+from keras_kd.teachers.base import Teacher, check_constant, said_by
+from keras_kd.teachers.ensemble import as_teacher
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class Remembered(Teacher):
+    """Run a teacher over the arrays given to `fit` once, before the first epoch, and keep what it says in memory.
+
+    Training is that of the live teacher, without its cost in every epoch. A later `fit` on the same arrays asks nothing
+    again. For datasets, for more than fits into memory, and for augmented inputs there is `keras_kd.TeacherCache`.
+
+    Args:
+        teacher: a model, a function or a teacher that does not change, or a list of these.
+        batch_size: examples that the teacher sees at a time.
+
+    Raises:
+        TypeError: `teacher` is no teacher.
+        ValueError: one that changes with the student or reads it; in `fit`: x is no array.
+
+    Example:
+        >>> distiller = Distiller(student=student, teacher=Remembered(teacher))
+    """
+
+    def __init__(self, teacher: Any, batch_size: int = 256) -> None:
+        super().__init__(name="remembered")
+        self.teacher = as_teacher(teacher)
+        self.batch_size = batch_size
+        self._names: tuple[str, ...] = ()
+        self._digest = ""
+        self._memory: dict[str, targets.Parts] = {}
+
+    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
+        """Bind the teacher, and refuse one whose targets are not its own."""
+        check_constant(self.teacher, names)
+        self.teacher.bind(student, names)
+        self.built = True
+        if set(names) != set(self._names):
+            self._digest = ""
+        self._names = tuple(dict.fromkeys(names))
+
+    def specs(self) -> dict[str, Any] | None:
+        """Return the teacher's symbolic tensors."""
+        return self.teacher.specs()
+
+    def kind(self, name: str) -> str:
+        """Return the kind of the teacher's output."""
+        return self.teacher.kind(name)
+
+    def before_fit(self, x: Tensors) -> Tensors:
+        """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
+        leaves = tree.flatten(x)
+        if isinstance(x, targets.Joined):
+            raise ValueError(
+                "Expected arrays without targets. Received ones that another teacher has joined: remember a whole "
+                "ensemble at once, Remembered([first, second])."
+            )
+        if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves):
+            raise ValueError(
+                "Expected arrays, whose examples are the same in every epoch, under teachers.Remembered. Received: "
+                f"x of type {type(x).__name__}, which may order or augment them anew. Join the targets to a dataset "
+                "with keras_kd.TeacherCache, or let the teacher run live."
+            )
+        digest = _digest(leaves)
+        if digest != self._digest:
+            self._memory, self._digest = self._ask(x, len(leaves[0])), digest
+        return targets.Joined(x, self._memory)
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+        """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, ask the teacher."""
+        if not isinstance(x, targets.Joined):
+            return self.teacher(x, student, labels=labels, step=step)
+        return {name: targets.decode(parts) for name, parts in x.targets.items()}
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments."""
+        return {"teacher": keras.saving.serialize_keras_object(self.teacher), "batch_size": self.batch_size}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Remembered":
+        """Make a teacher from `get_config`'s dict; it has to ask again."""
+        return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
+
+    def _ask(self, x: Tensors, count: int) -> dict[str, targets.Parts]:
+        ask = tf.function(lambda batch: said_by(self.teacher, batch, self._names), reduce_retracing=True)
+        progress = keras.utils.Progbar(count, unit_name="example")
+        memory: Any = None
+        for start in range(0, count, self.batch_size):
+            batch = tree.map_structure(lambda leaf: leaf[start : start + self.batch_size], x)  # noqa: B023
+            said = tree.map_structure(np.asarray, ask(batch))
+            if memory is None:
+                memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), said)
+                size = targets.nbytes(memory) / 1e6
+                say(f"Remembering the teacher: {count:,} examples, {size:,.1f} MB of memory")
+            for whole, part in zip(tree.flatten(memory), tree.flatten(said), strict=True):
+                whole[start : start + len(part)] = part
+            progress.update(min(start + self.batch_size, count))
+        return memory
+
+
+def _digest(leaves: list[Any]) -> str:
+    digest = hashlib.blake2b()
+    for leaf in leaves:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.data if array.dtype != object else repr(array.tolist()).encode())
+    return digest.hexdigest()

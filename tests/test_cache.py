@@ -1,0 +1,280 @@
+"""A cache joined to its examples: the same targets as the teacher's, whatever happens to the dataset afterwards."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from tests.caches import CLASSES, FEATURES, built, data, dataset, jittered, student, teacher
+from tests.models import assert_same
+from tests.test_objective import distill
+
+X, Y = data()
+SGD = {"optimizer": "sgd", "temperature": 3.0, "alpha": 0.6}
+
+
+def trained(teacher_of, examples, terms=None, epochs=2, y=None, **arguments):
+    """Return the student's weights after training, and the logs."""
+    distiller = distill(student(), teacher_of, terms, **SGD)
+    history = distiller.fit(examples, y, epochs=epochs, verbose=0, shuffle=False, **arguments).history
+    return distiller.student.get_weights(), history
+
+
+def batches(examples):
+    return examples.shuffle(50, seed=4).batch(8)
+
+
+def test_a_cached_run_is_the_live_run(tmp_path):
+    cache = built(tmp_path, dtype="float32")
+    live, logs = trained(teacher(), batches(dataset()))
+    cached, cached_logs = trained(kd.teachers.Cached(cache), batches(cache.join(dataset())))
+    assert_same(cached, live, 1e-6)
+    assert logs.keys() == cached_logs.keys()
+    for name, values in logs.items():
+        np.testing.assert_allclose(cached_logs[name], values, rtol=1e-5, err_msg=name)
+
+
+def test_a_cached_run_of_arrays_is_the_live_run(tmp_path):
+    cache = built(tmp_path, X, dtype="float32")
+    weight = np.linspace(0, 2, len(X)).astype("float32")
+    for more in ({"sample_weight": weight}, {"class_weight": {0: 2.0, 1: 0.5, **{k: 1.0 for k in range(2, CLASSES)}}}):
+        live, _ = trained(teacher(), X, y=Y, batch_size=8, **more)
+        cached, _ = trained(kd.teachers.Cached(cache), cache.join(X), y=Y, batch_size=8, **more)
+        assert_same(cached, live, 1e-6)
+
+
+def test_replayed_views_are_the_live_run_on_those_views(tmp_path):
+    cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
+    shuffled = lambda examples: examples.shuffle(50, seed=4, reshuffle_each_iteration=False).batch(8)  # noqa: E731
+    distiller = distill(student(), kd.teachers.Cached(cache), **SGD)
+    distiller.fit(shuffled(cache.join(dataset())), epochs=4, verbose=0, shuffle=False)
+
+    live = distill(student(), teacher(), **SGD)
+    order = list(shuffled(tf.data.Dataset.range(len(X))).as_numpy_iterator())
+    for epoch in range(4):
+        seeds = np.stack([np.arange(len(X)), np.full(len(X), epoch % 3)], axis=1)
+        views = np.stack([jittered(x, seed) for x, seed in zip(X, seeds, strict=True)])
+        for rows in order:
+            live.train_on_batch(views[rows], Y[rows])
+    assert_same(distiller.student.get_weights(), live.student.get_weights(), 1e-5)
+
+
+def test_an_epoch_that_is_resumed_uses_its_own_view(tmp_path):
+    cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
+    joined = cache.join(dataset()).batch(8)
+    whole = distill(student(), kd.teachers.Cached(cache), **SGD)
+    whole.fit(joined, epochs=5, verbose=0, shuffle=False)
+    parts = distill(student(), kd.teachers.Cached(cache), **SGD)
+    parts.fit(joined, epochs=2, verbose=0, shuffle=False)
+    parts.fit(joined, epochs=5, initial_epoch=2, verbose=0, shuffle=False)
+    assert_same(parts.student.get_weights(), whole.student.get_weights(), 1e-7)
+
+
+def test_nobody_who_follows_the_epochs_is_an_error(tmp_path):
+    cache = built(tmp_path, views=2, augment=jittered)
+    with pytest.raises(tf.errors.OpError, match="several views"):
+        next(iter(cache.join(dataset())))
+    cache.epoch = 3
+    first = next(iter(cache.join(dataset())))[0]
+    np.testing.assert_allclose(first.inputs, jittered(X[0], [0, 1]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_target_belongs_to_its_row_after_any_shuffle(tmp_path, seed):
+    cache = built(tmp_path, views=2, augment=jittered)
+    model = teacher()
+    for epoch in range(2):
+        cache.epoch = epoch
+        pipeline = cache.join(dataset()).shuffle(50, seed=seed).repeat(2).filter(lambda x, y: y > 0).batch(7)
+        for x, _ in pipeline:
+            said = kd.teachers.Cached(cache)(x, {})["logits"]
+            np.testing.assert_array_equal(np.argmax(said, -1), np.argmax(model(x.inputs), -1))
+
+
+def test_top_k_of_all_classes_trains_as_the_dense_cache(tmp_path):
+    dense, top = (built(tmp_path / str(k), dtype="float32", top_k=k) for k in (None, CLASSES))
+    expected, _ = trained(kd.teachers.Cached(dense), dense.join(dataset()).batch(8))
+    received, _ = trained(kd.teachers.Cached(top), top.join(dataset()).batch(8))
+    assert_same(received, expected, 1e-6)
+
+
+def test_several_taps_and_a_bridge_from_the_manifest(tmp_path):
+    terms = lambda: [  # noqa: E731  each run gets terms of its own
+        kd.Term(kd.losses.kl_divergence),
+        kd.Term(kd.losses.squared_error, at=("hidden", "hidden"), bridge="auto"),
+    ]
+    cache = built(tmp_path, taps=("logits", "hidden"), dtype="float32")
+    opened = kd.TeacherCache(tmp_path)  # without its teacher
+    assert {name: spec.shape for name, spec in opened.specs().items()} == {
+        "logits": (None, CLASSES),
+        "hidden": (None, 8),
+    }
+    keras.utils.set_random_seed(1)
+    live, _ = trained(teacher(), batches(dataset()), terms())
+    keras.utils.set_random_seed(1)
+    cached, _ = trained(kd.teachers.Cached(opened), batches(cache.join(dataset())), terms())
+    assert_same(cached, live, 1e-6)
+
+
+def test_a_term_that_the_cache_cannot_serve_is_refused(tmp_path):
+    cache = built(tmp_path)
+    with pytest.raises(ValueError, match=r"holds \['logits'\].*taps="):
+        distill(student(), kd.teachers.Cached(cache), [kd.Term(kd.losses.squared_error, at=("hidden", "hidden"))])
+
+
+def test_an_ensemble_is_exact_at_any_temperature(tmp_path):
+    members = kd.teachers.Ensemble([teacher(1), teacher(2)], weights=[1.0, 3.0])
+    cache = built(tmp_path, teacher=members, dtype="float32")
+    live, _ = trained(kd.teachers.Ensemble([teacher(1), teacher(2)], weights=[1.0, 3.0]), batches(dataset()))
+    cached, _ = trained(kd.teachers.Cached(cache), batches(cache.join(dataset())))
+    assert_same(cached, live, 1e-6)
+
+
+def test_a_softmax_teacher_is_kept_as_logits(tmp_path):
+    softmax = keras.Sequential([teacher(), keras.layers.Softmax()])
+    softmax.build((None, FEATURES))
+    cache = built(tmp_path, teacher=softmax, dtype="float32")
+    assert cache.kind("logits") == "softmax"
+    live, _ = trained(teacher(), batches(dataset()))
+    for cached in (kd.teachers.Cached(cache), kd.teachers.Cached(head="softmax")):
+        assert_same(trained(cached, batches(cache.join(dataset())))[0], live, 1e-5)
+
+
+def test_dict_inputs_and_weights_travel_with_the_targets(tmp_path):
+    weight = np.linspace(0, 2, len(X)).astype("float32")
+    examples = tf.data.Dataset.from_tensor_slices(({"x": X, "id": np.arange(len(X))}, Y, weight))
+    inputs = keras.Input((FEATURES,), name="x")
+    named = keras.Model(inputs, teacher()(inputs))
+    cache = built(tmp_path, examples, teacher=named, dtype="float32")
+    x, y, w = next(iter(cache.join(examples).batch(50)))
+    np.testing.assert_array_equal(x.inputs["id"], np.arange(50))
+    np.testing.assert_array_equal(w, weight)
+    np.testing.assert_array_equal(y, Y)
+    np.testing.assert_allclose(x.targets["logits"]["values"], teacher()(X), atol=1e-6)
+
+
+def test_examples_without_labels_stay_without(tmp_path):
+    for number, examples in enumerate((dataset().map(lambda x, y: x), dataset().map(lambda x, y: (x,)))):
+        cache = built(tmp_path / str(number), examples, dtype="float32")
+        (element,) = cache.join(examples).element_spec
+        assert isinstance(element, kd.Joined)
+        distiller = distill(student(), kd.teachers.Cached(cache), loss=None, optimizer="sgd", alpha=1.0)
+        assert distiller.fit(cache.join(examples).batch(8), verbose=0).history["loss"][0] > 0
+
+
+def test_several_steps_per_execution_and_evaluation(tmp_path):
+    cache = built(tmp_path, dtype="float32")
+    joined = cache.join(dataset()).batch(10)
+    expected, _ = trained(kd.teachers.Cached(cache), joined)
+    distiller = distill(student(), kd.teachers.Cached(cache), **SGD, steps_per_execution=2)
+    distiller.fit(joined, epochs=2, verbose=0, shuffle=False)
+    assert_same(distiller.student.get_weights(), expected, 1e-6)
+    assert distiller.evaluate(joined, verbose=0) == pytest.approx(distiller.evaluate(X, Y, batch_size=10, verbose=0))
+    np.testing.assert_allclose(distiller.predict(joined, verbose=0), distiller.predict(X, verbose=0), atol=1e-6)
+
+
+def test_the_number_of_batches_is_known(tmp_path):
+    cache = built(tmp_path)
+    assert int(cache.join(dataset()).batch(8).cardinality()) == 7
+
+
+# By key
+
+
+def keyed(rows=50):
+    x, y = data(rows)
+    return tf.data.Dataset.from_tensor_slices(({"x": x, "id": [f"id-{number}" for number in range(rows)]}, y))
+
+
+def of_x(model):
+    return kd.teachers.Frozen(model, preprocess=lambda x: x["x"])
+
+
+def test_by_key_any_order_and_any_part_of_the_data_gets_its_targets(tmp_path):
+    cache = built(tmp_path, keyed(), teacher=of_x(teacher()), key="id", dtype="float32", views=2, augment=_dict_jitter)
+    model = teacher()
+    for epoch in range(2):
+        cache.epoch = epoch
+        joined = cache.join(keyed().shuffle(50, seed=1).filter(lambda x, y: y > 1)).batch(8)
+        rows = 0
+        for x, _ in joined:
+            np.testing.assert_allclose(x.targets["logits"]["values"], model(x.inputs["x"]), atol=1e-5)
+            rows += len(x.inputs["x"])
+        assert rows == np.sum(Y > 1)
+    assert cache.verify(keyed(), 0.5).largest["logits"] < 1e-5
+
+
+def _dict_jitter(x, seed):
+    return {**x, "x": jittered(x["x"], seed)}
+
+
+def test_a_key_that_is_not_there_is_said(tmp_path):
+    cache = built(tmp_path, keyed(), teacher=of_x(teacher()), key="id")
+    more = keyed(51)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="has no example of one of these keys"):
+        list(cache.join(more))
+
+
+def test_a_key_may_be_a_function_of_the_element(tmp_path):
+    key = lambda x, y: tf.cast(x[:, 0] * 1e6, tf.int64)  # noqa: E731
+    cache = built(tmp_path, key=key, dtype="float32")
+    for x, _ in cache.join(dataset().shuffle(50, seed=2)).batch(8):
+        np.testing.assert_allclose(x.targets["logits"]["values"], teacher()(x.inputs), atol=1e-6)
+
+
+def test_two_examples_of_one_key_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="50 examples have 6 different ones"):
+        built(tmp_path, key=lambda x, y: y)
+
+
+# What it reports
+
+
+def test_verify_finds_the_difference_that_was_made(tmp_path):
+    cache = built(tmp_path, dtype="float32", taps=("logits", "hidden"), views=2, augment=jittered)
+    same = cache.verify(dataset(), 1.0)
+    assert same.numbers == 2 * 50 * (CLASSES + 8) and max(same.largest.values()) < 1e-6
+    half = built(tmp_path / "half").verify(dataset(), 1.0)
+    assert 1e-5 < half.largest["logits"] < 5e-3
+    assert built(tmp_path / "top", top_k=2).verify(dataset(), 0.2).largest["logits"] < 5e-3
+
+
+def test_verify_finds_what_no_fingerprint_shows(tmp_path):
+    model, other = teacher(), teacher(8)
+    cache = built(tmp_path, teacher=lambda x: model(x), dtype="float32")  # a function's weights are not seen
+    differences = np.abs(other(X).numpy() - model(X).numpy())
+    model.set_weights(other.get_weights())
+    found = cache.verify(dataset(), 1.0)
+    assert found.largest["logits"] == pytest.approx(differences.max(), rel=1e-4)
+    assert found.mean["logits"] == pytest.approx(differences.mean(), rel=1e-4)
+
+
+def test_info_and_estimate_say_what_is_there(tmp_path):
+    cache = built(tmp_path, top_k=2)
+    info, estimate = cache.info(), cache.estimate(dataset(), batch_size=8)
+    assert info.examples == estimate.examples == 50
+    assert estimate.nbytes == 50 * (2 + 2 * (2 + 1) + 2)  # check, k logarithms and classes, tail
+    assert info.nbytes == sum(path.stat().st_size for path in tmp_path.rglob("*.tfrecord"))
+    assert info.bytes_dense == 50 * (2 + 2 * CLASSES)
+    assert info.seconds > 0 and info.break_even >= 1
+    assert "bytes an example and view" in str(info) and "on disk" in str(estimate)
+
+
+def test_a_lambda_teacher_and_one_of_another_origin_are_cached(tmp_path):
+    cache = built(tmp_path, teacher=lambda x: x @ tf.ones((FEATURES, CLASSES)), dtype="float32")
+    x, _ = next(iter(cache.join(dataset()).batch(50)))
+    np.testing.assert_allclose(x.targets["logits"]["values"], X @ np.ones((FEATURES, CLASSES)), atol=1e-5)
+
+
+def test_sequences_keep_their_masks(tmp_path):
+    from tests.models import tagger
+
+    words = np.random.default_rng(0).integers(0, 6, (20, 5)).astype("int32")
+    examples = tf.data.Dataset.from_tensor_slices(words)
+    cache = built(tmp_path, examples, teacher=tagger(1), dtype="float32", top_k=3)
+    live = distill(tagger(2, mask=False), tagger(1), loss=None, optimizer="sgd", alpha=1.0)
+    cached = distill(tagger(2, mask=False), kd.teachers.Cached(cache), loss=None, optimizer="sgd", alpha=1.0)
+    live.fit(words, batch_size=5, shuffle=False, verbose=0)
+    cached.fit(cache.join(examples).batch(5), shuffle=False, verbose=0)
+    assert_same(cached.student.get_weights(), live.student.get_weights(), 1e-6)

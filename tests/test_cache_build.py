@@ -1,0 +1,208 @@
+"""Building a cache: killed, shared among jobs and machines, out of space, twice at once."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd.cache import manifest, shards
+from tests.caches import CLASSES, FEATURES, built, data, dataset, files, jittered, teacher
+
+#: Each takes two seconds or three; .ci/run asks for 20.
+KILLS = int(os.environ.get("KERAS_KD_KILLS", "4"))
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(folder, *arguments, **environment):
+    """Start a build in a process of its own, and wait until it builds."""
+    command = [sys.executable, "-m", "tests.caches", str(folder), *map(str, arguments)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    return process
+
+
+def finish(process, code=0):
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == code, errors
+    return output + errors
+
+
+def in_process(folder, rows, shard=None, verbose=0):
+    """Build here what tests/caches.py builds."""
+    cache = kd.TeacherCache(folder, teacher=teacher(), views=2, augment=jittered)
+    cache.build(dataset(rows), batch_size=2, shard=shard, verbose=verbose)
+    return cache
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path):
+    in_process(tmp_path / "whole", 200)
+    process = start(tmp_path / "killed", "--rows", 200, "--slow", 0.004, "--kills", KILLS)
+    output = finish(process)
+    ends = [line for line in output.splitlines() if line.startswith(f"exit code -{int(signal.SIGKILL)} ")]
+    assert len(ends) == KILLS and len(set(ends)) > KILLS // 2, output  # in different places
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_a_build_that_is_done_is_not_done_again(tmp_path):
+    in_process(tmp_path, 20)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    in_process(tmp_path, 20)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_independent_jobs_make_the_cache_of_their_plan(tmp_path, capsys):
+    rows = 100
+    for index in (2, 0):
+        in_process(tmp_path, rows, (index, 3), verbose=1)
+    assert "Not done: job 1 of 3" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="not finished. Not done: job 1 of 3"):
+        kd.TeacherCache(tmp_path, augment=jittered)
+    cache = in_process(tmp_path, rows, (1, 3))
+    x, y = data(rows)
+    for epoch in range(2):
+        cache.epoch = epoch
+        for found, labels in cache.join(dataset(rows)).batch(rows):
+            np.testing.assert_array_equal(labels, y)
+            np.testing.assert_allclose(found.targets["logits"]["values"], teacher()(found.inputs), atol=5e-3)
+    assert not list(tmp_path.glob("job-*")) and not (tmp_path / "plan.json").exists()
+
+
+def test_jobs_of_datasets_that_do_not_say_how_long_they_are(tmp_path):
+    unknown = dataset(70).filter(lambda x, y: True)
+    for index in range(2):
+        cache = kd.TeacherCache(tmp_path, teacher=teacher())
+        cache.build(unknown, batch_size=1, shard=(index, 2), verbose=0)
+    assert cache.info().examples == 70
+    assert sum(1 for _ in cache.join(unknown)) == 70
+
+
+def test_jobs_of_another_plan_are_refused(tmp_path):
+    in_process(tmp_path, 20, (0, 2))
+    with pytest.raises(ValueError, match="made with jobs = 2. Received: 3"):
+        in_process(tmp_path, 20, (1, 3))
+    with pytest.raises(ValueError, match="0 <= index < count"):
+        in_process(tmp_path / "other", 20, (2, 2))
+
+
+def test_two_workers_of_a_cluster_share_the_work(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cluster = {"worker": [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]}
+    tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
+    workers = [start(tmp_path, "--rows", 40, TF_CONFIG=task) for task in tasks]
+    for worker in workers:
+        assert "done" in finish(worker)
+    assert (tmp_path / manifest.MANIFEST).exists()
+    assert {path.name for path in tmp_path.glob("timing-*")} == {f"timing-job-0000{i}-of-00002.json" for i in range(2)}
+
+
+def test_a_second_process_is_told_of_the_first(tmp_path):
+    process = start(tmp_path, "--slow", 0.05)
+    while not (tmp_path / "plan.json").exists():
+        time.sleep(0.01)
+    try:
+        with pytest.raises(ValueError, match="Another process is building into"):
+            in_process(tmp_path, 200)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_said_and_what_is_finished_is_kept(tmp_path):
+    in_process(tmp_path / "whole", 100)
+    full = shards.shard_path(tmp_path / "full", 1, 3)
+    full.parent.mkdir(parents=True)
+    content = manifest.read(tmp_path / "whole" / manifest.MANIFEST)
+    manifest.write(tmp_path / "full" / manifest.PLAN, {name: content[name] for name in content if name != "files"})
+    partial = full.with_name(f"partial-{full.name}")
+    partial.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="shard-000003.tfrecord'.*No space left.*call build again"):
+        in_process(tmp_path / "full", 100)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "full").rglob("shard-*.tfrecord")}
+    assert len(kept) == len(list((tmp_path / "whole" / "view-0000").iterdir())) + 3
+    partial.unlink()
+    in_process(tmp_path / "full", 100)
+    assert files(tmp_path / "full") == files(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def test_a_teacher_that_says_nan_is_refused(tmp_path):
+    def broken(x):
+        return tf.where(x[:, :1] == x[:, :1], x * np.nan, x)
+
+    with pytest.raises(ValueError, match="examples 0 to 3.*NaN"):
+        built(tmp_path, teacher=broken)
+
+
+def test_features_that_half_precision_cannot_hold_are_refused(tmp_path):
+    x = keras.Input((FEATURES,))
+    large = keras.layers.Rescaling(1e6, name="large")(x)
+    model = keras.Model(x, keras.layers.Dense(CLASSES)(large))
+    with pytest.raises(ValueError, match='dtype="float32"'):
+        built(tmp_path, teacher=model, taps=("large",))
+    built(tmp_path / "wide", teacher=model, taps=("large",), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"views": 0, "augment": jittered}, "views"),
+        ({"views": 2}, "augment"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_k": CLASSES + 1}, "number of classes"),
+        ({"top_k": 2, "taps": ("hidden",)}, "softmax"),
+        ({"taps": "logits"}, "taps"),
+        ({"taps": ("nowhere",)}, "nowhere"),
+        ({"teacher": kd.teachers.EMA()}, "changes with the student"),
+        ({"teacher": kd.teachers.Own()}, "changes with the"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kd.TeacherCache(tmp_path, **{"teacher": teacher(), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        (lambda: dataset().batch(5), "unbatch"),
+        (lambda: dataset().batch(5, drop_remainder=True), "unbatch"),
+        (lambda: dataset().repeat(), "repeat"),
+        (lambda: dataset().take(0), "empty"),
+        (lambda: dataset().map(lambda x, y: (tf.sparse.from_dense(x), y)), "dense"),
+        (lambda: dataset().map(lambda x, y: (x[:2], y)), "cannot read"),
+        (lambda: (data()[0], data()[1][:3]), "one length"),
+    ],
+)
+def test_data_that_cannot_be_cached_is_refused(tmp_path, examples, message):
+    with pytest.raises(ValueError, match=message):
+        built(tmp_path, examples())
+    assert not list(tmp_path.iterdir())  # before anything is written
+
+
+def test_an_augmentation_that_ignores_its_seed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="stateless"):
+        built(tmp_path, augment=lambda x, seed: x + tf.random.normal([FEATURES]))
+
+
+def test_a_cache_that_is_not_there_says_how_to_build_one(tmp_path):
+    with pytest.raises(ValueError, match="There is no cache"):
+        kd.TeacherCache(tmp_path)
+    with pytest.raises(ValueError, match="There is no cache"):
+        kd.TeacherCache(tmp_path, teacher=teacher()).join(dataset())

@@ -1,0 +1,234 @@
+"""A cache that is damaged, or that belongs to something else: each is found before it can teach anything."""
+
+import random
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd.cache import manifest
+from keras_kd.cache.join import Source
+from tests.caches import FEATURES, built, data, dataset, jittered, student, teacher
+from tests.test_objective import distill
+
+
+def damaged(content: bytes, other: bytes, draw: random.Random) -> bytes | None:
+    """Return content that is damaged in one of the ways in which files are."""
+    at = draw.randrange(len(content))
+    length = draw.randint(1, 40)
+    return draw.choice(
+        [
+            lambda: content[:at] + bytes([content[at] ^ (1 << draw.randrange(8))]) + content[at + 1 :],  # a bit
+            lambda: content[:at],  # truncated
+            lambda: b"",
+            lambda: content + draw.randbytes(length),  # written on
+            lambda: content[:at] + draw.randbytes(length) + content[at + length :],  # noise
+            lambda: content[:at] + bytes(length) + content[at + length :],  # a hole
+            lambda: content[:at] + content[at + length :],  # a piece is missing
+            lambda: draw.randbytes(len(content)),
+            lambda: other,  # another file of this cache
+            lambda: None,  # no file
+        ]
+    )()
+
+
+def test_no_damaged_file_is_accepted(tmp_path):
+    cache = built(tmp_path, batch_size=10, top_k=2, views=2, augment=jittered)
+    cache.join(dataset())
+    paths = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".json", ".tfrecord"))
+    paths = [path for path in paths if not path.name.startswith("timing")]
+    whole = {path: path.read_bytes() for path in paths}
+    draw, found = random.Random(0), set()
+    for number in range(1200):
+        path = paths[0] if number % 3 == 0 else draw.choice(paths)  # the manifest more often than the others
+        content = damaged(whole[path], whole[draw.choice(paths)], draw)
+        if content == whole[path]:
+            continue
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(ValueError, match="is missing|is damaged|There is no cache") as error:
+            reopened = kd.TeacherCache(tmp_path, augment=jittered)
+            reopened.join(dataset())
+            Source(tmp_path, reopened._manifest, lambda: 1).check(1)  # as when its turn comes
+        assert str(path if path.name != manifest.MANIFEST else tmp_path) in str(error.value)
+        assert "build" in str(error.value).lower()
+        found.add((path, content is None, len(content or b"") == len(whole[path])))
+        path.write_bytes(whole[path])
+    assert len(found) == 3 * len(paths) > 30
+    kd.TeacherCache(tmp_path, augment=jittered).join(dataset())  # and the whole one is
+
+
+def test_a_damaged_view_is_found_when_its_epoch_comes(tmp_path):
+    cache = built(tmp_path, views=2, augment=jittered)
+    shard = sorted((tmp_path / "view-0001").iterdir())[2]
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    distiller = distill(student(), kd.teachers.Cached(cache), optimizer="sgd")
+    joined = cache.join(dataset()).batch(5)
+    distiller.fit(joined, verbose=0)
+    with pytest.raises(ValueError, match=f"{shard.name}' is damaged.*build the cache again"):
+        distiller.fit(joined, epochs=2, verbose=0)
+
+
+def test_a_file_that_is_damaged_after_the_join_is_found_while_it_is_read(tmp_path):
+    joined = built(tmp_path).join(dataset())
+    shard = sorted(tmp_path.rglob("*.tfrecord"))[3]
+    content = bytearray(shard.read_bytes())
+    content[20] ^= 4
+    shard.write_bytes(content)
+    with pytest.raises(tf.errors.DataLossError):
+        list(joined)
+
+
+def test_a_file_of_another_format_is_named(tmp_path):
+    built(tmp_path)
+    path = tmp_path / manifest.MANIFEST
+    manifest.write(path, {**manifest.read(path), "format": 99})
+    with pytest.raises(ValueError, match="format 1. Received: 99"):
+        kd.TeacherCache(tmp_path)
+
+
+# Of another teacher
+
+
+def changed(model):
+    weights = model.get_weights()
+    weights[0][0, 0] += 1e-3
+    model.set_weights(weights)
+    return model
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: changed(teacher()),
+        lambda: kd.teachers.Ensemble([teacher(), teacher(1)]),
+        lambda: keras.Sequential([keras.Input((FEATURES,)), teacher(), keras.layers.ReLU()]),
+    ],
+)
+def test_another_teacher_is_refused(tmp_path, other):
+    built(tmp_path)
+    with pytest.raises(ValueError, match="another"):
+        kd.TeacherCache(tmp_path, teacher=other())
+
+
+def test_a_teacher_that_learns_after_the_cache_was_opened_is_found(tmp_path):
+    model = teacher()
+    cache = kd.TeacherCache(tmp_path, teacher=model)
+    changed(model)
+    cache.build(dataset(), 4, verbose=0)
+    kd.TeacherCache(tmp_path, teacher=changed(teacher()))  # it is of the teacher that it was built with
+    changed(model)
+    for use in (cache.join, cache.verify, cache.build):
+        with pytest.raises(ValueError, match="one of its weights, is another"):
+            use(dataset())
+
+
+def test_the_same_teacher_is_known_by_any_name_and_from_its_file(tmp_path):
+    built(tmp_path / "cache")
+    keras.layers.Dense(3), keras.layers.Dense(3)  # names count up
+    again = teacher()
+    again.save(tmp_path / "teacher.keras")
+    for model in (again, keras.models.load_model(tmp_path / "teacher.keras"), keras.models.clone_model(again)):
+        model.set_weights(again.get_weights())
+        kd.TeacherCache(tmp_path / "cache", teacher=model)
+
+
+@pytest.mark.parametrize("other", [{"top_k": 2}, {"dtype": "float32"}, {"taps": ("logits", "hidden")}, {"key": "id"}])
+def test_other_settings_are_refused(tmp_path, other):
+    built(tmp_path)
+    with pytest.raises(ValueError, match="was made with"):
+        kd.TeacherCache(tmp_path, teacher=teacher(), **other)
+
+
+def test_an_unfinished_cache_of_another_teacher_is_refused(tmp_path):
+    kd.TeacherCache(tmp_path, teacher=teacher()).build(dataset(), 4, shard=(0, 2), verbose=0)
+    with pytest.raises(ValueError, match="another"):
+        kd.TeacherCache(tmp_path, teacher=changed(teacher())).build(dataset(), 4, shard=(1, 2), verbose=0)
+
+
+# Of other data
+
+
+def one_row_changed(x):
+    x = x.copy()
+    x[37, 2] = np.nextafter(x[37, 2], np.float32(9))
+    return x
+
+
+OTHERS = {
+    "one row changed": one_row_changed,
+    "two rows swapped": lambda x: x[[*range(20), 21, 20, *range(22, 50)]],
+    "the order changed": lambda x: x[::-1].copy(),
+    "a row more": lambda x: np.concatenate([x, x[:1]]),
+    "a row less": lambda x: x[:-1],
+    "a block more": lambda x: np.concatenate([x, x[:6]]),
+    "a block less": lambda x: x[:48],
+    "another type": lambda x: x.astype("float64"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "dataset of unknown size"])
+def test_other_data_teach_nothing(tmp_path, name, kind):
+    x, y = data()
+    other = OTHERS[name](x)
+    labels = np.resize(y, len(other))
+    examples = tf.data.Dataset.from_tensor_slices((other, labels))
+    cache = built(tmp_path, x if kind == "arrays" else dataset(), batch_size=6)
+    distiller = distill(student(), kd.teachers.Cached(cache), optimizer="sgd")
+    seen = []
+    counter = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+    with pytest.raises(ValueError, match="is not the one|another|have other|Expected the 50 examples"):
+        if kind == "arrays":
+            cache.join(other)
+        else:
+            joined = cache.join(examples if kind == "dataset" else examples.filter(lambda x, y: True))
+            distiller.fit(joined.batch(6), callbacks=[counter], verbose=0)
+    # What was taught before the first wrong row was right.
+    before = {"one row changed": 37, "two rows swapped": 20, "a row more": 50, "a row less": 49}.get(name, 50)
+    assert len(seen) <= -(-before // 6)
+
+
+def test_an_augmentation_inside_the_dataset_is_found(tmp_path):
+    cache = built(tmp_path)
+    noisy = dataset().map(lambda x, y: (x + tf.random.normal([FEATURES]), y))
+    with pytest.raises(ValueError, match="before any random step"):
+        cache.join(noisy)
+
+
+def test_another_augmentation_is_refused(tmp_path):
+    cache = built(tmp_path, views=2, augment=jittered)
+    with pytest.raises(ValueError, match="augmentation is another"):
+        kd.TeacherCache(tmp_path, augment=lambda x, seed: jittered(x, seed) * 1.01).join(dataset())
+    with pytest.raises(ValueError, match="was built with `augment`"):
+        kd.TeacherCache(tmp_path)
+    seldom = kd.TeacherCache(tmp_path, augment=lambda x, seed: jittered(x, seed) + tf.cast(seed[0] == 30, tf.float32))
+    seldom.epoch = cache.epoch = 1
+    list(cache.join(dataset()))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Example 30 is not the one"):
+        list(seldom.join(dataset()))
+
+
+def test_a_cache_is_not_joined_twice_and_needs_its_targets(tmp_path):
+    cache = built(tmp_path)
+    with pytest.raises((TypeError, ValueError)):
+        cache.join(cache.join(dataset()))
+    with pytest.raises(ValueError, match="carry a teacher's targets"):
+        distill(student(), kd.teachers.Cached(cache), optimizer="sgd").fit(dataset().batch(5), verbose=0)
+    with pytest.raises(TypeError, match="TeacherCache"):
+        kd.teachers.Cached(str(tmp_path))
+    with pytest.raises(ValueError, match="Received arrays"):
+        built(tmp_path / "views", views=2, augment=jittered).join(data()[0])
+
+
+def test_nothing_that_was_made_is_overwritten(tmp_path):
+    built(tmp_path)
+    (tmp_path / manifest.MANIFEST).unlink()
+    with pytest.raises(ValueError, match="plan.json' is missing"):
+        built(tmp_path)
+    shutil.rmtree(tmp_path / "view-0000")
+    built(tmp_path)
