@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import ops, tree
+from keras import ops
 
 from keras_kd import distribution, labels, losses, schedules, taps, targets
 from keras_kd._types import Schedule, Tensor, Tensors
@@ -102,7 +102,8 @@ class Distiller(keras.Model):
                 `auto_scale_loss`.
 
         Raises:
-            ValueError: `alpha` or `temperature` out of range; `alpha` below 1 without a `loss`.
+            ValueError: `alpha` or `temperature` out of range; `alpha` below 1 without a `loss`; under a strategy with
+                several replicas: gradient accumulation, `steps_per_execution` above 1, XLA on processors.
         """
         check_temperature(temperature)
         _check_alpha(alpha)
@@ -113,6 +114,7 @@ class Distiller(keras.Model):
             )
         distribution.forget_compiled(self)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **keras_arguments)
+        distribution.check_supported(self)
         self._loose.unlabelled = False
         self.temperature = temperature
         self.alpha = alpha
@@ -377,7 +379,7 @@ class Distiller(keras.Model):
         self, parts: dict[str, Tensor], x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
     ) -> dict[str, Tensor]:
         """Count a batch into the metrics, and return those that say something about it."""
-        batch_size = ops.shape(tree.flatten(x)[0])[0]
+        batch_size = distribution.batch_share(x)
         distribution.update_loss(self, parts["loss"], batch_size)
         own = [self._student_tracker, self._distillation_tracker, *self._term_trackers]
         for tracker in own:
@@ -390,12 +392,16 @@ class Distiller(keras.Model):
         else:
             results = self.compute_metrics(x, y, y_pred, sample_weight)
         self._check_log_names()
-        return {name: value for name, value in results.items() if name not in silent}
+        return distribution.with_axis({name: value for name, value in results.items() if name not in silent})
 
     def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Return the epoch's metrics under the keys of the last step's logs; Keras wants the two sets to be equal."""
         results = self.get_metrics_result()
         return {name: results.get(name, value) for name, value in logs.items()}
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Build what a first batch decides about, under a strategy."""
+        distribution.build_under_strategy(self, iterator, data_batch)
 
     def make_train_function(self, force: bool = False) -> None:
         """Make Keras's function for a step; what it checks in the data is said as a `ValueError`."""

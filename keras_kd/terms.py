@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_kd import bridges, mixtures, schedules
+from keras_kd import bridges, distribution, mixtures, schedules
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.losses.logits import binary_kl
 
@@ -225,8 +225,9 @@ class Term(keras.layers.Layer):
             return self._mean(ops.reshape(values, (1,)), ops.reshape(values, (1,)))
         if mask is not None:
             # Keras finds the mask of a loss on the tensor itself.
-            values._keras_mask = _fit_mask(mask, values)
-        return self._mean(values, values, self._fit_weight(sample_weight, values))
+            mask = values._keras_mask = _fit_mask(mask, values)
+        count = ops.size(values) if mask is None else ops.sum(ops.cast(mask, "float32"))
+        return distribution.by_share(self._mean(values, values, self._fit_weight(sample_weight, values)), count)
 
     def _fit_weight(self, sample_weight: Tensor | None, values: Tensor) -> Tensor | None:
         """Let the weight of an example count for all positions of its features; elsewhere, be as strict as Keras."""

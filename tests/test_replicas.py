@@ -1,4 +1,4 @@
-"""A memory bank and a cache on two replicas: what tests/replicas.py, a process of its own, leaves in every variable."""
+"""A memory bank on two replicas: what tests/replicas.py leaves in every variable, in a process of its own."""
 
 import pathlib
 import subprocess
@@ -34,7 +34,7 @@ def values(tmp_path_factory):
 
 
 def assert_equal(received, expected, tolerance=0.0):
-    assert received.keys() == expected.keys() and len(received) > 5
+    assert received.keys() == expected.keys() and len(received) > 8
     for path, value in received.items():
         np.testing.assert_allclose(value, expected[path], rtol=0, atol=tolerance, err_msg=path)
 
@@ -70,8 +70,3 @@ def test_replicas_with_unequal_shares_remember_all_examples(values):
     received, expected = values("two", 2), values("one", 2)
     assert received[f"{LOSS}/position"] == len(X)
     np.testing.assert_allclose(received[f"{LOSS}/bank"], expected[f"{LOSS}/bank"], rtol=0, atol=1e-5)
-
-
-def test_a_cached_run_on_two_replicas_is_that_on_one_device(values):
-    assert_equal(values("two", "cached", 1), values("two", "cached", 0))
-    assert_equal(values("two", "cached"), values("one", "cached"), 1e-5)

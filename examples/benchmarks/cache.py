@@ -85,8 +85,8 @@ def speed(options: argparse.Namespace) -> None:
 
 def slices(x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
     options = tf.data.Options()
-    # Now and then tf.data's tuning lets the end of a pass wait until it wakes up, after 10 ms * (2**n - 1): more than the
-    # differences that are looked for.
+    # Now and then tf.data's tuning lets the end of a pass wait until it wakes up, after 10 ms * (2**n - 1): more than
+    # the differences that are looked for.
     options.autotune.enabled = False
     return tf.data.Dataset.from_tensor_slices((x, y)).with_options(options)
 

@@ -84,10 +84,13 @@ class EMA(Teacher):
     def after_step(self, student: keras.Model, step: Tensor) -> None:
         """Move the average towards the student."""
         decay = schedules.at(self.decay, step)
+        averages, values = [], []
         for average, current in zip(self.model.variables, student.variables, strict=True):
             if keras.backend.is_float_dtype(average.dtype):  # not the counters of random numbers
                 share = ops.cast(decay, average.dtype)
-                average.assign(share * average + (1 - share) * ops.cast(current, average.dtype))
+                averages.append(average)
+                values.append(share * average + (1 - share) * ops.cast(current, average.dtype))
+        distribution.assign_all(averages, values)
 
     def get_config(self) -> dict:
         """Return the constructor's arguments."""

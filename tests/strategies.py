@@ -1,0 +1,140 @@
+"""Train the same Distillers on one device, on two replicas, or as one of two workers, and write what came of it.
+
+    python -m tests.strategies FILE.npz one|mirrored|worker
+
+A process of its own each: devices have to be made, and workers to find each other, before TensorFlow starts. What is
+compared is in tests/test_strategies.py.
+"""
+
+import os
+import sys
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_kd as kd
+from tests.caches import jittered
+from tests.models import dense, mlp, tagger
+
+BATCH, CLASSES = 16, 3
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def data(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x, y and weights."""
+    random = np.random.default_rng(rows)
+    x = random.normal(size=(rows, 4)).astype("float32")
+    return x, random.integers(0, CLASSES, rows), random.uniform(0, 2, rows).astype("float32")
+
+
+def compiled(student, teacher, terms=None, **arguments) -> kd.Distiller:
+    distiller = kd.Distiller(student=student, teacher=teacher, terms=terms)
+    settings = {"temperature": 2.0, "alpha": 0.6, "metrics": ["accuracy"], **arguments}
+    distiller.compile(keras.optimizers.SGD(0.3), CROSS_ENTROPY, **settings)
+    return distiller
+
+
+# Each returns a Distiller and examples, of which the last batch is smaller: 73 = 4 * 16 + 9.
+
+
+def schedules_and_an_ensemble(folder):
+    """Alpha and temperature that change, two teachers, regularisation."""
+    student = mlp(1, kernel_regularizer="l2")
+    ramp = kd.schedules.Ramp(0.2, 0.9, 15)
+    distiller = compiled(
+        student, [mlp(2), mlp(3)], alpha=ramp, temperature=lambda step: 1.0 + 0.2 * tf.cast(step, tf.float32)
+    )
+    return distiller, tf.data.Dataset.from_tensor_slices(data(73)[:2])
+
+
+def features_and_weights(folder):
+    """A feature term with a bridge, and weights for the examples."""
+    terms = [
+        kd.Term(kd.losses.kl_divergence),
+        kd.Term(kd.losses.squared_error, at=("hidden", "hidden"), bridge=dense(7, 9), weight=0.5),
+    ]
+    return compiled(mlp(1), mlp(2, units=7), terms), tf.data.Dataset.from_tensor_slices(data(73))
+
+
+def masks(folder):
+    """Sequences of which the examples have different numbers of valid positions."""
+    random = np.random.default_rng(0)
+    words = random.integers(1, 6, (73, 5)) * (np.arange(5) < random.integers(1, 6, (73, 1)))
+    return compiled(tagger(1), tagger(2)), tf.data.Dataset.from_tensor_slices((words, words % CLASSES))
+
+
+def a_last_batch_of_one(folder):
+    """So that a replica gets nothing."""
+    return compiled(mlp(1), mlp(2)), tf.data.Dataset.from_tensor_slices(data(65)[:2])
+
+
+def cached_views(folder):
+    """Targets from a cache, another view in each epoch."""
+    examples = tf.data.Dataset.from_tensor_slices(data(73)[:2])
+    cache = kd.TeacherCache(folder, mlp(2), top_k=2, dtype="float32", views=2, augment=jittered)
+    cache.build(examples, batch_size=8, shard=(0, 1), verbose=0)
+    return compiled(mlp(1), kd.teachers.Cached(cache)), cache.join(examples)
+
+
+def an_average(folder):
+    """A teacher that follows the student."""
+    return compiled(mlp(1), kd.teachers.EMA(0.8)), tf.data.Dataset.from_tensor_slices(data(73)[:2])
+
+
+CASES = [schedules_and_an_ensemble, features_and_weights, masks, a_last_batch_of_one, cached_views, an_average]
+
+
+def main(file: str, kind: str) -> None:
+    """Train each for 20 steps, and write the weights and the logs."""
+    strategy = strategy_of(kind)
+    found = {"replicas": np.array(strategy.num_replicas_in_sync)}
+    for case in CASES:
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(0)
+        with tempfile.TemporaryDirectory() as folder:
+            with strategy.scope():
+                distiller, examples = case(folder)
+            history = distiller.fit(examples.batch(BATCH), epochs=4, shuffle=False, verbose=0).history
+            evaluated = distiller.evaluate(examples.batch(BATCH), verbose=0, return_dict=True)
+        found |= {f"{case.__name__} log {name}": np.array(values) for name, values in history.items()}
+        found |= {f"{case.__name__} evaluated {name}": np.array(value) for name, value in evaluated.items()}
+        teachers = distiller.stateful_teachers
+        weights = [*distiller.trainable_variables, *(each for one in teachers for each in one.variables)]
+        found |= {f"{case.__name__} weight {number}": np.array(each) for number, each in enumerate(weights)}
+    if kind == "mirrored":
+        found["refused"] = np.array(refused(strategy))
+    np.savez(file, **found)
+
+
+def refused(strategy: tf.distribute.Strategy) -> list[str]:
+    """Return what is said about each of the things that Keras cannot do on several replicas."""
+    said = []
+    for arguments in ({"steps_per_execution": 2}, {"jit_compile": True}, {"gradient_accumulation_steps": 2}):
+        steps = arguments.pop("gradient_accumulation_steps", None)
+        with strategy.scope():
+            distiller = kd.Distiller(student=mlp(1), teacher=mlp(2))
+            optimizer = keras.optimizers.SGD(gradient_accumulation_steps=steps)
+            try:
+                distiller.compile(optimizer, CROSS_ENTROPY, **arguments)
+                said.append("")
+            except ValueError as error:
+                said.append(str(error))
+    return said
+
+
+def strategy_of(kind: str) -> tf.distribute.Strategy:
+    """Return a strategy, with devices for it."""
+    if kind == "one":
+        return tf.distribute.get_strategy()
+    if kind == "worker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main(sys.argv[1], sys.argv[2])

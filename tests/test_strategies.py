@@ -1,0 +1,78 @@
+"""One device, two replicas, two workers: the same numbers. What tests/strategies.py leaves, in processes of its own."""
+
+import inspect
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras.src.backend.tensorflow import trainer
+
+from keras_kd import Distiller
+from tests.strategies import CASES
+
+ROOT = pathlib.Path(__file__).parents[1]
+KINDS = ("mirrored", "worker 0", "worker 1")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Return what each kind of run has written, by its name; all run at once."""
+    folder = tmp_path_factory.mktemp("strategies")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cluster = {"worker": [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]}
+    running = {}
+    for kind in ("one", *KINDS):
+        name, *index = kind.split()
+        task = {"cluster": cluster, "task": {"type": "worker", "index": int(index[0])}} if index else None
+        environment = os.environ | ({"TF_CONFIG": json.dumps(task)} if task else {})
+        command = [sys.executable, "-m", "tests.strategies", str(folder / f"{kind}.npz"), name]
+        running[kind] = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    for process in running.values():
+        errors = process.communicate(timeout=400)[1]
+        assert process.returncode == 0, errors
+    return {kind: dict(np.load(folder / f"{kind}.npz")) for kind in running}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_weights_and_logs_are_those_of_one_device(found, case, kind):
+    of_case = [{k: v for k, v in found[name].items() if k.startswith(case.__name__)} for name in ("one", kind)]
+    expected, received = of_case
+    assert found["one"]["replicas"] == 1 and found[kind]["replicas"] == 2
+    assert received.keys() == expected.keys()
+    parts = {key.split()[1] for key in expected}
+    assert parts == {"log", "evaluated", "weight"}
+    for key, value in expected.items():
+        np.testing.assert_allclose(received[key], value, rtol=0, atol=1e-5, err_msg=key)
+
+
+def test_what_keras_cannot_do_on_several_replicas_is_refused(found):
+    for name, said in zip(
+        ("steps_per_execution", "jit_compile", "gradient_accumulation_steps"), found["mirrored"]["refused"], strict=True
+    ):
+        assert f"`{name}` to be left out under MirroredStrategy with 2 replicas" in said
+
+
+def test_training_changes_what_is_compared(found):
+    for case in CASES:
+        logs = found["one"][f"{case.__name__} log loss"]
+        assert logs[-1] < 0.999 * logs[0]
+
+
+def test_keras_still_has_what_fit_on_several_machines_leans_on():
+    # keras_kd/distribution.py replaces `_maybe_symbolic_build`, and gives scalars the axis that `reduce_per_replica`
+    # takes the mean along. If Keras changes either, see whether this is still needed.
+    fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
+    assert "self._maybe_symbolic_build(iterator=epoch_iterator)" in fit
+    original = inspect.getsource(trainer.TensorFlowTrainer._maybe_symbolic_build)
+    assert "self._symbolic_build(data_batch=data_batch)" in original and "axis=None" in original
+    assert 'strategy.reduce("MEAN", v, axis=0)' in inspect.getsource(trainer.reduce_per_replica)
+    assert Distiller._maybe_symbolic_build is not keras.Model._maybe_symbolic_build
