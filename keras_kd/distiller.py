@@ -409,6 +409,12 @@ class Distiller(keras.Model):
             super().make_train_function(force)
             self.train_function = distribution.with_value_errors(self.train_function)
 
+    def make_test_function(self, force: bool = False) -> None:
+        """Make Keras's function for a step of evaluation; errors as in training."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = distribution.with_value_errors(self.test_function)
+
     def _assign(self, name: str, value: Schedule) -> None:
         """Set a number in place; put a function in its place, or back, with a new trace."""
         current = getattr(self._loose, name)

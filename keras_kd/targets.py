@@ -13,6 +13,9 @@ from keras import ops, tree
 from keras_kd._types import Tensor, Tensors
 from keras_kd.mixtures import Mixture
 
+#: An empty entry among the targets whose name begins so says which cache they are of.
+MARK = "cache:"
+
 #: What is stored under one name, by part: numbers, indices, masks.
 Parts = dict[str, Tensor]
 
@@ -159,7 +162,13 @@ def _dense(stored: Parts) -> Tensor:
 
 
 def _indices(stored: Parts) -> str:
-    return next(part for part in stored if part.startswith(_INDICES))
+    found = [part for part in stored if part.startswith(_INDICES)]
+    if not found:
+        raise ValueError(
+            f"Expected targets made by a cache, or tensors by name. Received the parts {sorted(stored)}. Join your own "
+            'as keras_kd.Joined(x, {"logits": logits}).'
+        )
+    return found[0]
 
 
 def _classes(part: str) -> int:

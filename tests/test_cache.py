@@ -278,3 +278,45 @@ def test_sequences_keep_their_masks(tmp_path):
     live.fit(words, batch_size=5, shuffle=False, verbose=0)
     cached.fit(cache.join(examples).batch(5), shuffle=False, verbose=0)
     assert_same(cached.student.get_weights(), live.student.get_weights(), 1e-6)
+
+
+def test_passes_that_are_no_epochs_keep_to_one_view_each(tmp_path):
+    cache = built(tmp_path, views=3, augment=jittered)
+    distiller = distill(student(), kd.teachers.Cached(cache), **SGD)
+    joined = cache.join(dataset()).shuffle(50).repeat().batch(10).prefetch(2)
+    distiller.fit(joined, epochs=6, steps_per_epoch=3, verbose=0)
+
+
+def test_an_augmentation_may_change_shape_and_type(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (20, 6, 6, 1)).astype("uint8")
+    examples = tf.data.Dataset.from_tensor_slices((images, np.zeros(20)))
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+
+    def cropped(x, seed):
+        return tf.cast(tf.image.stateless_random_crop(x, (4, 4, 1), seed), tf.float32) / 255.0
+
+    cache = built(tmp_path, examples, teacher=model, dtype="float32", views=2, augment=cropped)
+    cache.estimate(examples)
+    cache.epoch = 1
+    (x, _), *_ = cache.join(examples).batch(20)
+    np.testing.assert_allclose(x.targets["logits"]["values"], model(x.inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ragged", "variable", "sparse"])
+def test_labels_of_any_kind_stay_with_their_examples(tmp_path, kind):
+    def boxes(x, y):
+        several = tf.ones((y + 1, 4))
+        if kind == "sparse":
+            return x, tf.sparse.from_dense(tf.one_hot(y, CLASSES))
+        return x, tf.RaggedTensor.from_tensor(several) if kind == "ragged" else several
+
+    cache = built(tmp_path, dataset().map(boxes), dtype="float32")
+    for (x, _), (expected, _) in zip(cache.join(dataset().map(boxes)), dataset(), strict=True):
+        np.testing.assert_array_equal(x.inputs, expected)
+        np.testing.assert_allclose(x.targets["logits"]["values"], teacher()(expected[None])[0], atol=1e-5)
+
+
+def test_keys_of_one_column_are_keys(tmp_path):
+    examples = tf.data.Dataset.from_tensor_slices(({"x": X, "id": np.arange(len(X))[:, None]}, Y))
+    cache = built(tmp_path, examples, teacher=of_x(teacher()), key="id")
+    assert sum(1 for _ in cache.join(examples.shuffle(50))) == 50

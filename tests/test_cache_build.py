@@ -187,7 +187,7 @@ def test_settings_out_of_range_are_refused(tmp_path, arguments, message):
         (lambda: dataset().take(0), "empty"),
         (lambda: dataset().map(lambda x, y: (tf.sparse.from_dense(x), y)), "dense"),
         (lambda: dataset().map(lambda x, y: (x[:2], y)), "cannot read"),
-        (lambda: (data()[0], data()[1][:3]), "one length"),
+        (lambda: [data()[0], data()[1][:3]], "one length"),
     ],
 )
 def test_data_that_cannot_be_cached_is_refused(tmp_path, examples, message):

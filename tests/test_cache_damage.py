@@ -182,7 +182,7 @@ def test_other_data_teach_nothing(tmp_path, name, kind):
     distiller = distill(student(), kd.teachers.Cached(cache), optimizer="sgd")
     seen = []
     counter = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
-    with pytest.raises(ValueError, match="is not the one|another|have other|Expected the 50 examples"):
+    with pytest.raises(ValueError, match="is not the one|another|have other|types and shapes|Expected the 50 examples"):
         if kind == "arrays":
             cache.join(other)
         else:
@@ -232,3 +232,94 @@ def test_nothing_that_was_made_is_overwritten(tmp_path):
         built(tmp_path)
     shutil.rmtree(tmp_path / "view-0000")
     built(tmp_path)
+
+
+def test_a_second_cache_object_does_not_build_again_or_ask_to_remove(tmp_path):
+    first, second = (kd.TeacherCache(tmp_path, teacher=teacher()) for _ in range(2))
+    first.build(dataset(), 4, verbose=0)
+    second.build(dataset(), 4, verbose=0)
+    second.build(dataset(), 4, shard=(0, 2), verbose=0)
+    assert len(list(second.join(dataset()))) == 50
+
+
+def test_the_random_state_of_dropout_makes_no_other_teacher(tmp_path):
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dropout(0.5), keras.layers.Dense(3)])
+    built(tmp_path / "cache", teacher=model)
+    model(data()[0], training=True)
+    kd.TeacherCache(tmp_path / "cache", teacher=model).join(dataset())
+
+
+def test_another_vocabulary_is_another_teacher(tmp_path):
+    def reader(text):
+        words = keras.layers.TextVectorization(output_mode="multi_hot", max_tokens=4)
+        words.adapt([text])
+        return keras.Sequential(
+            [keras.Input((1,), dtype="string"), words, keras.layers.Dense(3, "relu", kernel_initializer="ones")]
+        )
+
+    texts = tf.data.Dataset.from_tensor_slices(np.array([["a b"], ["c"]]))
+    built(tmp_path, texts, teacher=reader("a a a b b c"))
+    kd.TeacherCache(tmp_path, teacher=reader("a a a b b c"))
+    with pytest.raises(ValueError, match="another"):
+        kd.TeacherCache(tmp_path, teacher=reader("c c c b b a"))
+
+
+def test_a_shard_that_is_damaged_before_the_end_is_not_taken_over(tmp_path):
+    for index in range(2):
+        if index:
+            shard = sorted(tmp_path.rglob("*.tfrecord"))[0]
+            content = bytearray(shard.read_bytes())
+            content[-6] ^= 1
+            shard.write_bytes(content)
+            with pytest.raises(ValueError, match=f"{shard.name}' is damaged.*Remove it"):
+                kd.TeacherCache(tmp_path, teacher=teacher()).build(dataset(), 4, shard=(index, 2), verbose=0)
+        else:
+            kd.TeacherCache(tmp_path, teacher=teacher()).build(dataset(), 4, shard=(index, 2), verbose=0)
+
+
+def test_targets_of_another_cache_are_refused(tmp_path):
+    first, second = (built(tmp_path / str(seed), teacher=teacher(seed)) for seed in range(2))
+    both = distill(student(), [kd.teachers.Cached(first), kd.teachers.Cached(second)], optimizer="sgd")
+    with pytest.raises(ValueError, match="cache the ensemble"):
+        both.fit(first.join(dataset()).batch(5), verbose=0)
+
+
+def test_validation_data_that_the_teacher_has_not_seen_are_an_error_too(tmp_path):
+    cache = built(tmp_path)
+    distiller = distill(student(), kd.teachers.Cached(cache), optimizer="sgd")
+    x, y = data()
+    other = tf.data.Dataset.from_tensor_slices((one_row_changed(x), y))
+    with pytest.raises(ValueError, match="Example 37 is not the one"):
+        distiller.evaluate(cache.join(other).batch(5), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.0}, "batch_size"),
+        ({"shard": 3}, "shard"),
+        ({"shard": (0.5, 2)}, "shard"),
+    ],
+)
+def test_arguments_of_build_out_of_range_are_refused(tmp_path, arguments, error):
+    with pytest.raises(ValueError, match=f"Expected `{error}`"):
+        kd.TeacherCache(tmp_path, teacher=teacher()).build(dataset(), **arguments)
+
+
+def test_unusual_arguments_are_explained(tmp_path):
+    cache = kd.TeacherCache(tmp_path, teacher=teacher())
+    with pytest.raises(TypeError, match="could be \\(x, y\\)"):
+        cache.build(data())
+    with pytest.raises(ValueError, match="at least one example"):
+        cache.build(dataset().filter(lambda x, y: False), verbose=0)
+    with pytest.raises(ValueError, match="integers or strings"):
+        kd.TeacherCache(tmp_path / "key", teacher=teacher(), key=lambda x, y: x[:, 0]).build(dataset(), verbose=0)
+    with pytest.raises(ValueError, match="`augment\\(x, seed\\)`"):
+        kd.TeacherCache(tmp_path / "augment", teacher=teacher(), augment=lambda x: x).build(dataset(), verbose=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="folder that can be written"):
+        kd.TeacherCache(tmp_path / "file" / "cache", teacher=teacher()).build(dataset(), verbose=0)
+    with pytest.raises(ValueError, match="made by a cache, or tensors by name"):
+        joined = kd.Joined(data()[0], {"logits": {"log_probabilities": np.zeros((50, 2), "float32")}})
+        distill(student(), kd.teachers.Cached(), optimizer="sgd").fit(joined, data()[1], verbose=0)

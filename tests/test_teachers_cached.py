@@ -140,3 +140,11 @@ def test_the_configurations_are_read_back():
         assert again.get_config().keys() == each.get_config().keys()
     with pytest.raises(ValueError, match="head"):
         kd.teachers.Cached(head="wrong")
+
+
+def test_a_remembered_teacher_that_has_learned_is_asked_again():
+    model = teacher()
+    known = kd.teachers.Remembered(model)
+    trained(known)
+    model.set_weights(teacher(9).get_weights())
+    assert_same(trained(known), trained(teacher(9)), 1e-6)

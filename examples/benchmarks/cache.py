@@ -134,8 +134,9 @@ def in_a_process(what: str) -> float:
 
 def memory_of(what: str, count: str, folder: str) -> float:
     """Return the memory in MB that a build or a pass takes; the examples are made on the way."""
+    keras.utils.set_random_seed(0)  # the cache knows its teacher: it is the same in both processes
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(100)])
-    cache = kd.TeacherCache(folder, teacher=model)  # the weights are part of the cache: the same in both processes
+    cache = kd.TeacherCache(folder, teacher=model)
     numbers = tf.data.Dataset.range(int(count))
     examples = numbers.map(lambda number: tf.random.stateless_normal([64], [number, 0]), tf.data.AUTOTUNE)
     few = kd.TeacherCache(f"{folder}-few", teacher=model)

@@ -11,7 +11,7 @@ from keras import tree
 
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import checks, shards
-from keras_kd.cache.examples import Augment, Examples, Key, key_of, seed
+from keras_kd.cache.examples import Augment, Examples, Key, augmented, inputs_of, key_of
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.plan import Job
 from keras_kd.teachers.base import Teacher, said_by
@@ -41,22 +41,23 @@ class Question:
     Args:
         asked: the teacher, and what it is asked for.
         examples: what it is asked about.
+        augment: see `TeacherCache`.
 
     Raises:
         ValueError: the teacher cannot read these examples.
     """
 
-    def __init__(self, asked: Asked, examples: Examples) -> None:
+    def __init__(self, asked: Asked, examples: Examples, augment: Augment | None) -> None:
         self._asked = asked
-        spec = tree.map_structure(
-            lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), examples.x(examples.spec)
-        )
+        x = examples.x(examples.seen(augment, asked.key, tf.zeros((), tf.int64)).element_spec[1])
+        checks.check_specs(x)
+        spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), x)
         said = tf.function(self._ask, input_signature=[spec])
         try:
             self._said = said.get_concrete_function()
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             raise ValueError(
-                f"The teacher cannot read examples like these: {examples.inputs}. If the dataset is batched: "
+                f"The teacher cannot read examples like these: {inputs_of(x)}. If the dataset is batched: "
                 f"dataset.unbatch(). Caches are built and joined example by example. {error}"
             ) from error
         self.layout = Layout.of(self._said.structured_outputs, keyed=asked.key is not None)
@@ -179,9 +180,9 @@ class Build:
         if jobs > 1:
             data = data.filter(lambda place, element: place // size % jobs == self.job.index)
         if self.augment is not None:
-            data = data.map(
-                augmented(self.augment, self.key, view), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-            )
+            data = augmented(data, self.augment, self.key, tf.constant(view, tf.int64))
+        if self.key is None and not self.examples.is_dense:  # y may be of several shapes; the teacher needs x alone
+            data = data.map(lambda place, element: (place, (self.examples.x(element),)))
         return data.batch(self.plan["batch_size"]).prefetch(tf.data.AUTOTUNE)
 
     def _refuse(self, start: int, end: int) -> None:
@@ -190,19 +191,6 @@ class Build:
             f"examples {start:,} to {end - 1:,}: NaN, or features that are too large. Mend the teacher or the example, "
             'or build with dtype="float32".'
         )
-
-
-def augmented(augment: Augment, key: Key | None, view: Tensor) -> Any:
-    """Return a function of (place, element), which augments its x as the teacher sees or saw it."""
-
-    def apply(place: Tensor, element: Any) -> Any:
-        identity = place
-        if key is not None:
-            identity = key_of(key, tree.map_structure(lambda leaf: leaf[None], element))[0]
-        x = augment(Examples.x(element), seed(identity, tf.cast(view, tf.int64)))
-        return place, Examples.with_x(element, x)
-
-    return apply
 
 
 def read_timing(path: pathlib.Path) -> dict[str, float]:

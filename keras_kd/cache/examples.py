@@ -52,18 +52,29 @@ class Examples:
     @property
     def inputs(self) -> list[list[Any]]:
         """Type and shape of each input, as plain values."""
-        return [[leaf.dtype.name, list(leaf.shape)] for leaf in tree.flatten(self.x(self.spec))]
+        return inputs_of(self.x(self.spec))
 
     @property
     def nbytes(self) -> int:
         """The bytes of one example, as far as its shapes are known."""
-        return sum(_nbytes(leaf) for leaf in tree.flatten(self.spec))
+        return sum(_nbytes(leaf) for leaf in tf.nest.flatten(self.spec))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether y and weights, too, are tensors of one shape in all examples."""
+        return all(
+            isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined() for leaf in tf.nest.flatten(self.spec)
+        )
 
     @property
     def block(self) -> int:
         """How many examples to join at once: one, where y or weights are of several shapes."""
-        dense = all(isinstance(leaf, tf.TensorSpec) and None not in leaf.shape for leaf in tree.flatten(self.spec))
-        return max(1, min(256, _BLOCK_BYTES // max(1, self.nbytes))) if dense else 1
+        return max(1, min(256, _BLOCK_BYTES // max(1, self.nbytes))) if self.is_dense else 1
+
+    def seen(self, augment: Augment | None, key: Key | None, view: Tensor) -> tf.data.Dataset:
+        """Return (place, element) of each example, its x as the teacher sees it."""
+        numbered = self.dataset.enumerate()
+        return numbered if augment is None else augmented(numbered, augment, key, view)
 
     @staticmethod
     def x(element: Any) -> Tensors:
@@ -99,13 +110,18 @@ class Examples:
             tree.map_structure(lambda *leaves: tf.stack(leaves), *self._probed())
         )
         twice = examples.enumerate().repeat(2)  # in one pass: a new one may begin with the same random numbers
-        views = list(twice.map(lambda place, x: augment(x, seed(place, tf.cast(view, tf.int64)))).as_numpy_iterator())
+        views = [x for _, x in augmented(twice, augment, None, tf.cast(view, tf.int64)).as_numpy_iterator()]
         return views[: len(views) // 2], views[len(views) // 2 :]
 
     def _probed(self) -> list[Tensors]:
         if self._probe is None:
             self._probe = [self.x(element) for element in self.dataset.take(_PROBED)]
         return self._probe
+
+
+def inputs_of(x: Tensors) -> list[list[Any]]:
+    """Return type and shape of each tensor, or spec, as plain values."""
+    return [[leaf.dtype.name, list(leaf.shape)] for leaf in tree.flatten(x)]
 
 
 def seed(identity: Tensor, view: Tensor) -> Tensor:
@@ -119,13 +135,39 @@ def key_of(key: Key, element: Any) -> Tensor:
     Raises:
         ValueError: there is no such key.
     """
-    if callable(key):
-        return checks.identities(tf.convert_to_tensor(key(*element) if isinstance(element, tuple) else key(element)))
     x = Examples.x(element)
-    if not isinstance(x, dict) or key not in x:
-        offered = sorted(x) if isinstance(x, dict) else x
+    if callable(key):
+        found = tf.convert_to_tensor(key(*element) if isinstance(element, tuple) else key(element))
+    elif isinstance(x, dict) and key in x:
+        found = x[key]
+    else:
+        offered = f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
         raise ValueError(f"Expected an x with the key {key!r}, by which this cache is joined. Received: {offered}")
-    return checks.identities(x[key])
+    found = tf.squeeze(found, axis=1) if found.shape.rank == 2 and found.shape[1] == 1 else found
+    if found.shape.rank != 1 or not (found.dtype.is_integer or found.dtype == tf.string):
+        raise ValueError(
+            f"Expected keys that are integers or strings, (batch,). Received: {found.dtype.name}, {found.shape}"
+        )
+    return checks.identities(found)
+
+
+def augmented(numbered: tf.data.Dataset, augment: Augment, key: Key | None, view: Tensor) -> tf.data.Dataset:
+    """Return (place, element) with an x that is augmented as the teacher sees or saw it."""
+
+    def apply(place: Tensor, element: Any) -> Any:
+        identity = place
+        if key is not None:
+            identity = key_of(key, tree.map_structure(lambda leaf: leaf[None], element))[0]
+        x = augment(Examples.x(element), seed(identity, tf.cast(view, tf.int64)))
+        return place, Examples.with_x(element, x)
+
+    try:
+        return numbered.map(apply, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise ValueError(
+            "Expected `augment(x, seed)` to return the x of one example, with TensorFlow's operations. On an x like "
+            f"{inputs_of(Examples.x(numbered.element_spec[1]))} it failed: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def is_array(value: Any) -> bool:
@@ -137,6 +179,11 @@ def _as_dataset(data: Any) -> tf.data.Dataset:
     if isinstance(data, tf.data.Dataset):
         return data
     leaves = tree.flatten(data)
+    if isinstance(data, tuple) and not isinstance(data, targets.Joined):
+        raise TypeError(
+            "Expected arrays of x alone: an array, a dict, or a list for a model of several inputs. Received a tuple, "
+            "which could be (x, y). With y: tf.data.Dataset.from_tensor_slices((x, y))."
+        )
     if isinstance(data, targets.Joined) or not leaves or not all(is_array(leaf) for leaf in leaves):
         raise TypeError(
             "Expected arrays of inputs, or a tf.data.Dataset of single examples, which is not joined yet. Received: "
@@ -150,7 +197,7 @@ def _as_dataset(data: Any) -> tf.data.Dataset:
 def _nbytes(leaf: Any) -> int:
     if not isinstance(leaf, tf.TensorSpec):
         return 0
-    return math.prod(size or 1 for size in leaf.shape) * max(1, leaf.dtype.size or 1)
+    return math.prod(size or 1 for size in leaf.shape or ()) * max(1, leaf.dtype.size or 1)
 
 
 def _digest(examples: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd import distribution
 from keras_kd.teachers.base import Teacher
 
 #: What a configuration holds that differs between two builds of one model, or says nothing of what it computes.
@@ -18,7 +19,7 @@ def of_teacher(teacher: Teacher) -> dict[str, str]:
 
     A function, a lambda or a SavedModel counts by its name and its weights alone: what it computes is not seen.
     """
-    return {"architecture": _of_architecture(teacher), "weights": _of_weights(teacher)}
+    return {"teacher_architecture": _of_architecture(teacher), "teacher_weights": _of_weights(teacher)}
 
 
 def _of_architecture(teacher: Teacher) -> str:
@@ -34,9 +35,14 @@ def _of_architecture(teacher: Teacher) -> str:
 def _of_weights(teacher: Teacher) -> str:
     digest = hashlib.sha256()
     for variable in teacher.variables:
+        if "seed_generator_state" in variable.path:  # of dropout and the like: it says nothing of what a teacher says
+            continue
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
         digest.update(f"{value.dtype.name}{value.shape}".encode())
         digest.update(value.view(np.uint8).data if value.ndim else value.tobytes())
+    for layer in distribution.all_layers(teacher):
+        if hasattr(layer, "get_vocabulary"):  # lookup tables, which are neither variables nor configuration
+            digest.update(repr(layer.get_vocabulary()).encode())
     return digest.hexdigest()
 
 

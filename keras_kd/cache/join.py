@@ -1,5 +1,6 @@
 """Give each example what the teacher has said of it, and refuse one that the teacher has not seen."""
 
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +12,20 @@ from keras import tree
 from keras_kd import distribution
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import checks, shards
-from keras_kd.cache.build import augmented
 from keras_kd.cache.examples import Augment, Examples, Key, key_of
 from keras_kd.cache.layout import Layout
-from keras_kd.targets import Joined
+from keras_kd.targets import MARK, Joined
 
 _OTHER = (
     "is not the one that the teacher saw there: it was changed or moved, or is augmented or shuffled before the join. "
     "Join before any random step, and build the cache again if the data have changed."
 )
+
+
+def mark(manifest: dict[str, Any]) -> str:
+    """Return the name of the entry that tells targets of this cache from others."""
+    files = "".join(each["sha256"] for each in manifest["files"].values())
+    return MARK + hashlib.sha256(files.encode()).hexdigest()[:16]
 
 
 class Source:
@@ -39,6 +45,11 @@ class Source:
         self._view = view
         self._checked: set[int] = set()
 
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What tells, among targets, which cache they are of: an empty entry whose name says it."""
+        return {mark(self.manifest): {}}
+
     def of_view(self, view: int) -> "Source":
         """Return a source that uses one view in every pass."""
         return Source(self.folder, self.manifest, lambda: view)
@@ -54,41 +65,32 @@ class Source:
             shards.check(self.folder, {name: self.manifest["files"][name] for name in names})
             self._checked.add(view)
 
-    def view(self) -> tf.data.Dataset:
-        """Return the number of the view of this pass, for ever."""
+    def in_passes(self, one_pass: Callable[[Tensor], tf.data.Dataset]) -> tf.data.Dataset:
+        """Return the dataset that `one_pass` makes for a view; which one is asked once, as each pass begins."""
         if self.manifest["views"] == 1:
-            return tf.data.Dataset.from_tensors(tf.zeros((), tf.int64)).repeat()
+            return one_pass(tf.zeros((), tf.int64))
 
         def ask() -> np.int64:
             with distribution.in_a_graph():
-                return np.int64(self._view())
+                view = self._view()
+                self.check(view)
+                return np.int64(view)
 
-        read = tf.data.Dataset.from_tensors(0).map(
+        asked = tf.data.Dataset.from_tensors(0).map(
             lambda _: tf.ensure_shape(tf.numpy_function(ask, [], tf.int64, stateful=True), [])
         )
-        return read.flat_map(lambda view: tf.data.Dataset.from_tensors(view).repeat())
+        return asked.flat_map(one_pass)
 
     def paths(self, view: int) -> list[pathlib.Path]:
         """Return the shards of a view, in their order."""
         numbers = range(-(-self.count // self.manifest["rows_per_shard"]))
         return [shards.shard_path(self.folder, view, number) for number in numbers]
 
-    def rows(self) -> tf.data.Dataset:
-        """Return the rows of the view of this pass, in their order; its files are checked as the pass begins."""
-        if self.manifest["views"] == 1:
-            return shards.read([str(path) for path in self.paths(0)], self.layout.row_bytes)
-        count = len(self.paths(0))
-
-        def read(view: Tensor) -> tf.data.Dataset:
-            paths = tf.numpy_function(self._checked_paths, [view], tf.string, stateful=True)
-            return shards.read(tf.ensure_shape(paths, [count]), self.layout.row_bytes)
-
-        return self.view().take(1).flat_map(read)
-
-    def _checked_paths(self, view: np.ndarray) -> np.ndarray:
-        with distribution.in_a_graph():
-            self.check(int(view))
-        return np.array([str(path).encode() for path in self.paths(int(view))], dtype=object)
+    def rows(self, view: Tensor) -> tf.data.Dataset:
+        """Return the rows of a view in their order."""
+        views = range(self.manifest["views"])
+        paths = tf.constant([[str(path) for path in self.paths(number)] for number in views])
+        return shards.read(paths[view], self.layout.row_bytes)
 
     def arrays(self, view: int) -> np.ndarray:
         """Return all rows of a view."""
@@ -96,15 +98,20 @@ class Source:
 
 
 def by_position(source: Source, examples: Examples, augment: Augment | None) -> tf.data.Dataset:
-    """Return the examples with their targets, in their order; fails at the end if one side has more than the other."""
+    """Return the examples with their targets, in their order; fails if one side has more than the other."""
     block = examples.block
-    elements = examples.dataset.batch(block) if augment is None else _augmented(source, examples, augment).batch(block)
-    empty = tf.data.Dataset.from_tensors(_empty(elements.element_spec))
-    rows = source.rows()
-    if block != source.manifest["rows_per_record"]:
-        rows = rows.rebatch(block)
-    none = tf.data.Dataset.from_tensors(tf.zeros((0, source.layout.row_bytes), tf.uint8)).repeat()
-    both = tf.data.Dataset.zip(elements.concatenate(empty), rows.concatenate(none)).enumerate()
+
+    def one_pass(view: Tensor) -> tf.data.Dataset:
+        elements = examples.seen(augment, None, view).map(_second) if augment else examples.dataset
+        elements = elements.batch(block)
+        if examples.is_dense:  # else only too many examples are found
+            elements = elements.concatenate(tf.data.Dataset.from_tensors(_empty(elements.element_spec)))
+        rows = source.rows(view)
+        if block != source.manifest["rows_per_record"]:
+            rows = rows.rebatch(block)
+        none = tf.data.Dataset.from_tensors(tf.zeros((0, source.layout.row_bytes), tf.uint8)).repeat()
+        both = tf.data.Dataset.zip(elements, rows.concatenate(none)).enumerate()
+        return both.map(attach, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
 
     def attach(number: Tensor, pair: Any) -> Any:
         element, found = pair
@@ -113,27 +120,29 @@ def by_position(source: Source, examples: Examples, augment: Augment | None) -> 
         found = checks.insist(tf.equal(here, there), message + " Build the cache again, in another folder.", found)
         return _attach(source, element, found, number * block)
 
-    joined = both.map(attach, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+    joined = source.in_passes(one_pass)
     return _finished(joined.apply(tf.data.experimental.assert_cardinality(source.count)))
 
 
 def by_key(source: Source, examples: Examples, augment: Augment | None, key: Key) -> tf.data.Dataset:
     """Return the examples with their targets, whatever their order and number, each found by its key."""
-    find = _finder(source, shards.keys(source.folder, source.manifest, source.count))
-    if augment is None:
-        elements = examples.dataset.batch(examples.block)
-    else:
-        elements = _augmented(source, examples, augment, key).batch(examples.block)
+    find = _finder(source)
 
-    def attach(element: Any, view: Tensor) -> Any:
-        rows, places = tf.numpy_function(find, [key_of(key, element), view], [tf.uint8, tf.int64], stateful=False)
-        rows, places = tf.ensure_shape(rows, [None, source.layout.row_bytes]), tf.ensure_shape(places, [None])
-        message = f"The cache at {source.folder} has no example of one of these keys: build it for this dataset."
-        rows = checks.insist(tf.reduce_all(places >= 0), message, rows)
-        return _attach(source, element, rows, places[:1][0])
+    def one_pass(view: Tensor) -> tf.data.Dataset:
+        elements = examples.seen(augment, key, view).map(_second) if augment else examples.dataset
 
-    both = tf.data.Dataset.zip(elements, source.view())
-    joined = both.map(attach, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+        def attach(*parts: Any) -> Any:
+            element = parts if isinstance(examples.spec, tuple) or augment else parts[0]
+            rows, places = tf.numpy_function(find, [key_of(key, element), view], [tf.uint8, tf.int64], stateful=False)
+            rows, places = tf.ensure_shape(rows, [None, source.layout.row_bytes]), tf.ensure_shape(places, [None])
+            message = f"The cache at {source.folder} has no example of one of these keys: build it for this dataset."
+            rows = checks.insist(tf.reduce_all(places >= 0), message, rows)
+            return _attach(source, element, rows, places[:1][0])
+
+        blocks = elements.batch(examples.block)
+        return blocks.map(attach, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
+
+    joined = source.in_passes(one_pass)
     if examples.count is not None:
         joined = joined.apply(tf.data.experimental.assert_cardinality(examples.count))
     return _finished(joined)
@@ -147,6 +156,12 @@ def arrays(source: Source, x: Tensors) -> Joined:
     """
     rows = source.arrays(0)
     said, expected, _ = source.layout.unpack_arrays(rows)
+    examples = Examples(x)
+    if examples.inputs != source.manifest["inputs"]:
+        raise ValueError(
+            f"Expected examples of the types and shapes {source.manifest['inputs']}, for which the cache at "
+            f"{str(source.folder)!r} was built. Received: {examples.inputs}"
+        )
     x = tuple(x) if isinstance(x, list) else x
     size = len(tree.flatten(x)[0])
     if size != source.count:
@@ -154,13 +169,13 @@ def arrays(source: Source, x: Tensors) -> Joined:
             f"Expected the {source.count:,} examples that the cache at {str(source.folder)!r} was built for. Received: "
             f"{size:,}"
         )
-    block = Examples(x).block
+    block = examples.block
     for start in range(0, size, block):
         part = tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[start : start + block]), x)  # noqa: B023
         wrong = np.flatnonzero(checks.fingerprints(part).numpy() != expected[start : start + block])
         if len(wrong):
             raise ValueError(f"Example {start + wrong[0]:,} {_OTHER} The cache: {source.folder}")
-    return Joined(x, said)
+    return Joined(x, {**said, **source.mark})
 
 
 def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
@@ -171,36 +186,32 @@ def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
     wrong = start + tf.argmin(tf.cast(tf.concat([same, [True]], 0), tf.int32))
     message = tf.strings.join(["Example ", tf.strings.as_string(wrong), f" {_OTHER} The cache: {source.folder}"])
     said = checks.insist(same, message, said)
-    return Examples.with_x(element, Joined(x, said))
+    return Examples.with_x(element, Joined(x, {**said, **source.mark}))
 
 
-def _augmented(source: Source, examples: Examples, augment: Augment, key: Key | None = None) -> tf.data.Dataset:
-    """Return elements whose x is the view of this pass."""
-
-    def apply(numbered: Any, view: Tensor) -> Any:
-        place, element = numbered
-        return augmented(augment, key, view)(place, element)[1]
-
-    both = tf.data.Dataset.zip(examples.dataset.enumerate(), source.view())
-    return both.map(apply, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+def _second(place: Tensor, element: Any) -> Any:
+    return element
 
 
-def _finder(source: Source, keys: np.ndarray) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _finder(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """Return a function from keys and a view to rows and their places, -1 for a key that is not there."""
-    order = np.argsort(keys)
-    ordered = keys[order]
     step = source.manifest["rows_per_record"]
-    mapped: dict[int, list[np.ndarray]] = {}
+    known: dict[int, tuple[list[np.ndarray], np.ndarray, np.ndarray]] = {}
+
+    def index(view: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        if view not in known:
+            known.clear()  # 16 bytes an example, for one view at a time
+            keys = shards.keys(source.folder, source.manifest, source.count, view)
+            order = np.argsort(keys)
+            rows = shards.rows_of_view(source.folder, source.manifest, view, source.count)
+            known[view] = rows, order, keys[order]
+        return known[view]
 
     def find(wanted: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        number = int(view)
-        if number not in mapped:
-            with distribution.in_a_graph():
-                source.check(number)
-            mapped[number] = shards.rows_of_view(source.folder, source.manifest, number, source.count)
+        records, order, ordered = index(int(view))
         at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
         places = np.where(ordered[at] == wanted, order[at], -1)
-        rows = [mapped[number][max(place, 0) // step][max(place, 0) % step] for place in places]
+        rows = [records[max(place, 0) // step][max(place, 0) % step] for place in places]
         return np.stack(rows) if rows else np.zeros((0, source.layout.row_bytes), np.uint8), places.astype(np.int64)
 
     return find

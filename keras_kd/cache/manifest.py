@@ -19,7 +19,8 @@ PLAN, MANIFEST = "plan.json", "manifest.json"
 FORMAT = 1
 
 _REMEDIES = {
-    "teacher": "The teacher, or one of its weights, is another. Build a cache of it in another folder.",
+    "teacher_architecture": "The teacher is another. Build a cache of it in another folder.",
+    "teacher_weights": "The teacher, or one of its weights, is another. Build a cache of it in another folder.",
     "augmentation": "The augmentation is another. Give the one that the cache was built with, or build another cache.",
     "first_examples": "The dataset, or its order, is another. Join it as it was, before any random step.",
     "count": "The dataset has another number of examples. Build the cache again, in another folder.",
@@ -82,8 +83,14 @@ def lock(path: pathlib.Path) -> Iterator[None]:
     Raises:
         ValueError: another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = open(path, "a+b")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise ValueError(
+            f"Expected a folder that can be written to. Received: {str(path.parent)!r}: {error}"
+        ) from error
+    with opened as file:
         try:
             _lock_now(file.fileno())
         except OSError as error:

@@ -127,11 +127,14 @@ def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
     Raises:
         ValueError: passes over the data set saw different numbers of examples, or two examples have one key.
     """
-    if missing(folder, plan):
-        return False
     names = [f"{job.name}.json" for job in _jobs(plan)]
-    ends = [manifest.read(folder / name)["end"] for name in names]
+    try:
+        ends = [manifest.read(folder / name)["end"] for name in names]
+    except FileNotFoundError:  # not done; or all done, and tidied up by another job
+        return (folder / manifest.MANIFEST).exists()
     count = plan["count"] if plan["count"] is not None else max(ends)
+    if count == 0:
+        raise ValueError("Expected at least one example. Received an empty data set.")
     described = {}
     for view in range(plan["views"]):
         for number in range(-(-count // plan["rows_per_shard"])):
@@ -142,6 +145,7 @@ def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
                     f"Expected {rows:,} examples in {str(path)!r}: the data set had {count:,} in another pass or job. "
                     "A cache needs the same examples in the same order each time. Remove the folder and build again."
                 )
+            shards.check_records(path)
             described[path.relative_to(folder).as_posix()] = shards.describe(path)
     _check_keys(folder, plan, count)
     manifest.write(folder / manifest.MANIFEST, {**plan, "count": count, "files": described})
@@ -153,8 +157,7 @@ def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
 def _check_keys(folder: pathlib.Path, plan: dict[str, Any], count: int) -> None:
     if plan["key"] is None:
         return
-    keys = shards.keys(folder, plan, count)
-    distinct = len(np.unique(keys))
+    distinct = min(len(np.unique(shards.keys(folder, plan, count, view))) for view in range(plan["views"]))
     if distinct < count:
         raise ValueError(
             f"Expected a key for each example. {count:,} examples have {distinct:,} different ones: name another `key`."

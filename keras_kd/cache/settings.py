@@ -38,7 +38,7 @@ def make_settings(
     kinds = {name: teacher.kind(name) for name in taps}
     _check_top_k(top_k, kinds, teacher.specs())
     return {
-        "teacher": fingerprint.of_teacher(teacher),
+        **fingerprint.of_teacher(teacher),
         "taps": kinds,
         "top_k": top_k,
         "dtype": dtype,

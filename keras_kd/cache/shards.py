@@ -95,6 +95,19 @@ class Writer:
             ) from error
 
 
+def check_records(path: pathlib.Path) -> None:
+    """Compare all records of a shard with the checksums that they were written with.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        for _ in tf.data.TFRecordDataset(str(path), buffer_size=_RECORD_BYTES):
+            pass
+    except tf.errors.OpError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {_first_line(error)}. Remove it, and call build again.") from error
+
+
 def describe(path: pathlib.Path) -> dict[str, Any]:
     """Return size and checksum of a file."""
     with open(path, "rb") as file:
@@ -160,10 +173,10 @@ def rows_of_view(folder: pathlib.Path, plan: dict[str, Any], view: int, count: i
     return [record for path in paths for record in mapped(path, row_bytes, plan["rows_per_record"])]
 
 
-def keys(folder: pathlib.Path, plan: dict[str, Any], count: int) -> np.ndarray:
-    """Return the keys of all examples, int64, (count,)."""
+def keys(folder: pathlib.Path, plan: dict[str, Any], count: int, view: int) -> np.ndarray:
+    """Return the keys of all examples in a view, int64, (count,)."""
     layout = Layout.from_config(plan["layout"])
-    return np.concatenate([layout.unpack_arrays(rows)[2] for rows in rows_of_view(folder, plan, 0, count)])
+    return np.concatenate([layout.unpack_arrays(rows)[2] for rows in rows_of_view(folder, plan, view, count)])
 
 
 def mapped(path: pathlib.Path, row_bytes: int, rows: int) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from keras_kd._say import say
 from keras_kd.cache import fingerprint, manifest, shards
 from keras_kd.cache.build import Asked, Build, Question, read_timing
 from keras_kd.cache.examples import Augment, Examples, Key, is_array, key_of
-from keras_kd.cache.join import Source, arrays, by_key, by_position
+from keras_kd.cache.join import Source, arrays, by_key, by_position, mark
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.plan import (
     Job,
@@ -105,6 +105,11 @@ class TeacherCache:
         """The names that this cache offers to terms."""
         return tuple(self._settings["taps"])
 
+    @property
+    def mark(self) -> str | None:
+        """What tells targets of this cache from others, or None before it is built."""
+        return None if self._manifest is None else mark(self._manifest)
+
     def kind(self, name: str) -> str:
         """Return the head of one of the teacher's outputs; features are "values"."""
         return self._settings["taps"][name]
@@ -136,14 +141,16 @@ class TeacherCache:
                 examples, or says what cannot be kept.
             OSError: no space is left. What is finished is kept.
         """
-        if self._teacher is None or self._manifest is not None:
-            self._require()
-            self._check_dataset(Examples(dataset))
-            return
-        self._look_at_teacher()
-        teacher, examples = self._teacher, Examples(dataset)
+        examples = Examples(dataset)
         cluster = job_of_cluster() if shard is None else None
         job = cluster or _check_job(shard)
+        _check_batch_size(batch_size)
+        if self._teacher is None or (self.path / manifest.MANIFEST).exists():
+            self._require()
+            self._check_dataset(examples)
+            return
+        self._look_at_teacher()
+        teacher = self._teacher
         question = self._question(teacher, examples)
         plan = make_plan(self._settings, question.layout, examples, self.augment, batch_size, job)
         with manifest.lock(self.path / f"{job.name}.lock"):
@@ -225,7 +232,7 @@ class TeacherCache:
         content: dict[str, Any] = self._manifest or {}
         timings = [read_timing(path) for path in sorted(self.path.glob("timing-*.json"))]
         started = time.perf_counter()
-        rows = sum(int(tf.shape(block)[0]) for block in Source(self.path, content, lambda: 0).rows())
+        rows = sum(len(block) for block in Source(self.path, content, lambda: 0).rows(0))
         return Info.of(
             content,
             on_disk=sum(each["bytes"] for each in content["files"].values()),
@@ -248,7 +255,11 @@ class TeacherCache:
         teacher, examples = self._require_teacher(), Examples(dataset)
         question = self._question(teacher, examples)
         seconds = []
-        for places, element in examples.dataset.enumerate().batch(batch_size).take(batches + 1):
+        _check_batch_size(batch_size)
+        seen = examples.seen(self.augment, self.key, tf.zeros((), tf.int64))
+        if self.key is None:
+            seen = seen.map(lambda place, element: (place, (examples.x(element),)))
+        for places, element in seen.batch(batch_size).take(max(1, batches) + 1):
             started = time.perf_counter()
             keys = places if self.key is None else key_of(self.key, element)
             question.answer(examples.x(element), keys)[0].numpy()
@@ -265,7 +276,7 @@ class TeacherCache:
     def _question(self, teacher: Teacher, examples: Examples, dtype: str | None = None) -> Question:
         settings = self._settings
         asked = Asked(teacher, self.taps, settings["top_k"], dtype or settings["dtype"], self.key)
-        return Question(asked, examples)
+        return Question(asked, examples, self.augment)
 
     def _read(self) -> dict[str, Any]:
         """Read the manifest, and compare it with what is given here."""
@@ -291,7 +302,7 @@ class TeacherCache:
 
     def _look_at_teacher(self) -> None:
         if self._teacher is not None:  # which may have learned since the cache was opened
-            self._settings = {**self._settings, "teacher": fingerprint.of_teacher(self._teacher)}
+            self._settings = {**self._settings, **fingerprint.of_teacher(self._teacher)}
 
     def _require_teacher(self) -> Teacher:
         if self._teacher is None:
@@ -316,9 +327,15 @@ class TeacherCache:
         return self.epoch % self._settings["views"]
 
 
+def _check_batch_size(batch_size: Any) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"Expected `batch_size` to be a whole number from 1 on. Received: batch_size={batch_size!r}")
+
+
 def _check_job(shard: Any) -> Job:
     if shard is None:
         return Job()
-    if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+    whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(isinstance(each, int) for each in shard)
+    if not whole or not 0 <= shard[0] < shard[1]:
         raise ValueError(f"Expected `shard` to be (index, count) with 0 <= index < count. Received: shard={shard!r}")
     return Job(*shard)

@@ -71,9 +71,16 @@ class Cached(Teacher):
                 "Expected examples that carry a teacher's targets: cache.join(dataset) before shuffle and batch, or "
                 f"keras_kd.Joined(x, targets). Received x without targets: {x!r}"
             )
+        marks = [name for name in x.targets if name.startswith(targets.MARK)]
+        if self._cache is not None and marks != [self._cache.mark]:
+            raise ValueError(
+                f"Expected examples joined by the cache at {str(self._cache.path)!r}. Received others. "
+                "Several teachers: cache the ensemble, TeacherCache(path, teacher=[first, second])."
+            )
         return {
             name: targets.decode(said) if isinstance(said, dict) else self._undo(said)
             for name, said in x.targets.items()
+            if name not in marks
         }
 
     def get_config(self) -> dict:

@@ -11,6 +11,7 @@ from keras import tree
 from keras_kd import targets
 from keras_kd._say import say
 from keras_kd._types import Tensor, Tensors
+from keras_kd.cache import fingerprint
 from keras_kd.teachers.base import Teacher, check_constant, said_by
 from keras_kd.teachers.ensemble import as_teacher
 
@@ -73,7 +74,7 @@ class Remembered(Teacher):
                 f"x of type {type(x).__name__}, which may order or augment them anew. Join the targets to a dataset "
                 "with keras_kd.TeacherCache, or let the teacher run live."
             )
-        digest = _digest(leaves)
+        digest = _digest(leaves) + "".join(fingerprint.of_teacher(self.teacher).values())
         if digest != self._digest:
             self._memory, self._digest = self._ask(x, len(leaves[0])), digest
         return targets.Joined(x, self._memory)
