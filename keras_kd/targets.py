@@ -50,6 +50,12 @@ def inputs(x: Tensors) -> Tensors:
     return x.inputs if isinstance(x, Joined) else x
 
 
+def are_in(dataset: Any) -> bool:
+    """Return whether the elements of a tf.data.Dataset carry targets."""
+    spec = dataset.element_spec
+    return isinstance(spec, tuple) and not isinstance(spec, Joined) and isinstance(spec[0], Joined)
+
+
 def encode(said: Tensor | Mixture, is_output: bool, top_k: int | None, dtype: str) -> Parts:
     """Return what a teacher said under one name as the parts that are stored, (batch, ...) each.
 

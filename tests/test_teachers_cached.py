@@ -148,3 +148,18 @@ def test_a_remembered_teacher_that_has_learned_is_asked_again():
     trained(known)
     model.set_weights(teacher(9).get_weights())
     assert_same(trained(known), trained(teacher(9)), 1e-6)
+
+
+def test_a_remembered_teacher_serves_a_pipeline_of_stages():
+    students = []
+    for by in (teacher(), kd.teachers.Remembered(teacher())):
+        trained_student, record = kd.stages.born_again(
+            lambda: student(),
+            1,
+            teacher=by,
+            compile_arguments={**SGD, "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)},
+            fit_arguments={"x": X, "y": Y, "epochs": 2},
+        )
+        students.append(trained_student)
+    first, second = (each.get_weights() for each in students)
+    assert_same(second, first, 1e-6)

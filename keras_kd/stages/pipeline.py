@@ -139,6 +139,8 @@ class Pipeline:
         seed: int,
     ) -> None:
         arguments = dict(self.fit_arguments)
+        if isinstance(trained, Distiller) and trained.teacher is not None:
+            arguments["x"] = trained.teacher.before_fit(arguments["x"])  # which may want the arrays
         data = _dataset(arguments, seed)
         arguments["validation_data"] = validation_data(arguments)
         if label is not None:
