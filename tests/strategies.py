@@ -7,8 +7,8 @@ compared is in tests/test_strategies.py.
 """
 
 import os
+import pathlib
 import sys
-import tempfile
 
 import keras
 import numpy as np
@@ -71,10 +71,10 @@ def a_last_batch_of_one(folder):
 
 
 def cached_views(folder):
-    """Targets from a cache, another view in each epoch."""
+    """Targets from a cache that the workers build together, another view in each epoch."""
     examples = tf.data.Dataset.from_tensor_slices(data(73)[:2])
     cache = kd.TeacherCache(folder, mlp(2), top_k=2, dtype="float32", views=2, augment=jittered)
-    cache.build(examples, batch_size=8, shard=(0, 1), verbose=0)
+    cache.build(examples, batch_size=8, verbose=0)
     return compiled(mlp(1), kd.teachers.Cached(cache)), cache.join(examples)
 
 
@@ -93,11 +93,10 @@ def main(file: str, kind: str) -> None:
     for case in CASES:
         keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
-        with tempfile.TemporaryDirectory() as folder:
-            with strategy.scope():
-                distiller, examples = case(folder)
-            history = distiller.fit(examples.batch(BATCH), epochs=4, shuffle=False, verbose=0).history
-            evaluated = distiller.evaluate(examples.batch(BATCH), verbose=0, return_dict=True)
+        with strategy.scope():
+            distiller, examples = case(pathlib.Path(file).parent / f"cache-{kind}")
+        history = distiller.fit(examples.batch(BATCH), epochs=4, shuffle=False, verbose=0).history
+        evaluated = distiller.evaluate(examples.batch(BATCH), verbose=0, return_dict=True)
         found |= {f"{case.__name__} log {name}": np.array(values) for name, values in history.items()}
         found |= {f"{case.__name__} evaluated {name}": np.array(value) for name, value in evaluated.items()}
         teachers = distiller.stateful_teachers

@@ -1,10 +1,8 @@
 """Building a cache: killed, shared among jobs and machines, out of space, twice at once."""
 
-import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -95,19 +93,6 @@ def test_jobs_of_another_plan_are_refused(tmp_path):
         in_process(tmp_path, 20, (1, 3))
     with pytest.raises(ValueError, match="0 <= index < count"):
         in_process(tmp_path / "other", 20, (2, 2))
-
-
-def test_two_workers_of_a_cluster_share_the_work(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    cluster = {"worker": [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]}
-    tasks = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
-    workers = [start(tmp_path, "--rows", 40, TF_CONFIG=task) for task in tasks]
-    for worker in workers:
-        assert "done" in finish(worker)
-    assert (tmp_path / manifest.MANIFEST).exists()
-    assert {path.name for path in tmp_path.glob("timing-*")} == {f"timing-job-0000{i}-of-00002.json" for i in range(2)}
 
 
 def test_a_second_process_is_told_of_the_first(tmp_path):
