@@ -145,8 +145,8 @@ def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
                     f"Expected {rows:,} examples in {str(path)!r}: the data set had {count:,} in another pass or job. "
                     "A cache needs the same examples in the same order each time. Remove the folder and build again."
                 )
-            shards.check_records(path)
             described[path.relative_to(folder).as_posix()] = shards.describe(path)
+    shards.check_records([folder / name for name in described])
     _check_keys(folder, plan, count)
     manifest.write(folder / manifest.MANIFEST, {**plan, "count": count, "files": described})
     for leftover in (manifest.PLAN, *names):

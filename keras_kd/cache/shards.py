@@ -95,16 +95,20 @@ class Writer:
             ) from error
 
 
-def check_records(path: pathlib.Path) -> None:
-    """Compare all records of a shard with the checksums that they were written with.
+def check_records(paths: list[pathlib.Path]) -> None:
+    """Compare all records of shards with the checksums that they were written with.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: a file is damaged.
     """
     try:
-        for _ in tf.data.TFRecordDataset(str(path), buffer_size=_RECORD_BYTES):
+        for _ in tf.data.TFRecordDataset([str(path) for path in paths], buffer_size=_RECORD_BYTES):
             pass
     except tf.errors.OpError as error:
+        if len(paths) > 1:
+            for each in paths:  # which one it is
+                check_records([each])
+        path = paths[0]
         raise ValueError(f"{str(path)!r} is damaged: {_first_line(error)}. Remove it, and call build again.") from error
 
 
