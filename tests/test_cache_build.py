@@ -154,8 +154,11 @@ def test_features_that_half_precision_cannot_hold_are_refused(tmp_path):
         ({"top_k": 2, "taps": ("hidden",)}, "softmax"),
         ({"taps": "logits"}, "taps"),
         ({"taps": ("nowhere",)}, "nowhere"),
-        ({"teacher": kd.teachers.EMA()}, "changes with the student"),
-        ({"teacher": kd.teachers.Own()}, "changes with the"),
+        ({"teacher": kd.teachers.EMA()}, "let it run live"),
+        ({"teacher": kd.teachers.Own()}, "let it run live"),
+        ({"teacher": kd.teachers.Cached()}, "let it run live"),
+        ({"teacher": kd.teachers.Ensemble([lambda x: x] * 2, weights="agreement")}, "the labels, the step"),
+        ({"teacher": kd.teachers.Ensemble([lambda x: x] * 2, weights=[1.0, lambda step: 1.0])}, "the labels, the step"),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, arguments, message):

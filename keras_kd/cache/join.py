@@ -92,10 +92,6 @@ class Source:
         paths = tf.constant([[str(path) for path in self.paths(number)] for number in views])
         return shards.read(paths[view], self.layout.row_bytes)
 
-    def arrays(self, view: int) -> np.ndarray:
-        """Return all rows of a view."""
-        return np.concatenate(shards.rows_of_view(self.folder, self.manifest, view, self.count))
-
 
 def by_position(source: Source, examples: Examples, augment: Augment | None) -> tf.data.Dataset:
     """Return the examples with their targets, in their order; fails if one side has more than the other."""
@@ -154,8 +150,8 @@ def arrays(source: Source, x: Tensors) -> Joined:
     Raises:
         ValueError: other examples than the teacher saw, or another number of them.
     """
-    rows = source.arrays(0)
-    said, expected, _ = source.layout.unpack_arrays(rows)
+    rows = shards.rows_of_view(source.folder, source.manifest, 0, source.count)
+    said, expected, _ = source.layout.unpack_arrays(np.concatenate(rows))
     examples = Examples(x)
     if examples.inputs != source.manifest["inputs"]:
         raise ValueError(

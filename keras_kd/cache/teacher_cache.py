@@ -44,8 +44,9 @@ class TeacherCache:
     separate the two. Every example is compared, as it is joined, with what the teacher saw: another one, or another
     order, raises an error instead of teaching.
 
-    Logits take 2 bytes a class; with `top_k`, the k most probable classes take 4 bytes each (5 to 6 from 65,537 classes
-    on), the mass of all others 2, and is spread evenly over them. 2 bytes tell that the example is the right one.
+    Logits take 2 bytes a class; with `top_k`, the k most probable classes take 3 bytes each for up to 256 classes, 4
+    for up to 65,536, 6 for more; the mass of all others takes 2, and is spread evenly over them. In float32 each number
+    takes 2 more. 2 bytes tell that the example is the right one.
 
     Args:
         path: folder of the cache; made by `build`.
@@ -148,6 +149,8 @@ class TeacherCache:
         if self._teacher is None or (self.path / manifest.MANIFEST).exists():
             self._require()
             self._check_dataset(examples)
+            if verbose:
+                say(f"The cache at {self.path} is finished already")
             return
         self._look_at_teacher()
         teacher = self._teacher

@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import distribution
+from keras_kd._say import say
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
 
@@ -119,7 +120,7 @@ class Pipeline:
         keeper = _Keeper(self.folder and self.folder / name, name, model, self.fit_arguments["epochs"], seed)
         keeper.check()
         if keeper.done is None:
-            print(f"stage {name}: {model.count_params():,} parameters, from {teacher}")  # noqa: T201, long work shows
+            say(f"stage {name}: {model.count_params():,} parameters, from {teacher}")
             self._fit(trained, keeper, callbacks, finish, label, seed)
         else:
             model.load_weights(keeper.path)

@@ -56,6 +56,10 @@ class Teacher(keras.layers.Layer):
         """Return the teachers in this one that change with the student: files hold these, and no others."""
         return []
 
+    def constant(self, names: tuple[str, ...]) -> bool:
+        """Return whether what it says of an example under some names is the same in every epoch, and so can be kept."""
+        return not self.stateful() and not self.layers_of_student(names)
+
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return the targets for a batch.
 
@@ -77,10 +81,10 @@ class Teacher(keras.layers.Layer):
 
 def check_constant(teacher: Teacher, names: tuple[str, ...]) -> None:
     """Refuse a teacher whose targets depend on more than the inputs: they cannot be kept."""
-    if teacher.stateful() or teacher.layers_of_student(names):
+    if not teacher.constant(names):
         raise ValueError(
-            f"Expected a teacher that says the same of an example in every epoch. {teacher.name!r} changes with the "
-            "student or reads it: let it run live."
+            f"Expected a teacher that says the same of an example in every epoch. {teacher.name!r} depends on the "
+            "student, the labels, the step or targets that are there already: let it run live."
         )
 
 

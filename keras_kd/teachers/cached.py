@@ -55,6 +55,10 @@ class Cached(Teacher):
         """Return the head of the teacher that the cache was built with, or the one given here."""
         return self.head if self._cache is None else self._cache.kind(name)
 
+    def constant(self, names: tuple[str, ...]) -> bool:
+        """Return False: there is nobody to ask."""
+        return False
+
     def before_fit(self, x: Tensors) -> Tensors:
         """Let data be read before the first epoch begins, as Keras does under a strategy."""
         self._follow(0)

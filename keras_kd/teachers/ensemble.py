@@ -86,6 +86,12 @@ class Ensemble(Teacher):
         """Return the members that change with the student."""
         return [one for each in self.teachers for one in each.stateful()]
 
+    def constant(self, names: tuple[str, ...]) -> bool:
+        """Return whether members and weights stay as they are."""
+        weights = self.weights_of_teachers
+        fixed = weights is None or (isinstance(weights, list) and not any(callable(each) for each in weights))
+        return fixed and all(each.constant(names) for each in self.teachers)
+
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return averages of values and features, and mixtures of logits."""
         said = [each(x, student, labels=labels, step=step) for each in self.teachers]

@@ -52,6 +52,10 @@ class Remembered(Teacher):
             self._digest = ""
         self._names = tuple(dict.fromkeys(names))
 
+    def constant(self, names: tuple[str, ...]) -> bool:
+        """Return whether the teacher can be asked by somebody else, too."""
+        return self.teacher.constant(names)
+
     def specs(self) -> dict[str, Any] | None:
         """Return the teacher's symbolic tensors."""
         return self.teacher.specs()
