@@ -58,21 +58,14 @@ def speed(options: argparse.Namespace) -> None:
     random = np.random.default_rng(0)
     x = random.random((options.examples, *INPUT_SHAPE), dtype=np.float32)
     y = random.integers(0, CLASSES, len(x), dtype=np.int32)
-    teacher = build_teacher(INPUT_SHAPE, CLASSES)
-    with tempfile.TemporaryDirectory() as folder:
-        cache = kd.TeacherCache(f"{folder}/cache", teacher=teacher)
-        cache.build(slices(x, y), verbose=0)
-        plain = build_student(INPUT_SHAPE, CLASSES)
-        plain.compile(**supervised())
-        contestants = {
-            "plain": epoch(plain, slices(x, y)),
-            "cached": epoch(distiller(kd.teachers.Cached(cache)), cache.join(slices(x, y))),
-            "live": epoch(distiller(teacher), slices(x, y)),
-            "predict": lambda: teacher.predict(slices(x, y).batch(256).prefetch(2), verbose=0),
-            "build": lambda: rebuilt(f"{folder}/again", teacher, slices(x, y)),
-        }
-        milliseconds = in_turns(contestants, options.rounds, warm_up=1)
-    print(f"\n{len(x):,} examples, batches of {BATCH}, {options.rounds} rounds\n")
+    for label, data in (("arrays, as they are given to fit", (x, y)), ("a tf.data.Dataset, shuffled", slices(x, y))):
+        with tempfile.TemporaryDirectory() as folder:
+            milliseconds = in_turns(contestants(folder, data), options.rounds, warm_up=1)
+        print(f"\n\n{label}: {len(x):,} examples, batches of {BATCH}, {options.rounds} rounds\n")
+        report(milliseconds)
+
+
+def report(milliseconds: dict[str, np.ndarray]) -> None:
     for name, values in milliseconds.items():
         low, median, high = np.percentile(values, [25, 50, 75]) / 1e3
         print(f"{name:<16}{median:>8.2f} s  quartiles {low:.2f} to {high:.2f}")
@@ -83,6 +76,24 @@ def speed(options: argparse.Namespace) -> None:
         )
 
 
+def contestants(folder: str, data: tuple[np.ndarray, np.ndarray] | tf.data.Dataset) -> dict[str, Callable[[], object]]:
+    teacher = build_teacher(INPUT_SHAPE, CLASSES)
+    cache = kd.TeacherCache(f"{folder}/cache", teacher=teacher)
+    examples = data if isinstance(data, tf.data.Dataset) else data[0]  # what the teacher reads of it
+    cache.build(examples, verbose=0)
+    joined = cache.join(examples)
+    plain = build_student(INPUT_SHAPE, CLASSES)
+    plain.compile(**supervised())
+    arrays = {"batch_size": 256} if examples is not data else {}
+    return {
+        "plain": epoch(plain, data),
+        "cached": epoch(distiller(kd.teachers.Cached(cache)), joined if examples is data else (joined, data[1])),
+        "live": epoch(distiller(teacher), data),
+        "predict": lambda: teacher.predict(examples if arrays else data.batch(256).prefetch(2), verbose=0, **arrays),
+        "build": lambda: rebuilt(f"{folder}/again", teacher, examples),
+    }
+
+
 def slices(x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
     options = tf.data.Options()
     # Now and then tf.data's tuning lets the end of a pass wait until it wakes up, after 10 ms * (2**n - 1): more than
@@ -91,9 +102,11 @@ def slices(x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((x, y)).with_options(options)
 
 
-def epoch(model: keras.Model, examples: tf.data.Dataset) -> Callable[[], object]:
+def epoch(model: keras.Model, data: tuple | tf.data.Dataset) -> Callable[[], object]:
     """Return a function that trains for one epoch; the pipeline is the same for all."""
-    batches = examples.shuffle(10_000).batch(BATCH).prefetch(2)
+    if isinstance(data, tuple):
+        return lambda: model.fit(*data, batch_size=BATCH, epochs=1, verbose=0)
+    batches = data.shuffle(10_000).batch(BATCH).prefetch(2)
     return lambda: model.fit(batches, epochs=1, verbose=0, shuffle=False)
 
 
@@ -111,7 +124,7 @@ def supervised() -> dict:
     }
 
 
-def rebuilt(folder: str, teacher: keras.Model, examples: tf.data.Dataset) -> None:
+def rebuilt(folder: str, teacher: keras.Model, examples: np.ndarray | tf.data.Dataset) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     kd.TeacherCache(folder, teacher=teacher).build(examples, verbose=0)
 

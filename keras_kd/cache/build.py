@@ -3,6 +3,7 @@
 import json
 import pathlib
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -174,8 +175,11 @@ class Build:
             self._timing.write_text(json.dumps(self._spent))
         return 0, time.perf_counter()
 
-    def _batches(self, view: int, first: int) -> tf.data.Dataset:
+    def _batches(self, view: int, first: int) -> Iterable[tuple[Tensor, Any]]:
         size, jobs = self.plan["rows_per_shard"], self.job.count
+        batches = self.examples.batches(self.plan["batch_size"], first * size)
+        if batches is not None and self.augment is None:  # a shard ends with a batch
+            return (each for each in batches if int(each[0][0]) // size % jobs == self.job.index)
         data = self.examples.dataset.enumerate().skip(first * size)
         if jobs > 1:
             data = data.filter(lambda place, element: place // size % jobs == self.job.index)

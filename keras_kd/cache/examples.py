@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,8 @@ class Examples:
     """
 
     def __init__(self, data: Any) -> None:
-        self.dataset = _as_dataset(data)
+        self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(data)
+        self.dataset = data if self._arrays is None else tf.data.Dataset.from_tensor_slices((self._arrays,))
         self.spec: Any = self.dataset.element_spec
         checks.check_specs(self.x(self.spec))
         count = int(self.dataset.cardinality())
@@ -75,6 +76,19 @@ class Examples:
         """Return (place, element) of each example, its x as the teacher sees it."""
         numbered = self.dataset.enumerate()
         return numbered if augment is None else augmented(numbered, augment, key, view)
+
+    def batches(self, batch_size: int, start: int) -> Iterator[tuple[Tensor, Any]] | None:
+        """Return (places, element) of batches from an example on, straight from arrays; None for a dataset.
+
+        A tf.data.Dataset of arrays would copy each example by itself, twice.
+        """
+        return None if self._arrays is None else self._slices(batch_size, start)
+
+    def _slices(self, batch_size: int, start: int) -> Iterator[tuple[Tensor, Any]]:
+        for first in range(start, self.count or 0, batch_size):
+            end = min(first + batch_size, self.count or 0)
+            x = tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[first:end]), self._arrays)  # noqa: B023
+            yield tf.range(first, end, dtype=tf.int64), (x,)
 
     @staticmethod
     def x(element: Any) -> Tensors:
@@ -175,9 +189,8 @@ def is_array(value: Any) -> bool:
     return isinstance(value, (np.ndarray, tf.Tensor))
 
 
-def _as_dataset(data: Any) -> tf.data.Dataset:
-    if isinstance(data, tf.data.Dataset):
-        return data
+def _checked(data: Any) -> Tensors:
+    """Return arrays of x, a list of them as a tuple, or raise an error."""
     leaves = tree.flatten(data)
     if isinstance(data, tuple) and not isinstance(data, targets.Joined):
         raise TypeError(
@@ -191,7 +204,7 @@ def _as_dataset(data: Any) -> tf.data.Dataset:
         )
     if len({len(leaf) for leaf in leaves}) > 1:
         raise ValueError(f"Expected arrays of one length. Received: {[tuple(leaf.shape) for leaf in leaves]}")
-    return tf.data.Dataset.from_tensor_slices((tuple(data) if isinstance(data, list) else data,))
+    return tuple(data) if isinstance(data, list) else data
 
 
 def _nbytes(leaf: Any) -> int:
