@@ -226,7 +226,8 @@ class Distiller(keras.Model):
         self._loose.reader, self._loose.teacher = reader, teacher
         self.stateful_teachers.clear()
         self.stateful_teachers.extend(teacher.stateful() if teacher is not None else [])
-        self._prepare_terms()
+        with distribution.freed_with(self):
+            self._prepare_terms()
         self._drop_train_function()
 
     @property
@@ -307,14 +308,19 @@ class Distiller(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save temperature and alpha, where they are numbers."""
+        """Save temperature and alpha, where they are numbers, and where random layers are, which Keras leaves out."""
         super().save_own_variables(store)
+        for number, generator in enumerate(distribution.seed_generators(self)):
+            store[f"seed_{number}"] = ops.convert_to_numpy(generator.state)
         for name in ("temperature", "alpha"):
             if self.compiled and not callable(getattr(self, name)):
                 store[name] = getattr(self, name)
 
     def load_own_variables(self, store: Any) -> None:
-        """Restore temperature and alpha as they were assigned last."""
+        """Restore temperature and alpha as they were assigned last, and random layers where they were."""
+        for number, generator in enumerate(distribution.seed_generators(self)):
+            if f"seed_{number}" in store:
+                generator.state.assign(store[f"seed_{number}"][()])
         for name in ("temperature", "alpha"):
             if name in store and not callable(getattr(self, name)):
                 self._assign(name, float(store[name][()]))
@@ -407,13 +413,13 @@ class Distiller(keras.Model):
         """Make Keras's function for a step; what it checks in the data is said as a `ValueError`."""
         if self.train_function is None or force:
             super().make_train_function(force)
-            self.train_function = distribution.with_value_errors(self.train_function)
+            self.train_function = distribution.with_value_errors(self, self.train_function)
 
     def make_test_function(self, force: bool = False) -> None:
         """Make Keras's function for a step of evaluation; errors as in training."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = distribution.with_value_errors(self.test_function)
+            self.test_function = distribution.with_value_errors(self, self.test_function)
 
     def _assign(self, name: str, value: Schedule) -> None:
         """Set a number in place; put a function in its place, or back, with a new trace."""

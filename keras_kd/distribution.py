@@ -1,6 +1,8 @@
-"""What Keras keeps to itself and the Distiller needs. The only user of Keras internals."""
+"""What Keras and TensorFlow keep to themselves and the Distiller needs. The only user of their internals."""
 
 import contextlib
+import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +11,11 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_kd._types import Tensor, Tensors
+
+try:
+    from tensorflow.python.framework.ops import gradient_registry
+except ImportError:  # a later TensorFlow: memory is not freed, all else works
+    gradient_registry = None
 
 #: How many iterators Keras makes of a dataset in each epoch of `fit`: the one that it reads, and one that it drops.
 ITERATORS_PER_EPOCH = 2
@@ -208,12 +215,38 @@ def in_a_graph() -> Iterator[None]:
         raise ValueError(MARK + str(error) + MARK) from None
 
 
-def with_value_errors(function: Any) -> Callable:
+@contextlib.contextmanager
+def freed_with(owner: Any) -> Iterator[None]:
+    """Free the graphs that are made meanwhile when `owner` is gone.
+
+    TensorFlow never frees a graph in which a gradient of its own was defined, as every Keras optimizer does: the
+    registry of gradients holds it, and with it the weights that the graph reads.
+    """
+    if gradient_registry is None:
+        yield
+        return
+    known = len(gradient_registry.list())
+    try:
+        yield
+    finally:
+        names = gradient_registry.list()
+        new = list(itertools.islice(reversed(names), len(names) - known)) if len(names) > known else []
+        if new:
+            weakref.finalize(owner, _forget_gradients, new)
+
+
+def _forget_gradients(names: list[str]) -> None:
+    for name in names:
+        gradient_registry._registry.pop(name, None)
+
+
+def with_value_errors(model: Any, function: Any) -> Callable:
     """Raise what `stop_unless` has found as a `ValueError`, which TensorFlow has no way to raise in a graph."""
 
     def guarded(iterator: Any) -> Any:
         try:
-            return function(iterator)
+            with freed_with(model):
+                return function(iterator)
         except tf.errors.InvalidArgumentError as error:
             if MARK not in str(error):
                 raise
@@ -230,3 +263,8 @@ def supports_jit(layer: keras.layers.Layer) -> bool:
 def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Return a layer and all layers in it."""
     return list(layer._flatten_layers())
+
+
+def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
+    """Return what the random layers in a layer draw from."""
+    return [generator for part in all_layers(layer) for generator in part._seed_generators]

@@ -1,9 +1,19 @@
 """What every test starts from, and the one data set that is not embedded in a package."""
 
+import os
+
 import keras
 import pytest
 
 from keras_kd import data
+
+
+def pytest_collection_modifyitems(items):
+    """Leave slow tests out, unless KERAS_KD_THOROUGH is set, as in .ci/run."""
+    if not os.environ.get("KERAS_KD_THOROUGH"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="a minute or more: with KERAS_KD_THOROUGH=1"))
 
 
 @pytest.fixture(autouse=True)

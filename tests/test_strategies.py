@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras.src.backend.tensorflow import trainer
 
-from keras_kd import Distiller
+from keras_kd import Distiller, distribution
 from tests.strategies import CASES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -68,3 +68,10 @@ def test_keras_still_has_what_fit_on_several_machines_leans_on():
     assert "self._symbolic_build(data_batch=data_batch)" in original and "axis=None" in original
     assert 'strategy.reduce("MEAN", v, axis=0)' in inspect.getsource(trainer.reduce_per_replica)
     assert Distiller._maybe_symbolic_build is not keras.Model._maybe_symbolic_build
+
+
+def test_tensorflow_still_has_the_registry_that_holds_graphs_for_ever():
+    # keras_kd/distribution.py takes out of it what a Distiller has put there. Without it, memory is not freed.
+    assert distribution.gradient_registry is not None
+    assert isinstance(distribution.gradient_registry._registry, dict)
+    assert "MatMul" in distribution.gradient_registry.list()
