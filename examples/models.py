@@ -9,11 +9,11 @@ def build_teacher(input_shape: tuple[int, ...], classes: int) -> keras.Model:
     return keras.Sequential(
         [
             layers.Input(input_shape),
-            layers.Conv2D(24, 3, padding="same", activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Conv2D(32, 3, padding="same", activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
+            layers.Conv2D(24, 3, padding="same", activation="relu", name="conv_1"),
+            layers.MaxPooling2D(name="pool_1"),
+            layers.Conv2D(32, 3, padding="same", activation="relu", name="conv_2"),
+            layers.MaxPooling2D(name="pool_2"),
+            layers.Flatten(name="flat"),
             layers.Dropout(0.4),
             layers.Dense(56, activation="relu"),
             layers.Dropout(0.2),
@@ -28,9 +28,9 @@ def build_student(input_shape: tuple[int, ...], classes: int) -> keras.Model:
     return keras.Sequential(
         [
             layers.Input(input_shape),
-            layers.Conv2D(16, 3, strides=2, padding="same", activation="relu"),
-            layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
-            layers.Flatten(),
+            layers.Conv2D(16, 3, strides=2, padding="same", activation="relu", name="conv_1"),
+            layers.Conv2D(32, 3, strides=2, padding="same", activation="relu", name="conv_2"),
+            layers.Flatten(name="flat"),
             layers.Dense(classes),
         ],
         name="student",

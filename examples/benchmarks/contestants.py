@@ -1,0 +1,238 @@
+"""Who takes part in the benchmark of training: each takes steps on batches of its own, and nothing else.
+
+Every maker takes a `Task` and returns a function that runs `task.steps` training steps, compiled as Keras compiles its
+own (XLA, where "auto" says so), and waits for them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+import keras_kd as kd
+
+TEMPERATURE, ALPHA = 4.0, 0.5
+
+Contestant = Callable[[], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+        student: makes a student that ends in logits.
+        teacher: makes a teacher, likewise.
+        data: x and y of a few batches.
+        batch_size: examples in a step.
+        steps: training steps in a call.
+        pairs: layers of student and teacher of one shape, for the terms on features.
+    """
+
+    student: Callable[[], keras.Model]
+    teacher: Callable[[], keras.Model]
+    data: tuple[np.ndarray, np.ndarray]
+    batch_size: int
+    steps: int = 1
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    def batches(self, x: Any = None) -> tf.data.Dataset:
+        """Return batches from memory for ever, their x another one where it is given."""
+        x = self.data[0] if x is None else x
+        examples = tf.data.Dataset.from_tensor_slices((x, self.data[1]))
+        return examples.batch(self.batch_size, drop_remainder=True).cache().repeat().prefetch(2)
+
+
+def plain(task: Task) -> Contestant:
+    """`student.fit`, on labels alone."""
+    student = task.student()
+    student.compile(**supervised(task))
+    return fitted(student, task.batches())
+
+
+def forward(task: Task) -> Contestant:
+    """The teacher's forward passes, alone."""
+    teacher = task.teacher()
+    images = tf.constant(task.data[0][: task.batch_size])
+    ask = tf.function(lambda x: teacher(x, training=False), jit_compile=uses_xla(task))
+
+    @tf.function
+    def passes() -> tf.Tensor:
+        said = ask(images)
+        for number in tf.range(1, task.steps):
+            # Each pass reads the one before: no compiler may take it out of the loop.
+            said = ask(images + 0.0 * said[0, 0] * tf.cast(number, tf.float32))
+        return said
+
+    return lambda: passes().numpy()
+
+
+def live(task: Task) -> Contestant:
+    """A Distiller."""
+    return distilled(task, task.teacher(), None, task.batches())
+
+
+def features(task: Task) -> Contestant:
+    """A Distiller with two terms on features more."""
+    return distilled(task, task.teacher(), [kd.Term(kd.losses.kl_divergence), *hints(task)], task.batches())
+
+
+def cached(task: Task) -> Contestant:
+    """A Distiller whose teacher has been run before; the targets come with the examples."""
+    x = task.data[0]
+    joined = kd.Joined(x, {"logits": task.teacher().predict(x, verbose=0)})
+    return distilled(task, kd.teachers.Cached(), None, task.batches(joined))
+
+
+def keras_distillation(task: Task) -> Contestant:
+    """`keras.distillation`, with the loss that makes it distil."""
+    return keras_distilled(task, [])
+
+
+def keras_distillation_features(task: Task) -> Contestant:
+    """The same with two terms on features more."""
+    more = [
+        keras.distillation.FeatureDistillation(loss="mse", student_layer_name=ours, teacher_layer_name=theirs)
+        for ours, theirs in task.pairs
+    ]
+    return keras_distilled(task, more)
+
+
+def keras_io(task: Task) -> Contestant:
+    """A Distiller in the manner of the keras.io example."""
+    model = InTheMannerOfKerasIo(task.student(), task.teacher())
+    model.compile(**supervised(task))
+    return fitted(model, task.batches())
+
+
+def floor(task: Task) -> Contestant:
+    """A loop written by hand for the live teacher."""
+    teacher = task.teacher()
+    return by_hand(task, lambda x: (x, [teacher(x, training=False)]), task.batches())
+
+
+def floor_cached(task: Task) -> Contestant:
+    """A loop written by hand for targets that come with the examples."""
+    x = task.data[0]
+    said = task.teacher().predict(x, verbose=0)
+    return by_hand(task, lambda both: (both[0], [both[1]]), task.batches((x, said)))
+
+
+def floor_features(task: Task) -> Contestant:
+    """A loop written by hand for the live teacher with two terms on features."""
+    teacher = task.teacher()
+    tapped = keras.Model(teacher.inputs, [teacher.outputs[0], *(teacher.get_layer(b).output for _, b in task.pairs)])
+    return by_hand(task, lambda x: (x, list(tapped(x, training=False))), task.batches(), task.pairs)
+
+
+def distilled(task: Task, teacher: Any, terms: list[kd.Term] | None, batches: tf.data.Dataset) -> Contestant:
+    distiller = kd.Distiller(student=task.student(), teacher=teacher, terms=terms)
+    distiller.compile(**supervised(task), temperature=TEMPERATURE, alpha=ALPHA)
+    return fitted(distiller, batches)
+
+
+def hints(task: Task) -> list[kd.Term]:
+    return [
+        kd.Term(kd.losses.squared_error, at=pair, name=f"hint_{number}", weight=0.1)
+        for number, pair in enumerate(task.pairs)
+    ]
+
+
+def keras_distilled(task: Task, more: list[Any]) -> Contestant:
+    # Its default loss does not distil: the string resolves to a function, and the softmax is skipped.
+    soft = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
+    model = keras.distillation.Distiller(
+        teacher=task.teacher(),  # one of its own: it sets the flags of its teacher
+        student=task.student(),
+        distillation_losses=[soft, *more] if more else soft,
+        student_loss_weight=1 - ALPHA,
+    )
+    model.compile(**supervised(task))
+    return fitted(model, task.batches())
+
+
+class InTheMannerOfKerasIo(keras.Model):
+    """The student's model with a teacher in its loss."""
+
+    def __init__(self, student: keras.Model, teacher: keras.Model) -> None:
+        super().__init__()
+        self.student, self.teacher = student, teacher
+        teacher.trainable = False
+        self.divergence = keras.losses.KLDivergence()
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.student(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True) -> tf.Tensor:
+        said = self.teacher(x, training=False)
+        soft = self.divergence(ops.softmax(said / TEMPERATURE), ops.softmax(y_pred / TEMPERATURE)) * TEMPERATURE**2
+        return ALPHA * soft + (1 - ALPHA) * super().compute_loss(x, y, y_pred, sample_weight)
+
+
+def by_hand(task: Task, read: Callable[[Any], Any], batches: tf.data.Dataset, pairs: Any = ()) -> Contestant:
+    """Return the least that trains: no metrics but the loss, no checks, no weights, no masks.
+
+    Args:
+        task: what is trained.
+        read: returns, for what a batch has for x, the images and a list of what the teacher says.
+        batches: see `Task`.
+        pairs: layers for terms on features.
+    """
+    student = task.student()
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build(student.trainable_variables)
+    layers = [student.get_layer(ours).output for ours, _ in pairs]
+    reader = keras.Model(student.inputs, [student.outputs[0], *layers])
+
+    @tf.function(jit_compile=uses_xla(task))
+    def step(x: Any, y: tf.Tensor) -> tf.Tensor:
+        x, (said, *theirs) = read(x)
+        with tf.GradientTape() as tape:
+            logits, *ours = keras.tree.flatten(reader(x, training=True))
+            hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
+            teacher, log_student = tf.nn.softmax(said / TEMPERATURE), tf.nn.log_softmax(logits / TEMPERATURE)
+            entropy = tf.reduce_sum(teacher * tf.nn.log_softmax(said / TEMPERATURE), -1)
+            soft = TEMPERATURE**2 * (entropy - tf.reduce_sum(teacher * log_student, -1))
+            loss = tf.reduce_mean(ALPHA * soft + (1 - ALPHA) * hard)
+            for mine, other in zip(ours, theirs, strict=True):
+                loss += ALPHA * 0.1 * tf.reduce_mean(tf.math.squared_difference(mine, other))
+        optimizer.apply(tape.gradient(loss, student.trainable_variables), student.trainable_variables)
+        return loss
+
+    @tf.function
+    def loop(iterator: Iterator) -> tf.Tensor:
+        loss = step(*next(iterator))
+        for _ in tf.range(1, task.steps):
+            loss = step(*next(iterator))
+        return loss
+
+    iterator = iter(batches)
+    return lambda: float(loop(iterator))
+
+
+def fitted(model: keras.Model, batches: tf.data.Dataset) -> Contestant:
+    """Return the function that `fit` calls for its steps."""
+    model.fit(batches, steps_per_epoch=2 * model.steps_per_execution, verbose=0, shuffle=False)
+    model.make_train_function()
+    iterator = iter(batches)
+    return lambda: float(model.train_function(iterator)["loss"])  # waits until it is done
+
+
+def uses_xla(task: Task) -> bool:
+    """Return what Keras's "auto" comes to."""
+    student = task.student()
+    student.compile()
+    return bool(student.jit_compile)
+
+
+def supervised(task: Task) -> dict[str, Any]:
+    return {
+        "optimizer": keras.optimizers.Adam(1e-3),
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "metrics": ["accuracy"],
+        "steps_per_execution": task.steps,
+    }
