@@ -1,0 +1,345 @@
+"""`measure`: every number against scikit-learn, SciPy or the definition in float64, however the data are split."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special, stats
+from sklearn import metrics
+
+import keras_kd as kd
+from keras_kd.comparison import measure
+from tests.models import Subclassed, batch, dense, headed, linear
+
+CLASSES, COUNT = 6, 53
+RANDOM = np.random.default_rng(7)
+TEACHER = (3 * RANDOM.normal(size=(COUNT, CLASSES))).astype("float32")
+STUDENT = (TEACHER + 2 * RANDOM.normal(size=(COUNT, CLASSES))).astype("float32")
+TEACHER[:, 4] -= 50  # class 4 is never said by either
+STUDENT[:, 4] -= 50
+LABELS = np.where(RANDOM.random(COUNT) < 0.4, RANDOM.integers(0, 4, COUNT), np.argmax(TEACHER, -1))
+LABELS[LABELS == 5] = 0  # class 5 is said but never true, class 4 neither
+WEIGHTS = RANDOM.uniform(0.1, 3.0, COUNT)
+X = {"student": STUDENT, "teacher": TEACHER}
+
+
+def parrot(name, outputs=CLASSES, activation=None):
+    """A model that says what the data have under its name."""
+    x = keras.Input((outputs,), name=name)
+    return keras.Model(x, keras.layers.Activation(activation)(x))
+
+
+def measured(x=X, y=LABELS, *weights, outputs=CLASSES, **arguments):
+    return measure(parrot("student", outputs), (x, y, *weights), teacher=parrot("teacher", outputs), **arguments)
+
+
+def expected_of_classes(student, teacher, labels, weights):
+    """Everything at once, by scikit-learn and SciPy; the expected calibration error bin by bin from the paper."""
+    p, q = (special.softmax(z.astype("float64"), axis=-1) for z in (student, teacher))
+    said, teachers, classes = np.argmax(p, -1), np.argmax(q, -1), np.arange(CLASSES)
+    wrong = teachers != labels
+    top_2 = metrics.top_k_accuracy_score(labels, student, k=2, sample_weight=weights, labels=classes)
+    return {
+        "accuracy": metrics.accuracy_score(labels, said, sample_weight=weights),
+        "top_2_accuracy": top_2,
+        "nll": metrics.log_loss(labels, p, sample_weight=weights, labels=classes),
+        "brier": np.average(np.sum((p - np.eye(CLASSES)[labels]) ** 2, axis=-1), weights=weights),
+        "f1_macro": metrics.f1_score(labels, said, average="macro", sample_weight=weights, zero_division=0),
+        "ece": calibration_error(p.max(-1), said == labels, weights),
+        "agreement": metrics.accuracy_score(teachers, said, sample_weight=weights),
+        "kl_teacher_student": np.average(stats.entropy(q, p, axis=-1), weights=weights),
+        "kl_student_teacher": np.average(stats.entropy(p, q, axis=-1), weights=weights),
+        "agreement_where_teacher_wrong": np.average((said == teachers)[wrong], weights=weights[wrong]),
+    }
+
+
+def calibration_error(confidence, correct, weights):
+    error = 0.0
+    for bin_ in range(15):
+        inside = (confidence > bin_ / 15) & (confidence <= (bin_ + 1) / 15)
+        if inside.any():
+            share = weights[inside].sum() / weights.sum()
+            gap = np.average(correct[inside], weights=weights[inside]) - np.average(
+                confidence[inside], weights=weights[inside]
+            )
+            error += share * abs(gap)
+    return error
+
+
+def assert_equal(received, expected, tolerance=1e-6):
+    assert list(received) == list(expected)
+    for name, value in expected.items():
+        assert received[name] == pytest.approx(value, abs=tolerance), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 53, 64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_measures_of_classes_equal_the_references_however_the_data_are_split(batch_size, weighted):
+    weights = WEIGHTS if weighted else np.ones(COUNT)
+    received = measured(X, LABELS, *([WEIGHTS] if weighted else []), top_k=2, batch_size=batch_size)
+    assert list(received) == list(NAMES)
+    assert_equal({name: received[name] for name in sorted(received)}, _sorted(STUDENT, TEACHER, LABELS, weights))
+
+
+NAMES = (
+    *("accuracy", "top_2_accuracy", "nll", "brier", "f1_macro", "ece"),
+    *("agreement", "kl_teacher_student", "kl_student_teacher", "agreement_where_teacher_wrong"),
+)
+
+
+def _sorted(*arguments):
+    return dict(sorted(expected_of_classes(*arguments).items()))
+
+
+def test_the_teacher_comes_second():
+    forth, back = measured(), measured({"student": TEACHER, "teacher": STUDENT})
+    assert forth["kl_teacher_student"] == pytest.approx(back["kl_student_teacher"])
+    assert forth["kl_teacher_student"] != pytest.approx(back["kl_teacher_student"], rel=1e-2)
+    assert forth["accuracy"] != back["accuracy"]
+
+
+def test_an_example_without_weight_is_as_if_it_were_not_there():
+    weights = np.where(np.arange(COUNT) % 5 == 0, 0.0, WEIGHTS)
+    weights[LABELS == 3] = 0.0  # a class that has no weight does not count for the macro F1
+    kept = weights > 0
+    x = {name: value.copy() for name, value in X.items()}
+    x["student"][0] = np.nan
+    received = measured(x, LABELS, weights, top_k=2)
+    expected = expected_of_classes(STUDENT[kept], TEACHER[kept], LABELS[kept], weights[kept])
+    assert_equal(dict(sorted(received.items())), dict(sorted(expected.items())))
+
+
+def test_a_dataset_with_a_ragged_last_batch_equals_arrays():
+    dataset = tf.data.Dataset.from_tensor_slices((X, LABELS, WEIGHTS)).shuffle(COUNT).batch(10)
+    received = measure(parrot("student"), dataset, teacher=parrot("teacher"))
+    assert_equal(received, measured(X, LABELS, WEIGHTS), 1e-12)
+
+
+def test_one_hot_labels_and_columns_of_ids_equal_ids():
+    expected = measured()
+    assert measured(X, np.eye(CLASSES)[LABELS]) == expected
+    assert measured(X, LABELS[:, None]) == expected
+    assert measured(X, LABELS.astype("float32")) == expected
+
+
+def test_top_k_of_more_than_the_classes_is_1():
+    assert measured(top_k=9)["top_9_accuracy"] == 1.0
+    assert measured()["top_5_accuracy"] == measured(top_k=5)["top_5_accuracy"]
+    assert measured(top_k=1)["top_1_accuracy"] == measured()["accuracy"] < 1.0
+
+
+def test_extreme_logits_have_exact_measures():
+    # Softmax of (200, -200): the log-probabilities are 0 and -400, where probabilities would be clipped at 1e-7 (16.1).
+    x = {"student": np.float32([[200, -200], [-200, 200]]), "teacher": np.float32([[-200, 200], [-200, 200]])}
+    received = measured(x, np.array([1, 1]), outputs=2)
+    assert received["nll"] == 200.0  # 400 for the first, 0 for the second
+    assert received["kl_teacher_student"] == received["kl_student_teacher"] == 200.0
+    assert received["brier"] == 1.0  # 2 and 0
+    assert received["ece"] == 0.5
+
+
+def test_a_class_that_is_impossible_for_both_adds_nothing():
+    x = {"student": np.float32([[1, 0, -np.inf]]), "teacher": np.float32([[0, 1, -np.inf]])}
+    # Two classes, logits one apart, swapped: KL = (p1 - p2) * 1 with p1 - p2 = tanh(1 / 2).
+    assert measured(x, np.array([0]), outputs=3)["kl_teacher_student"] == pytest.approx(np.tanh(0.5))
+
+
+def test_a_teacher_that_is_never_wrong_leaves_the_agreement_there_open():
+    received = measured(X, np.argmax(TEACHER, -1))
+    assert np.isnan(received["agreement_where_teacher_wrong"])
+    assert np.isfinite(received["agreement"])
+
+
+def test_without_a_teacher_there_is_quality_alone():
+    received = measure(parrot("student"), (X, LABELS))
+    assert list(received) == ["accuracy", "top_5_accuracy", "nll", "brier", "f1_macro", "ece"]
+
+
+@pytest.mark.parametrize("kind", ["functional", "activation", "sequential", "nested", "subclassed"])
+def test_a_softmax_headed_copy_gives_the_numbers_of_the_logits(kind):
+    x, y = batch(16)
+    x *= 40  # probabilities far below the smallest float32
+    teacher = linear(5)
+    received = [measure(headed(1, head, kind), (x, y), teacher=teacher) for head in ("softmax", "logits")]
+    assert received[0] == pytest.approx(received[1], abs=1e-6)
+    received = [measure(teacher, (x, y), teacher=headed(1, head, kind)) for head in ("softmax", "logits")]
+    assert received[0] == pytest.approx(received[1], abs=1e-6)
+
+
+def test_the_user_may_say_what_cannot_be_recognised():
+    x, y = batch(16)
+    probabilities = Subclassed(dense(3, 1))
+    probabilities.call = lambda x: keras.ops.exp(keras.ops.log_softmax(probabilities.layer(x)))
+    probabilities(x)
+    said = kd.teachers.Frozen(probabilities, head="softmax")
+    assert measure(said, (x, y)) == pytest.approx(measure(headed(1, "logits"), (x, y)), abs=1e-6)
+
+
+def test_an_ensemble_is_compared_by_its_mean_probabilities():
+    x, y = batch(16)
+    members = [linear(1), linear(2)]
+    mean = np.mean([special.softmax(member(x).numpy().astype("float64"), axis=-1) for member in members], axis=0)
+    assert measure(members, (x, y))["nll"] == pytest.approx(metrics.log_loss(y, mean, labels=range(3)), abs=1e-6)
+
+
+def test_positions_count_and_masked_ones_do_not():
+    words = keras.Input((4,), dtype="int32")
+    said = keras.layers.Embedding(5, 3, mask_zero=True, embeddings_initializer="random_normal")(words)
+    model = keras.Model(words, said)
+    x = np.array([[1, 2, 3, 4], [4, 3, 0, 0], [1, 0, 0, 0]])
+    y = np.where(x == 0, -1, x % 3)
+    kept = x > 0
+    logits = model.get_weights()[0][x[kept]].astype("float64")
+    received = measure(model, (x, y), batch_size=2)
+    assert received["accuracy"] == pytest.approx(np.mean(np.argmax(logits, -1) == y[kept]))
+    expected = metrics.log_loss(y[kept], special.softmax(logits, axis=-1), labels=range(3))
+    assert received["nll"] == pytest.approx(expected, abs=1e-6)
+
+
+# Yes or no.
+
+YES = (RANDOM.random((COUNT, CLASSES)) < special.expit(TEACHER)).astype("int64")
+YES[:, 4] = 0  # never true, and never said
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 53])
+def test_measures_of_labels_equal_the_references(batch_size):
+    p, q = special.expit(STUDENT.astype("float64")), special.expit(TEACHER.astype("float64"))
+    said, teachers = p > 0.5, q > 0.5
+    w, wrong = WEIGHTS, teachers != (YES > 0)
+    each = np.repeat(w, CLASSES).reshape(COUNT, CLASSES)
+    present = np.flatnonzero(said.any(0) | YES.any(0))
+    assert 4 not in present
+    two = [np.stack([1 - each, each], -1) for each in (q, p)]
+    kl, reverse = stats.entropy(*two, axis=-1), stats.entropy(*two[::-1], axis=-1)
+    expected = {
+        "accuracy": np.mean([metrics.accuracy_score(YES[:, k], said[:, k], sample_weight=w) for k in range(CLASSES)]),
+        "exact_match": metrics.accuracy_score(YES, said, sample_weight=w),
+        "nll": metrics.log_loss(YES.ravel(), p.ravel(), sample_weight=each.ravel()),
+        "brier": metrics.brier_score_loss(YES.ravel(), p.ravel(), sample_weight=each.ravel()),
+        "f1_macro": metrics.f1_score(YES[:, present], said[:, present], average="macro", sample_weight=w),
+        "f1_micro": metrics.f1_score(YES, said, average="micro", sample_weight=w),
+        "ece": calibration_error(np.maximum(p, 1 - p).ravel(), (said == (YES > 0)).ravel(), each.ravel()),
+        "agreement": np.average(said == teachers, weights=each),
+        "kl_teacher_student": np.average(kl, weights=each),
+        "kl_student_teacher": np.average(reverse, weights=each),
+        "agreement_where_teacher_wrong": np.average((said == teachers)[wrong], weights=each[wrong]),
+    }
+    # Logits of -50 are beyond what 1 - p can say in float64: 1e-22 from 1.
+    received = measured(X, YES, WEIGHTS, batch_size=batch_size, task="multi-label")
+    assert_equal(received, expected)
+
+
+def test_a_sigmoid_headed_copy_gives_the_numbers_of_the_logits():
+    student = parrot("student", activation="sigmoid")
+    received = measure(student, (X, YES), teacher=parrot("teacher", activation="sigmoid"))
+    assert received == pytest.approx(measured(X, YES, task="multi-label"), abs=1e-6)
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 53])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_measures_of_numbers_equal_the_references(batch_size, offset):
+    y = STUDENT.astype("float64") + 0.3 * RANDOM.normal(size=STUDENT.shape) + offset
+    x = {"student": STUDENT + np.float32(offset), "teacher": TEACHER + np.float32(offset)}
+    student, teacher = (x[name].astype("float64") for name in ("student", "teacher"))
+    w = WEIGHTS
+    expected = {
+        "mae": metrics.mean_absolute_error(y, student, sample_weight=w),
+        "rmse": np.sqrt(metrics.mean_squared_error(y, student, sample_weight=w)),
+        "r2": metrics.r2_score(y, student, sample_weight=w),
+        "mae_to_teacher": metrics.mean_absolute_error(teacher, student, sample_weight=w),
+        "rmse_to_teacher": np.sqrt(metrics.mean_squared_error(teacher, student, sample_weight=w)),
+    }
+    assert_equal(measured(x, y, w, batch_size=batch_size), expected)
+
+
+def test_r2_of_a_constant_is_1_where_it_is_met_and_else_0_as_in_scikit_learn():
+    x = np.float32([[1.0, 2.0], [1.0, 3.0]])
+    y = np.float32([[1.0, 5.0], [1.0, 5.0]])
+    received = measure(parrot("student", 2), (x, y), task="regression")
+    assert received["r2"] == metrics.r2_score(y, x) == 0.5
+
+
+def test_one_output_takes_labels_without_its_axis():
+    received = measure(parrot("student", 1), (STUDENT[:, :1], 2.5 * STUDENT[:, 0]))
+    assert received["mae"] == pytest.approx(np.mean(np.abs(1.5 * STUDENT[:, 0].astype("float64"))), abs=1e-6)
+
+
+# Which task.
+
+
+@pytest.mark.parametrize(
+    ("activation", "outputs", "labels", "name"),
+    [
+        (None, CLASSES, LABELS, "top_5_accuracy"),
+        (None, CLASSES, np.eye(CLASSES)[LABELS], "top_5_accuracy"),
+        ("softmax", CLASSES, LABELS, "top_5_accuracy"),
+        (None, CLASSES, YES, "exact_match"),
+        ("sigmoid", CLASSES, np.eye(CLASSES)[LABELS], "exact_match"),
+        ("sigmoid", 1, YES[:, 0], "exact_match"),
+        (None, 1, YES[:, :1], "exact_match"),
+        (None, CLASSES, TEACHER, "mae"),
+        (None, 1, TEACHER[:, 0], "mae"),
+    ],
+)
+def test_the_task_is_read_off_head_and_labels(activation, outputs, labels, name):
+    assert name in measure(parrot("student", outputs, activation), (STUDENT[:, :outputs], labels))
+
+
+def test_values_mean_regression():
+    model = kd.teachers.Frozen(parrot("student", 1), head="values")
+    assert "mae" in measure(model, (STUDENT[:, :1], YES[:, :1]))
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("from 0 to 5.*: 8", {"y": LABELS + 6}),
+        ("one-hot.*multi-label", {"y": YES, "task": "classification"}),
+        ("0 and 1", {"y": TEACHER, "task": "multi-label"}),
+        ("shape.*53, 6", {"y": LABELS, "task": "regression"}),
+        ("one of.*multi-label.*'guess'", {"task": "guess"}),
+        ("top_k=0", {"top_k": 0}),
+        (r"lengths \[52, 53\]", {"y": LABELS[1:]}),
+    ],
+)
+def test_what_does_not_fit_is_refused(words, arguments):
+    with pytest.raises(ValueError, match=words):
+        measured(**arguments)
+
+
+def test_weights_that_do_not_fit_are_refused():
+    for weights, words in ((np.ones((COUNT, 2)), r"\(53,\).*\(53, 2\)"), (-WEIGHTS, "negative")):
+        with pytest.raises(ValueError, match=words):
+            measured(X, LABELS, weights)
+    with pytest.raises(ValueError, match="at least one example"):
+        measured(X, LABELS, np.zeros(COUNT))
+
+
+def test_data_without_labels_or_end_are_refused():
+    with pytest.raises(ValueError, match="labels.*x alone"):
+        measure(parrot("student"), tf.data.Dataset.from_tensor_slices(STUDENT).batch(4))
+    with pytest.raises(ValueError, match="for ever.*take"):
+        measure(parrot("student"), tf.data.Dataset.from_tensors((STUDENT, LABELS)).repeat())
+    with pytest.raises(TypeError, match="tuple.*ndarray"):
+        measure(parrot("student"), STUDENT)
+
+
+def test_models_that_do_not_fit_are_refused():
+    x, y = batch(8)
+    with pytest.raises(ValueError, match=r"\(8, 3\).*\(8, 7\)"):
+        measure(linear(1), (x, y), teacher=linear(2, classes=7))
+    with pytest.raises(ValueError, match="one task.*classification.*multi-label"):
+        measure(headed(1, "softmax"), (x, y), teacher=headed(1, "sigmoid"))
+    with pytest.raises(TypeError, match=r"distiller\.student"):
+        measure(kd.Distiller(student=linear(1), teacher=linear(2)), (x, y))
+    inputs = keras.Input((4,))
+    two = keras.Model(inputs, {"a": dense(3, 1)(inputs), "b": dense(3, 2)(inputs)})
+    with pytest.raises(ValueError, match="one output.*'a', 'b'"):
+        measure(two, (x, y))
