@@ -196,10 +196,39 @@ def test_positions_count_and_masked_ones_do_not():
     assert received["nll"] == pytest.approx(expected, abs=1e-6)
 
 
+def test_batches_of_any_length_and_datasets_of_keras_are_read():
+    class Lengths(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, number):
+            positions = number + 2
+            return x[:, :positions], y[:, :positions]
+
+    inputs = keras.Input((None, 3))
+    model = keras.Model(inputs, keras.layers.Activation("linear")(inputs))
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(4, 4, 3)).astype("float32"), random.integers(0, 3, (4, 4))
+    rows = [x[:, : number + 2].reshape(-1, 3) for number in range(3)]
+    labels = np.concatenate([y[:, : number + 2].ravel() for number in range(3)])
+    expected = metrics.log_loss(labels, special.softmax(np.concatenate(rows).astype("float64"), -1), labels=range(3))
+    assert measure(model, Lengths())["nll"] == pytest.approx(expected, abs=1e-6)
+
+
 # Yes or no.
 
 YES = (RANDOM.random((COUNT, CLASSES)) < special.expit(TEACHER)).astype("int64")
 YES[:, 4] = 0  # never true, and never said
+
+
+@pytest.mark.parametrize("task", ["classification", "multi-label", "regression"])
+def test_batches_without_weight_are_as_if_they_were_not_there(task):
+    y = LABELS if task == "classification" else YES
+    weights = np.where(np.arange(COUNT) % 16 < 8, WEIGHTS, 0.0)
+    kept = weights > 0
+    received = measured(X, y, weights, task=task, batch_size=8)
+    expected = measured({name: x[kept] for name, x in X.items()}, y[kept], WEIGHTS[kept], task=task)
+    assert received == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 53])
@@ -228,6 +257,13 @@ def test_measures_of_labels_equal_the_references(batch_size):
     # Logits of -50 are beyond what 1 - p can say in float64: 1e-22 from 1.
     received = measured(X, YES, WEIGHTS, batch_size=batch_size, task="multi-label")
     assert_equal(received, expected)
+
+
+def test_an_answer_that_is_impossible_for_both_adds_nothing():
+    x = {"student": np.float32([[1, -np.inf]]), "teacher": np.float32([[1, -np.inf]])}
+    received = measured(x, np.array([[1, 0]]), outputs=2, task="multi-label")
+    assert received["kl_teacher_student"] == received["kl_student_teacher"] == 0.0
+    assert received["nll"] == pytest.approx(np.log1p(np.exp(-1)) / 2)
 
 
 def test_a_sigmoid_headed_copy_gives_the_numbers_of_the_logits():

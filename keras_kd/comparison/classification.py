@@ -71,11 +71,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def kl_divergence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return KL(first || second) in nats for each row of logits; a class of probability 0 in the first adds nothing."""
-    log_first, log_second = log_softmax(first), log_softmax(second)
-    possible = np.isfinite(log_first)
-    difference = np.subtract(log_first, log_second, out=np.zeros_like(log_first), where=possible)
-    return np.sum(np.multiply(np.exp(log_first), difference, out=np.zeros_like(difference), where=possible), axis=-1)
+    """Return KL(first || second) in nats for each row of logits."""
+    return relative_entropy(log_softmax(first), log_softmax(second))
+
+
+def relative_entropy(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return sum p (log p - log q) over the last axis of log p and log q; what p holds impossible adds nothing."""
+    possible = np.isfinite(first)
+    gaps = np.subtract(first, second, out=np.zeros_like(first), where=possible)
+    return np.sum(np.multiply(np.exp(first), gaps, out=gaps, where=possible), axis=-1)
 
 
 def _in_top(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Yes is a logit above 0. What is averaged over rows is first averaged over the la
 
 import numpy as np
 
+from keras_kd.comparison.classification import relative_entropy
 from keras_kd.comparison.sums import Calibration, Counts, Means
 
 
@@ -62,6 +63,5 @@ def log_sigmoid(logits: np.ndarray) -> np.ndarray:
 
 def binary_kl(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the mean over the labels of KL(first || second) in nats, for each row of logits."""
-    yes = np.exp(log_sigmoid(first)) * (log_sigmoid(first) - log_sigmoid(second))
-    no = np.exp(log_sigmoid(-first)) * (log_sigmoid(-first) - log_sigmoid(-second))
-    return np.mean(yes + no, axis=-1)
+    answers = [np.stack([log_sigmoid(side), log_sigmoid(-side)], axis=-1) for side in (first, second)]
+    return np.mean(relative_entropy(*answers), axis=-1)

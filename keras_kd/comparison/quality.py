@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from keras import ops, tree
 
 from keras_kd import mixtures
@@ -16,8 +15,7 @@ from keras_kd.comparison import batches, tasks
 from keras_kd.comparison.classification import Classification
 from keras_kd.comparison.multilabel import MultiLabel
 from keras_kd.comparison.regression import Regression
-from keras_kd.distiller import Distiller
-from keras_kd.teachers import as_teacher
+from keras_kd.comparison.voices import Voice
 
 Measures = Classification | MultiLabel | Regression
 
@@ -31,6 +29,8 @@ class Answers(NamedTuple):
         labels: class ids (rows,), or labels (rows, classes).
         weights: (rows,), above 0.
         rows: of all rows of the batch, which these are: those without weight are left out.
+        positions: rows of one example.
+        start: examples that came before this batch.
     """
 
     x: Tensors
@@ -38,6 +38,8 @@ class Answers(NamedTuple):
     labels: np.ndarray
     weights: np.ndarray
     rows: np.ndarray
+    positions: int
+    start: int
 
 
 def measure(
@@ -115,51 +117,25 @@ def stream(
     tasks.check(task)
     voices = {name: Voice(name, model) for name, model in models.items()}
     measures: dict[str, Measures] = {}
+    weight = 0.0
     for found, answers in _answers(voices, data, task, batch_size):
         for name, logits in answers.logits.items():
             measures.setdefault(name, _measures(found, logits.shape[-1], top_k))
             measures[name].add(logits, answers.labels, answers.weights)
             if teacher is not None and name != teacher:
                 measures[name].add_teacher(logits, answers.logits[teacher], answers.labels, answers.weights)
+        weight += float(np.sum(answers.weights))
         if watch is not None:
             watch(found, answers)
-    if not measures:
+    if not weight:
         raise ValueError("Expected at least one example with weight. Received none.")
     return found, measures
 
 
-class Voice:
-    """A model that is asked for logits, and for the mask of what it says.
-
-    Args:
-        name: for error messages.
-        model: see `measure`.
-    """
-
-    def __init__(self, name: str, model: Any) -> None:
-        if isinstance(model, Distiller):
-            raise TypeError(f"Expected a model as {name!r}. Received a Distiller: pass distiller.student.")
-        self.name = name
-        self.teacher = as_teacher(model)
-        self._run = tf.function(self._say, reduce_retracing=True)
-
-    def __call__(self, x: Tensors) -> tuple[Any, np.ndarray | None]:
-        """Return logits (or a `Mixture`) and the mask, or None."""
-        said, mask = self._run(tree.map_structure(ops.convert_to_tensor, x))
-        return said, None if mask is None else ops.convert_to_numpy(mask)
-
-    def _say(self, x: Tensors) -> tuple[Any, Any]:
-        offered = self.teacher(x, {})
-        if "logits" not in offered:
-            raise ValueError(
-                f"Expected {self.name!r} to have one output. It has {sorted(offered)}. Compare one at a time, as "
-                "keras.Model(model.input, model.outputs[0])."
-            )
-        return offered["logits"], getattr(offered["logits"], "_keras_mask", None)  # only where a layer has set one
-
-
 def _answers(voices: dict[str, Voice], data: Any, task: str, batch_size: int) -> Iterator[tuple[str, Answers]]:
+    start, size = 0, 0
     for x, y, sample_weight in batches.of(data, batch_size):
+        start, size = start + size, len(tree.flatten(x)[0])
         said = {name: voice(x) for name, voice in voices.items()}
         shape = _one_shape({name: each for name, (each, _) in said.items()})
         if task == "auto":
@@ -167,10 +143,8 @@ def _answers(voices: dict[str, Voice], data: Any, task: str, batch_size: int) ->
         masks = [mask for _, mask in said.values() if mask is not None]
         labels, weights = tasks.rows(task, shape, y, sample_weight, masks)
         rows = np.flatnonzero(weights > 0)
-        if not rows.size:
-            continue
         logits = {name: _rows(each, task)[rows] for name, (each, _) in said.items()}
-        yield task, Answers(x, logits, labels[rows], weights[rows], rows)
+        yield task, Answers(x, logits, labels[rows], weights[rows], rows, len(weights) // shape[0], start)
 
 
 def _one_shape(said: dict[str, Any]) -> tuple[int, ...]:
