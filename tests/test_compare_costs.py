@@ -1,0 +1,238 @@
+"""What models cost: known sleeps, operations counted by hand, real files and real processes."""
+
+import builtins
+import itertools
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd.comparison import costs, latency, memory, runtimes, sizes
+from keras_kd.comparison.voices import Voice
+from tests.models import Subclassed, batch, dense, linear, mlp
+
+X = batch(8)[0]
+
+
+def milliseconds(seconds):
+    return 1e3 * np.percentile(seconds, (50, 95, 99))
+
+
+# Latency.
+
+
+class Sleeper:
+    """Sleeps for so many milliseconds in turn, and knows for how long it really has: a busy machine oversleeps."""
+
+    def __init__(self, *lengths):
+        self.lengths, self.slept = itertools.cycle(lengths), []
+
+    def __call__(self, x=None):
+        started = time.perf_counter()
+        time.sleep(next(self.lengths) / 1e3)
+        self.slept.append(time.perf_counter() - started)
+        return x
+
+    def timed(self, rounds, warm_up=10):
+        """Those of the calls that count: ten after each untimed one."""
+        return np.reshape(self.slept[warm_up : warm_up + rounds // 10 * 11], (-1, 11))[:, 1:].ravel()
+
+
+def test_percentiles_of_known_sleeps_are_right_to_a_tenth():
+    sleeper = Sleeper(60, 20, 20, 20, 20, 20, 20)
+    received = latency.in_turns({"sleeper": sleeper}, rounds=70)["sleeper"]
+    assert len(received) == 70
+    assert milliseconds(received) == pytest.approx(milliseconds(sleeper.timed(70)), rel=0.1)
+    assert milliseconds(sleeper.timed(70)) == pytest.approx([20, 60, 60], rel=0.5)
+
+
+def test_what_happens_only_at_first_is_not_in_the_times():
+    number = itertools.count()
+
+    def call():
+        time.sleep(0.3 if next(number) < 2 else 0.001)
+
+    assert latency.in_turns({"call": call}, rounds=10, warm_up=2)["call"].max() < 0.1
+
+
+def test_contestants_take_turns_in_blocks():
+    calls = []
+    contestants = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = latency.in_turns(contestants, rounds=30, warm_up=1)
+    assert {name: len(each) for name, each in times.items()} == {"a": 30, "b": 30}
+    blocks = [calls[2:][start : start + 11] for start in range(0, 66, 11)]  # an untimed call, ten timed ones
+    assert all(len(set(block)) == 1 for block in blocks)
+    assert all({one[0], other[0]} == {"a", "b"} for one, other in zip(blocks[::2], blocks[1::2], strict=True))
+
+
+def test_a_slow_contestant_is_timed_as_long_as_there_is_time():
+    times = latency.in_turns({"slow": lambda: time.sleep(0.02), "fast": lambda: None}, rounds=200, seconds=0.3)
+    assert len(times["slow"]) == 20 and len(times["fast"]) == 200
+
+
+def test_less_than_a_block_is_refused():
+    with pytest.raises(ValueError, match="rounds=9"):
+        latency.in_turns({}, rounds=9)
+
+
+def slow(sleeper):
+    """A model that sleeps, which TensorFlow runs."""
+    return lambda x: tf.ensure_shape(tf.numpy_function(sleeper, [x], tf.float32), x.shape)
+
+
+def test_a_model_is_timed_until_its_answer_is_there():
+    sleeper = Sleeper(30)
+    (cost,) = costs.measured({"slow": slow(sleeper)}, {}, X, 20, False)["slow"]
+    expected = milliseconds(sleeper.timed(20))
+    assert cost.p50_ms == pytest.approx(expected[0], rel=0.1) and expected[0] >= 30
+    assert np.all(np.array([cost.p95_ms, cost.p99_ms]) >= expected[1:])
+    assert cost.examples_per_second == pytest.approx(8 / 0.03, rel=0.15)
+    assert (cost.batch, cost.calls, cost.memory_bytes) == (8, 20, None)
+
+
+# Operations.
+
+
+def flops(model, x):
+    return sizes.flops(Voice("model", model), x)
+
+
+def test_products_count_two_for_each_multiplication():
+    # 4 x 5 and 5 x 3 products, biases of 5 and 3; a tanh has no count.
+    assert flops(mlp(1), X) == 2 * (4 * 5 + 5 * 3) + 5 + 3
+
+
+def test_convolutions_count_two_for_each_multiplication():
+    x = keras.Input((8, 8, 2))
+    model = keras.Model(x, keras.layers.Conv2D(3, 3)(keras.layers.DepthwiseConv2D(3, padding="same")(x)))
+    depthwise, plain = 2 * 8 * 8 * 2 * 9 + 8 * 8 * 2, 2 * 6 * 6 * 3 * 2 * 9 + 6 * 6 * 3
+    assert flops(model, np.zeros((4, 8, 8, 2), "float32")) == depthwise + plain
+
+
+def test_attention_counts_its_products_too():
+    x = keras.Input((6, 8))
+    attention = keras.layers.MultiHeadAttention(2, 4, use_bias=False)
+    model = keras.Model(x, attention(x, x))
+    products = 4 * 6 * 8 * 8 + 2 * 2 * 6 * 6 * 4  # four projections, scores and mixture of two heads
+    received = flops(model, np.zeros((3, 6, 8), "float32"))
+    assert 2 * products <= received < 2 * products * 1.2  # scaling and softmax are the rest
+
+
+def test_an_einsum_with_free_axes_counts():
+    def model(x):
+        return tf.einsum("...ij,jk->...ik", x, tf.ones((4, 5)))
+
+    assert flops(model, np.zeros((2, 3, 7, 4), "float32")) == 2 * 3 * 7 * 4 * 5
+
+
+def test_recurrence_has_no_count():
+    x = keras.Input((6, 8))
+    assert flops(keras.Model(x, keras.layers.LSTM(3)(x)), np.zeros((1, 6, 8), "float32")) is None
+
+
+# Sizes.
+
+
+def test_parameters_count_once_and_with_statistics():
+    x, layer = keras.Input((4,)), dense(4, 1)
+    shared = keras.Model(x, keras.layers.BatchNormalization()(layer(layer(x))))
+    assert sizes.parameters(Voice("shared", shared)) == 4 * 4 + 4 + 4 * 4
+    assert sizes.parameters(Voice("both", [linear(1), linear(2)])) == 2 * (4 * 3 + 3)
+    assert sizes.parameters(Voice("function", slow(None))) == 0
+
+
+def test_the_file_is_as_large_as_that_of_the_model_that_was_never_compiled(tmp_path):
+    model = mlp(1, units=50)
+    model.save(tmp_path / "plain.keras")
+    plain = (tmp_path / "plain.keras").stat().st_size
+    model.compile("adam", "mse")
+    model.fit(X, np.zeros((8, 3)), verbose=0)
+    model.save(tmp_path / "trained.keras")
+    assert sizes.file_size(model) == pytest.approx(plain, rel=0.02)
+    assert sizes.file_size(model) < 0.9 * (tmp_path / "trained.keras").stat().st_size
+    assert model.optimizer is not None
+
+
+def test_what_keras_cannot_write_has_no_file():
+    assert sizes.file_size(slow(None)) is None
+    assert sizes.file_size(Subclassed(dense(3, 1))) is None  # its layer is no configuration
+
+
+# Files.
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model of 9 million weights, 36 MB, and its exports."""
+    folder, x = tmp_path_factory.mktemp("exports"), keras.Input((3000,))
+    model = keras.Model(x, keras.layers.Dense(3000)(x))
+    kd.export(model, folder / "saved_model")
+    model.export(folder / "model.tflite", format="litert", verbose=False)
+    return model, folder / "saved_model", folder / "model.tflite"
+
+
+def test_costs_are_measured_through_each_export(exported):
+    pytest.importorskip("ai_edge_litert")
+    model, *paths = exported
+    x = np.zeros((4, 3000), "float32")
+    found = costs.measured({"big": model}, costs.exported({"big": paths}), x, 10, True)["big"]
+    assert [cost.runtime for cost in found] == ["Keras", "SavedModel", "LiteRT"]
+    assert {cost.parameters for cost in found} == {3000 * 3001}
+    assert {cost.flops for cost in found} == {2 * 3000 * 3000 + 3000}
+    folder, file = paths
+    assert found[1].file_bytes == sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    assert found[2].file_bytes == file.stat().st_size
+    for cost in found:
+        assert 0 < cost.p50_ms <= cost.p95_ms <= cost.p99_ms
+        assert cost.file_bytes > 4 * 3000 * 3000
+        assert 0.9 * 36e6 < cost.memory_bytes < 5 * 36e6  # the weights at least; some runtimes keep a copy or two
+
+
+def test_litert_says_what_the_model_says(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
+    model = keras.Model({"a": a, "b": b}, dense(3, 1)(keras.layers.Concatenate()([a, b])))
+    model.export(tmp_path / "m.tflite", format="litert", verbose=False)
+    x = {"b": X[:, :2], "a": X}
+    (said,) = runtimes.of_export(tmp_path / "m.tflite").prepare(x)()
+    np.testing.assert_allclose(said, model(x), atol=1e-5)
+    with pytest.raises(ValueError, match="keys.*'a', 'c'"):
+        runtimes.of_export(tmp_path / "m.tflite").prepare({"a": X, "c": X[:, :2]})
+
+
+def test_inputs_are_quantised_as_the_file_says():
+    details = {"dtype": np.int8, "quantization": (0.5, 3)}
+    received = runtimes.as_input(np.float32([0.0, 1.0, -0.7, 1000.0]), details)
+    np.testing.assert_array_equal(received, np.int8([3, 5, 2, 127]))  # round(x / 0.5) + 3, clipped
+    same = runtimes.as_input(X, {"dtype": np.float32, "quantization": (0.0, 0)})
+    np.testing.assert_array_equal(same, X)
+
+
+def test_what_is_no_export_is_refused(tmp_path):
+    (tmp_path / "model.h5").write_text("")
+    for path in (tmp_path / "model.h5", tmp_path / "missing"):
+        with pytest.raises(ValueError, match=f"SavedModel, or a .tflite.*{path.name}"):
+            runtimes.of_export(path)
+
+
+def test_litert_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    (tmp_path / "m.tflite").write_bytes(b"")
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("ai_edge_litert"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"keras_kd\[litert\]"):
+        costs.exported({"m": tmp_path / "m.tflite"})
+
+
+def test_memory_that_cannot_be_measured_is_none():
+    model, function = linear(1), slow(None)
+    assert memory.peaks({"f": (runtimes.in_keras(Voice("f", function)), function)}, X) == {"f": None}
+    assert memory.peaks({"m": (runtimes.in_keras(Voice("m", model)), model)}, X, seconds=0.01) == {"m": None}
