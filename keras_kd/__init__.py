@@ -13,6 +13,8 @@ from keras_kd import stages as stages
 from keras_kd import teachers as teachers
 from keras_kd import transforms as transforms
 from keras_kd.cache import TeacherCache as TeacherCache
+from keras_kd.comparison import Comparison as Comparison
+from keras_kd.comparison import compare as compare
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.export import export as export
 from keras_kd.targets import Joined as Joined

@@ -1,0 +1,236 @@
+"""The page of a comparison: complete in itself, escaped, and shown by a real browser."""
+
+import base64
+import builtins
+import html.parser
+import io
+import json
+import re
+import shutil
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+from matplotlib import image as images
+
+import keras_kd as kd
+from keras_kd.comparison import plots
+from tests.models import batch, dense, linear
+
+#: A name that would run in a page that does not escape it, or close what it stands in.
+#: Between the dollars is no formula: whoever takes it for one fails.
+NAUGHTY = "$\\x$</title><script>window.ran = 1</script>'\"><img src=x onerror='window.ran = 1'>"
+COLORS = {"teacher": "#3c4454", "alone": "#0b7a75", NAUGHTY: "#d1495b"}
+CLASSES = ["cat", r"$\x$", "<i>owl</i>"]
+
+SECTIONS = (
+    *("Numbers", "Accuracy against size and time", "Reliability", "Learning curves"),
+    *("Confusions that differ from the teacher&#x27;s", "Classes", "Where student and teacher disagree most"),
+)
+
+
+def small(seed):
+    x = keras.Input((6, 6, 1))
+    return keras.Model(x, dense(3, seed)(keras.layers.Flatten()(x)))
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    random = np.random.default_rng(0)
+    x, y = random.random((40, 6, 6, 1)).astype("float32"), random.integers(0, 3, 40)
+    models = {name: small(seed) for seed, name in enumerate(COLORS)}
+    histories = {
+        name: {"loss": [3.0, 2.0 + k, 1.0 + k], "val_loss": [3.5, 2.5 + k, 2.2 + k], r"<b>$\x$": [1.0 + k]}
+        for k, name in enumerate(models)
+    }
+    return kd.compare(
+        models, (x, y), rounds=10, memory=False, histories=histories, class_names=CLASSES, top_k=2, worst=3
+    )
+
+
+@pytest.fixture(scope="module")
+def page(comparison, tmp_path_factory):
+    return comparison.to_html(tmp_path_factory.mktemp("page") / "comparison.html")
+
+
+class Read(html.parser.HTMLParser):
+    """Collects the tags of a page with their attributes, its text, and whether each is closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text, self.open = [], "", []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.text += text
+
+
+def test_the_page_shows_every_plot_table_and_example(page, comparison):
+    read, text = Read(page), page.read_text(encoding="utf-8")
+    assert read.open == []
+    assert [re.sub("<.*?>", "", part) for part in re.findall("<h2>(.*?)</h2>", text)] == list(SECTIONS)
+    drawn = [attributes for tag, attributes in read.tags if tag == "img" and attributes["class"] == "plot"]
+    # Three against size and time, a reliability diagram each, loss and <b> by epoch, two confusions.
+    assert len(drawn) == 3 + 3 + 2 + 2
+    assert len([1 for tag, attributes in read.tags if tag == "img" and attributes["class"] == "pixels"]) == 2 * 3
+    assert text.count("<table>") == 3
+    for disagreement in comparison.disagreements["alone"]:
+        assert f"example {disagreement.index}" in read.text
+
+
+def test_the_page_needs_nothing_else_and_forbids_it(page):
+    read = Read(page)
+    for tag, attributes in read.tags:
+        assert tag not in ("script", "link", "iframe", "object", "a", "base")
+        assert not any(name.startswith("on") or name == "href" for name in attributes)
+        if "src" in attributes:
+            assert attributes["src"].startswith(("data:image/svg+xml;base64,", "data:image/png;base64,"))
+    styles = "".join(re.findall("<style>(.*?)</style>", page.read_text(encoding="utf-8"), re.S))
+    assert styles and "url(" not in styles and "@import" not in styles
+    (policy,) = [each["content"] for tag, each in read.tags if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_names_are_shown_as_they_are(page):
+    read = Read(page)
+    for name in (NAUGHTY, *CLASSES, r"<b>$\x$"):
+        assert name in read.text
+    assert not {"i", "b", "script"} & {tag for tag, _ in read.tags} - {"i"}
+    assert all("style" in attributes for tag, attributes in read.tags if tag == "i")  # the dots of the legend
+
+
+def test_plots_name_models_as_they_are(comparison):
+    (plot,) = [plot for plot in plots.tradeoffs(comparison) if "latency" in plot.title]
+    svg = base64.b64decode(plot.address.partition(",")[2]).decode()
+    assert "$\\x$&lt;/title&gt;&lt;script" in svg and "<script" not in svg
+    assert all(color in svg for color in COLORS.values())
+
+
+def test_a_title_says_which_models_it_is_about(page):
+    assert "<title>teacher, alone, $\\x$&lt;/title&gt;" in page.read_text(encoding="utf-8")
+
+
+# A real browser.
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+in_a_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
+
+#: Says what the browser has made of the page; the page's own policy would keep it, and all other scripts, from running.
+PROBE = """<script>onload = () => { document.body.textContent = JSON.stringify({
+  ran: window.ran === 1, wide: document.documentElement.scrollWidth,
+  sizes: [...document.images].map(each => [each.className, each.naturalWidth, each.clientWidth, each.clientHeight]),
+}) }</script>"""
+
+
+def browse(page, *arguments, width=1300):
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--log-level=3"]
+    network = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'profile'}"]
+    size = f"--window-size={width},3600"
+    command = [*command, *network, size, *arguments, page.as_uri()]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", [1300, 500])  # Chromium has no narrower window
+def test_a_browser_shows_every_picture_on_wide_and_narrow_screens_and_runs_nothing(page, width):
+    text = re.sub("<meta http-equiv.*?>", "", page.read_text(encoding="utf-8"), count=1)
+    probed = page.parent / f"probed{width}.html"
+    probed.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    said = re.search("<body.*?({.*})", browse(probed, "--dump-dom", width=width))[1]
+    found = json.loads(said)
+    assert found["ran"] is False
+    assert found["wide"] <= width
+    assert len(found["sizes"]) == 10 + 6
+    for kind, natural, shown, height in found["sizes"]:
+        assert natural > 0 and height > 0
+        assert shown >= (250 if kind == "plot" else 100)
+
+
+@in_a_browser
+def test_a_screenshot_has_every_models_colour_in_the_plots(page, tmp_path):
+    browse(page, f"--screenshot={tmp_path / 'page.png'}")
+    pixels = images.imread(tmp_path / "page.png")[..., :3]
+    assert pixels.shape == (3600, 1300, 3)
+    for color in COLORS.values():
+        wanted = np.array([int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+        rows = np.flatnonzero((np.abs(pixels - wanted).max(-1) < 0.02).sum(-1) > 3)
+        assert np.ptp(rows) > 900 and len(rows) > 60, color  # from the legend down to the learning curves
+
+
+@in_a_browser
+def test_the_probe_would_see_a_name_that_runs(tmp_path):
+    (tmp_path / "x.html").write_text(f"<body>{NAUGHTY}{PROBE}</body>")
+    assert '"ran":true' in browse(tmp_path / "x.html", "--dump-dom")
+
+
+# Pictures.
+
+
+def decoded(address):
+    return images.imread(io.BytesIO(base64.b64decode(address.partition(",")[2])), format="png")[..., :3]
+
+
+def test_images_of_any_range_become_pictures():
+    unit = np.random.default_rng(0).random((4, 5, 3)).astype("float32")
+    for image in (unit, 255 * unit, (255 * unit).astype("uint8")):
+        np.testing.assert_allclose(decoded(plots.picture(image)), unit, atol=2 / 255)
+    stretched = decoded(plots.picture(2 * unit - 1))
+    assert stretched.min() == 0 and stretched.max() == 1
+    gray = decoded(plots.picture(unit[..., :1]))
+    np.testing.assert_allclose(gray, np.repeat(unit[..., :1], 3, axis=-1), atol=2 / 255)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 5, 2), (4, 5, 6, 3), (1, 30)])
+def test_what_is_no_image_is_no_picture(shape):
+    assert plots.picture(np.zeros(shape)) is None
+
+
+def test_words_are_no_picture():
+    assert plots.picture(np.full((3, 3), "a")) is None
+
+
+# Other comparisons.
+
+
+@pytest.mark.parametrize("labels", [np.eye(3)[batch(16)[1]] * 0.5 + 1, np.ones((16, 3))], ids=["values", "yes or no"])
+def test_other_tasks_have_a_page(tmp_path, labels):
+    models = {"teacher": linear(1), "student": linear(2)}
+    comparison = kd.compare(models, (batch(16)[0], labels), rounds=10, memory=False)
+    text = comparison.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert ("Rmse" if comparison.task == "regression" else "Reliability") in text
+    assert "disagree most" in text and "Learning curves" not in text
+
+
+def test_one_model_without_costs_has_a_page(tmp_path):
+    comparison = kd.compare({"only": linear(1)}, batch(16), teacher=None, rounds=0)
+    text = comparison.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Reliability" in text and "size and time" not in text and "disagree" not in text
+
+
+def test_many_classes_have_a_page(tmp_path):
+    models = {name: linear(seed, classes=30) for seed, name in enumerate(("teacher", "student"))}
+    comparison = kd.compare(models, batch(16, classes=30), rounds=0)
+    assert "Confusions" in comparison.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_matplotlib_that_is_not_installed_is_named_with_its_extra(comparison, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"keras_kd\[plot\]"):
+        comparison.to_html(tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()

@@ -1,0 +1,263 @@
+"""`kd.compare`: one pass, plain numbers, tables for terminals, notebooks and Markdown."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special, stats
+from sklearn import metrics
+
+import keras_kd as kd
+from tests.models import batch, dense, headed, linear
+
+X, Y = batch(64)
+Y = np.where(Y == 2, 0, Y)  # class 2 never appears
+TEACHER, STUDENT = linear(1), linear(2)
+MODELS = {"teacher": TEACHER, "alone": linear(3), "distilled": STUDENT}
+NAUGHTY = "<script>alert('x')</script>|a"
+
+
+def compared(models=None, data=(X, Y), **arguments):
+    return kd.compare(models or MODELS, data, **{"rounds": 0, **arguments})
+
+
+def logits(model, x=X):
+    return model(x).numpy().astype("float64")
+
+
+def test_quality_is_that_of_measure():
+    comparison = compared()
+    for name, model in MODELS.items():
+        teacher = None if name == "teacher" else TEACHER
+        assert comparison.quality[name] == pytest.approx(kd.comparison.measure(model, (X, Y), teacher=teacher))
+    assert (comparison.task, comparison.teacher, comparison.examples) == ("classification", "teacher", 64)
+
+
+def test_another_name_may_be_the_teachers_or_none():
+    assert "agreement" in compared(teacher="alone").quality["teacher"]
+    assert all("agreement" not in each for each in compared(teacher=None).quality.values())
+    assert "agreement" not in compared(teacher="alone").quality["alone"]
+
+
+def test_a_softmax_headed_copy_gives_the_same_comparison():
+    plain, other = (
+        compared({"teacher": headed(1, head), "student": headed(2, head)}).to_dict() for head in ("logits", "softmax")
+    )
+    for name in ("teacher", "student"):
+        mine, theirs = plain["models"][name], other["models"][name]
+        assert mine["quality"] == pytest.approx(theirs["quality"], abs=1e-6, nan_ok=True)
+        np.testing.assert_allclose(mine["calibration"], theirs["calibration"], atol=1e-6)
+        assert (mine["confusion"], mine["f1"]) == (theirs["confusion"], theirs["f1"])
+
+
+def test_the_data_are_read_once():
+    reads = []
+
+    def batches():
+        for start in range(0, 64, 10):
+            reads.append(start)
+            yield X[start : start + 10], Y[start : start + 10]
+
+    streamed = compared(data=batches())
+    for name, quality in compared().quality.items():
+        assert streamed.quality[name] == pytest.approx(quality)
+    assert reads == list(range(0, 64, 10))
+
+
+def test_a_shuffling_dataset_gives_the_numbers_of_arrays():
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(64).batch(10)
+    for name, quality in compared(data=dataset).quality.items():
+        assert quality == pytest.approx(compared().quality[name], abs=1e-9)
+
+
+def test_classes_and_confusions_are_those_of_scikit_learn():
+    comparison, weights = compared(data=(X, Y, np.arange(1.0, 65.0))), np.arange(1.0, 65.0)
+    for name, model in MODELS.items():
+        said = logits(model).argmax(-1)
+        both = {"labels": range(3), "average": None, "sample_weight": weights, "zero_division": np.nan}
+        np.testing.assert_allclose(comparison.recall[name], metrics.recall_score(Y, said, **both))
+        np.testing.assert_allclose(comparison.f1[name], metrics.f1_score(Y, said, **both))
+        matrix = metrics.confusion_matrix(Y, said, labels=range(3), sample_weight=weights)
+        np.testing.assert_allclose(comparison.confusions[name], matrix)
+    np.testing.assert_allclose(comparison.support, np.bincount(Y, weights, 3))
+
+
+def test_the_examples_of_the_largest_divergence_are_kept_with_their_inputs():
+    p, q = (special.softmax(logits(model), axis=-1) for model in (STUDENT, TEACHER))
+    distances = stats.entropy(q, p, axis=-1)
+    order = np.argsort(-distances)[:5]
+    for batch_size in (7, 64):
+        found = compared(worst=5, batch_size=batch_size).disagreements["distilled"]
+        assert [each.index for each in found] == list(order)
+        np.testing.assert_allclose([each.distance for each in found], distances[order], atol=1e-6)
+        np.testing.assert_array_equal([each.x for each in found], X[order])
+        np.testing.assert_allclose([each.student for each in found], p[order], atol=1e-6)
+        np.testing.assert_allclose([each.teacher for each in found], q[order], atol=1e-6)
+        assert [each.label for each in found] == list(Y[order])
+    assert "teacher" not in compared().disagreements
+    assert compared(worst=0).disagreements == {}
+
+
+def test_examples_without_weight_keep_their_places():
+    weights = np.where((np.arange(64) < 20) | (np.arange(64) > 50), 0.0, 1.0)  # whole batches at both ends
+    comparison = compared(data=(X, Y, weights), batch_size=8)
+    p, q = (special.softmax(logits(model), axis=-1) for model in (STUDENT, TEACHER))
+    order = 20 + np.argsort(-stats.entropy(q, p, axis=-1)[20:51])[:8]
+    assert [each.index for each in comparison.disagreements["distilled"]] == list(order)
+    assert comparison.examples == 64
+
+
+def test_many_classes_have_no_table_of_confusions():
+    models = {"teacher": linear(1, classes=101), "student": linear(2, classes=101)}
+    assert compared(models).confusions == {}
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"), [(np.eye(3)[Y] + np.eye(3)[2], "multi-label"), (X[:, :3] + 0.5, "regression")]
+)
+def test_other_tasks_have_what_fits_them(labels, task):
+    comparison = compared(data=(X, labels))
+    assert comparison.task == task and len(comparison.disagreements["alone"]) == 8
+    assert bool(comparison.calibration) == bool(comparison.class_names) == (task == "multi-label")
+    assert comparison.confusions == {}
+    json.loads(comparison.to_json())
+    assert "teacher" in str(comparison)
+
+
+def test_positions_are_found_in_their_examples():
+    x = keras.Input((None, 4))
+    models = {"teacher": keras.Model(x, dense(3, 1)(x)), "student": keras.Model(x, dense(3, 2)(x))}
+    inputs = X.reshape(16, 4, 4)
+    found = compared(models, (inputs, Y.reshape(16, 4)), batch_size=5).disagreements["student"][0]
+    p, q = (special.softmax(logits(models[name], inputs), axis=-1) for name in ("student", "teacher"))
+    assert found.index == np.argmax(stats.entropy(q, p, axis=-1).max(-1))
+    np.testing.assert_array_equal(found.x, inputs[found.index])
+
+
+def test_costs_come_with_the_comparison(tmp_path):
+    kd.export(STUDENT, tmp_path / "1")
+    comparison = compared(rounds=10, memory=False, exports={"distilled": tmp_path / "1"}, batch_size=16)
+    assert [cost.runtime for cost in comparison.costs["distilled"]] == ["Keras", "SavedModel"]
+    assert comparison.costs["teacher"][0].batch == 16
+    text = str(comparison)
+    assert "distilled (SavedModel)" in text and "10 calls" in text and "batches of 16" in text
+
+
+def test_a_dataset_of_larger_batches_is_timed_in_its_own():
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(40)
+    assert compared(data=dataset, rounds=10, memory=False).costs["teacher"][0].batch == 40
+
+
+# Shown.
+
+
+def test_the_text_is_aligned_and_marks_the_best():
+    quality = str(compared(class_names=["a", "b", "c"])).split("\n\n")[0].splitlines()
+    heading, rule, first = quality[:3]
+    assert heading.split() == ["quality", *MODELS]
+    assert len(rule) == len(heading) + 1 and set(rule) == {"-"}
+    ends = [heading.index(name) + len(name) for name in MODELS]
+    accuracies = [compared().quality[name]["accuracy"] for name in MODELS]
+    for end, accuracy in zip(ends, accuracies, strict=True):
+        star = "*" if accuracy == max(accuracies) else ""
+        assert first[:end].endswith(f"{100 * accuracy:.2f} %"), first
+        assert first[end : end + 1].strip() == star
+    assert sum(line.startswith("KL") for line in quality) == 2
+
+
+def test_a_measure_that_should_be_small_is_best_where_it_is():
+    comparison = compared()
+    losses = {name: each["nll"] for name, each in comparison.quality.items()}
+    (line,) = [line for line in comparison.to_markdown().splitlines() if line.startswith("| negative log")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+    assert [cell.startswith("**") for cell in cells] == [value == min(losses.values()) for value in losses.values()]
+
+
+def test_the_classes_farthest_from_the_teacher_come_first():
+    comparison = compared(class_names=["a", "b", "c"])
+    table = str(comparison).split("\n\n")[1].splitlines()
+    gaps = {
+        name: max(abs(comparison.recall[each][place] - comparison.recall["teacher"][place]) for each in MODELS)
+        for place, name in enumerate("ab")
+    }
+    assert [line.split()[0] for line in table[2:]] == [*sorted(gaps, key=lambda name: -gaps[name]), "c"]
+    assert table[-1].split() == ["c", "-", "-", "-"]  # no examples
+
+
+def test_json_is_the_dict_and_has_no_numbers_that_json_lacks(tmp_path):
+    comparison = compared({"teacher": TEACHER, "student": STUDENT}, (X, logits(TEACHER).argmax(-1)))
+    assert np.isnan(comparison.quality["student"]["agreement_where_teacher_wrong"])
+    text = comparison.to_json(tmp_path / "c.json")
+    assert (tmp_path / "c.json").read_text() == text
+    assert json.loads(text) == comparison.to_dict()
+    assert json.loads(text)["models"]["student"]["quality"]["agreement_where_teacher_wrong"] is None
+
+
+def test_names_cannot_break_out_of_markdown_html_or_lines():
+    comparison = compared({"teacher": TEACHER, NAUGHTY + "\n\x1b[31m": STUDENT}, class_names=["a|b", NAUGHTY, "<b>"])
+    markdown = comparison.to_markdown()
+    assert "<script" not in markdown and "<b>" not in markdown and "\\|" in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {4}
+    assert "\x1b" not in str(comparison) and "\x1b" not in markdown
+    shown = comparison._repr_html_()
+    assert "<script" not in shown and "<b>" not in shown and "&lt;script&gt;" in shown
+
+
+def test_a_notebook_shows_the_tables():
+    shown = compared()._repr_html_()
+    assert shown.count("<table>") == 2 and "class=best" in shown and "64 examples" in shown
+    assert "{" not in repr(compared())
+
+
+def test_histories_may_be_what_fit_returns_or_its_dict():
+    model = linear(9)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
+    history = model.fit(X, Y, epochs=2, verbose=0)
+    expected = {"loss": history.history["loss"]}
+    received = compared(histories={"alone": history, "distilled": history.history}).histories
+    assert received == {"alone": expected, "distilled": expected}
+
+
+def test_nothing_is_printed_but_a_bar_where_it_is_asked_for(capsys):
+    compared()
+    assert capsys.readouterr().out == ""
+    for data in ((X, Y), ((X[:9], Y[:9]) for _ in range(3))):
+        compared(data=data, verbose=1, batch_size=16)
+        assert "/batch" in capsys.readouterr().out
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"teacher": "Teacher"}, "'Teacher'.*'distilled'.*None"),
+        ({"exports": {"student": "x"}}, "`exports`.*'student'"),
+        ({"histories": {"student": {}}}, "`histories`.*'student'"),
+        ({"class_names": ["a"]}, "3 `class_names`.*1"),
+        ({"rounds": 3}, "rounds=3"),
+        ({"rounds": 10, "exports": {"alone": "missing"}}, "'missing'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        compared(**arguments)
+
+
+def test_what_can_be_refused_without_the_data_is_refused_before_they_are_read(tmp_path):
+    def batches():
+        raise AssertionError("read")
+        yield
+
+    for arguments in ({"rounds": 3}, {"exports": {"alone": tmp_path}}, {"task": "x"}, {"teacher": "x"}, {"top_k": 0}):
+        with pytest.raises(ValueError, match="Expected"):
+            compared(data=batches(), **arguments)
+
+
+def test_models_without_names_are_refused():
+    with pytest.raises(TypeError, match="by name.*list"):
+        kd.compare([TEACHER, STUDENT], (X, Y))
