@@ -73,6 +73,11 @@ def test_a_slow_contestant_is_timed_as_long_as_there_is_time():
     assert len(times["slow"]) == 20 and len(times["fast"]) == 200
 
 
+def test_a_model_is_run_with_the_head_that_it_has():
+    answer = runtimes.in_keras(Voice("model", linear(1, activation="softmax"))).prepare(X)()
+    np.testing.assert_allclose(answer.sum(-1), 1.0, atol=1e-6)
+
+
 def test_less_than_a_block_is_refused():
     with pytest.raises(ValueError, match="rounds=9"):
         latency.in_turns({}, rounds=9)

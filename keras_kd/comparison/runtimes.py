@@ -36,7 +36,7 @@ class Runtime(NamedTuple):
 
 def in_keras(voice: Voice) -> Runtime:
     """Return a model as a traced function of Keras, on the device where TensorFlow puts it."""
-    return Runtime("Keras", _of_function(lambda x: voice.teacher(x, {})["logits"]))
+    return Runtime("Keras", _of_function(voice.plain))
 
 
 def of_export(path: str | pathlib.Path) -> Runtime:
@@ -49,7 +49,7 @@ def of_export(path: str | pathlib.Path) -> Runtime:
     path = pathlib.Path(path)
     if path.is_dir():
         teacher = SavedModel(str(path))
-        return Runtime("SavedModel", _of_function(lambda x: teacher(x, {})["logits"]), path)
+        return Runtime("SavedModel", _of_function(lambda x: teacher(x, {})), path)
     if path.suffix == ".tflite" and path.is_file():
         interpreter_of(path)  # whether it is installed and can read the file shows now, not after other work
         return Runtime("LiteRT", lambda x: _litert(path, x), path)

@@ -45,7 +45,7 @@ def flops(voice: Voice, x: Tensors) -> int | None:
         return tf.TensorSpec((1, *np.shape(array)[1:]), tf.as_dtype(np.asarray(array).dtype))
 
     one = tree.map_structure(of_one, x)
-    graph = tf.function(lambda x: voice.teacher(x, {})["logits"]).get_concrete_function(one).graph
+    graph = tf.function(voice.plain).get_concrete_function(one).graph
     operations = graph.get_operations()
     if any(operation.type in _CLOSED for operation in operations):
         return None
