@@ -10,6 +10,7 @@ from scipy import special, stats
 from sklearn import metrics
 
 import keras_kd as kd
+from keras_kd.comparison import tables
 from tests.models import batch, dense, headed, linear
 
 X, Y = batch(64)
@@ -142,6 +143,7 @@ def test_costs_come_with_the_comparison(tmp_path):
     assert [cost.runtime for cost in comparison.costs["distilled"]] == ["Keras", "SavedModel"]
     assert comparison.costs["teacher"][0].batch == 16
     text = str(comparison)
+    assert "peak memory" not in text  # what was not measured has no line
     assert "distilled (SavedModel)" in text and "10 calls" in text and "batches of 16" in text
 
 
@@ -173,6 +175,15 @@ def test_a_measure_that_should_be_small_is_best_where_it_is():
     (line,) = [line for line in comparison.to_markdown().splitlines() if line.startswith("| negative log")]
     cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
     assert [cell.startswith("**") for cell in cells] == [value == min(losses.values()) for value in losses.values()]
+
+
+def test_times_within_the_noise_are_equally_good_and_none_is_best_where_all_are():
+    time, size = tables.COSTS["p50_ms"], tables.COSTS["parameters"]
+    assert tables.line(time, [1.0, 1.05, 2.0, None]).best == {0, 1}
+    assert tables.line(time, [1.0, 1.05]).best == set()
+    assert tables.line(size, [100, 105]).best == {0}
+    assert tables.line(tables.COSTS["examples_per_second"], [100, 95, 50]).best == {0, 1}
+    assert tables.line(tables.COSTS["p99_ms"], [1.0, 2.0]).best == set()  # a tail is noise for the most part
 
 
 def test_the_classes_farthest_from_the_teacher_come_first():

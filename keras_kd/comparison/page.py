@@ -33,7 +33,8 @@ figcaption { font-weight: 600; margin-bottom: 0.5em; overflow-wrap: anywhere; }
 dl { margin: 0.6em 0 0; display: grid; gap: 0.1em 0.7em; font-size: 0.9em; }
 dl { grid-template-columns: minmax(3.2em, auto) 1fr; }
 dt { color: #5b6472; max-width: 6em; overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; }
-.kd .scroll { background: #fff; border: 1px solid #e3e6eb; border-radius: 6px; padding: 0.4em; }
+.kd .scroll { background: #fff; border: 1px solid #e3e6eb; border-radius: 6px; padding: 0.4em; width: fit-content; }
+.kd .scroll { box-sizing: border-box; max-width: 100%; }
 """
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

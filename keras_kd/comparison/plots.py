@@ -137,6 +137,7 @@ def _tradeoff(comparison: Comparison, key: str, title: str, label: str, scale: f
             for x, runtime in points:
                 axes.plot(x, score, _MARKERS[runtime], color=palette[name], markersize=9, markeredgecolor="white")
         axes.margins(0.15, 0.25)
+        _widen(axes)
         for name, costs in comparison.costs.items():
             value = getattr(costs[0], key)
             if value is not None:
@@ -148,6 +149,14 @@ def _tradeoff(comparison: Comparison, key: str, title: str, label: str, scale: f
         axes.set(xlabel=label, ylabel="accuracy (%)" if metric == "accuracy" else metric)
 
     return _plot(f"{metric} against {title}", draw)
+
+
+def _widen(axes: "Axes") -> None:
+    """Let a logarithmic axis span a factor of four at least: smaller differences should look small."""
+    low, high = axes.get_xlim()
+    if high < 4 * low:
+        center = (low * high) ** 0.5
+        axes.set_xlim(center / 2, 2 * center)
 
 
 def _label(axes: "Axes", name: str, x: float, y: float, color: str) -> None:

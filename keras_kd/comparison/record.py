@@ -160,7 +160,8 @@ class Comparison:
         lines = [
             tables.line(measure, [getattr(cost, key) for _, cost in columns]) for key, measure in tables.COSTS.items()
         ]
-        return tables.Table("cost", titles, lines)
+        measured = [line for line in lines if set(line.cells) != {"-"}]
+        return tables.Table("cost", titles, measured)
 
     def _class_table(self, classes: int | None) -> tables.Table:
         """Return the recall of the teacher by class, and what each student has more or less."""
