@@ -12,6 +12,8 @@ from keras_kd import schedules as schedules
 from keras_kd import stages as stages
 from keras_kd import teachers as teachers
 from keras_kd import transforms as transforms
+from keras_kd.benchmarking import BenchmarkResult as BenchmarkResult
+from keras_kd.benchmarking import benchmark as benchmark
 from keras_kd.cache import TeacherCache as TeacherCache
 from keras_kd.comparison import Comparison as Comparison
 from keras_kd.comparison import compare as compare

@@ -1,7 +1,9 @@
 """Messages of long work, where Keras would put its own."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 
 import keras
 
@@ -13,3 +15,16 @@ def say(message: str) -> None:
         sys.stdout.flush()
     else:
         logging.getLogger("keras_kd").info(message)
+
+
+@contextlib.contextmanager
+def quiet(active: bool = True) -> Iterator[None]:
+    """Keep off the screen what Keras and this library would write there; it goes to the log."""
+    was = keras.config.is_interactive_logging_enabled()
+    if active:
+        keras.config.disable_interactive_logging()
+    try:
+        yield
+    finally:
+        if was:
+            keras.config.enable_interactive_logging()

@@ -38,6 +38,29 @@ def copy_model(model: keras.Model, dtype: str | None = None) -> keras.Model:
     return copy
 
 
+def fresh_model(model: keras.Model) -> keras.Model:
+    """Return a model of the same architecture and names, whose weights are drawn anew by its initializers.
+
+    Args:
+        model: a built model whose configuration Keras can write and read.
+
+    Raises:
+        ValueError: the model cannot be made from its configuration.
+    """
+    try:
+        classes = {type(layer).__name__: type(layer) for layer in distribution.all_layers(model)}
+        with keras.saving.custom_object_scope(classes):
+            fresh = type(model).from_config(model.get_config())
+        if not fresh.built:
+            fresh.build_from_config(model.get_build_config())
+    except (NotImplementedError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"Expected a model that Keras can make again. {model.name!r} is not: {error} {_HINT} Or give a function "
+            "that builds it."
+        ) from error
+    return fresh
+
+
 def _with_dtype(config: Any, dtype: str) -> Any:
     """Put a dtype in the place of every layer's policy in a configuration."""
     if isinstance(config, dict):

@@ -27,6 +27,11 @@ def _of_architecture(teacher: Teacher) -> str:
         config = keras.saving.serialize_keras_object(teacher)
     except Exception:  # a subclassed model without a configuration may raise anything
         config = {"class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"}
+    return of_config(config)
+
+
+def of_config(config: Any) -> str:
+    """Return the checksum of a configuration of Keras's; names do not matter, they count up."""
     names: dict[str, str] = {}
     _collect_names(config, names)
     return hashlib.sha256(json.dumps(_plain(config, names), sort_keys=True, default=_typename).encode()).hexdigest()

@@ -13,6 +13,17 @@ _MODES = ("auto", "min", "max")
 _LARGER_IS_BETTER = ("acc", "auc", "f1", "precision", "recall")
 
 
+def larger_is_better(name: str, mode: str = "auto") -> bool:
+    """Return whether more of a metric is better, by its name where `mode` is "auto".
+
+    Raises:
+        ValueError: an unknown `mode`.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"Expected `mode` to be one of {_MODES}. Received: mode={mode!r}")
+    return mode == "max" or (mode == "auto" and any(part in name.lower() for part in _LARGER_IS_BETTER))
+
+
 class KeepBest(keras.callbacks.Callback):
     """Remember the weights of the best epoch by validation, and end with them.
 
@@ -31,10 +42,7 @@ class KeepBest(keras.callbacks.Callback):
         self, student: keras.Model, validation: Tensors, monitor: str, mode: str, folder: pathlib.Path | None
     ) -> None:
         super().__init__()
-        if mode not in _MODES:
-            raise ValueError(f"Expected `mode` to be one of {_MODES}. Received: mode={mode!r}")
-        larger = mode == "max" or (mode == "auto" and any(part in monitor.lower() for part in _LARGER_IS_BETTER))
-        self.sign = 1.0 if larger else -1.0
+        self.sign = 1.0 if larger_is_better(monitor, mode) else -1.0
         self.student = student
         self.validation = validation
         self.monitor = monitor

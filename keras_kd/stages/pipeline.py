@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -116,7 +116,7 @@ class Pipeline:
         name = self.next_name(model)
         seed = self.next_seed()
         trained = model if trained is None else trained
-        trained.compile(**prepare(_fresh(self.compile_arguments, isinstance(trained, Distiller))))
+        trained.compile(**prepare(fresh_arguments(self.compile_arguments, isinstance(trained, Distiller))))
         keeper = _Keeper(self.folder and self.folder / name, name, model, self.fit_arguments["epochs"], seed)
         keeper.check()
         if keeper.done is None:
@@ -194,7 +194,7 @@ class _Keeper(keras.callbacks.Callback):
                 f"{plan.read_text()} there, {json.dumps(self.plan)} now. Use another folder, or remove that one."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(plan, lambda path: path.write_text(json.dumps(self.plan)))
+        replace(plan, lambda path: path.write_text(json.dumps(self.plan)))
         done = self.folder / "done.json"
         if done.exists():
             self.done = json.loads(done.read_text())
@@ -224,18 +224,18 @@ class _Keeper(keras.callbacks.Callback):
             f"variable_{number}": _plain(variable) for number, variable in enumerate(_variables(self.model))
         }
         values.update(epochs=self.epochs, seconds=self._seconds(), logs=json.dumps(self.logs))
-        _replace(self.folder / "state.npz", lambda path: np.savez(path, **values))
+        replace(self.folder / "state.npz", lambda path: np.savez(path, **values))
 
     def finish(self) -> None:
         """Save the model, then say that the stage is done."""
         self.done = {"epochs": self.epochs, "seconds": self._seconds(), "logs": self.logs}
         if self.folder is not None:
             self._save_model()
-            _replace(self.folder / "done.json", lambda path: path.write_text(json.dumps(self.done)))
+            replace(self.folder / "done.json", lambda path: path.write_text(json.dumps(self.done)))
             (self.folder / "state.npz").unlink(missing_ok=True)
 
     def _save_model(self) -> None:
-        _replace(pathlib.Path(str(self.path)), self.kept.save)
+        replace(pathlib.Path(str(self.path)), self.kept.save)
 
     def _seconds(self) -> float:
         return self.seconds + time.perf_counter() - self.started
@@ -247,7 +247,7 @@ def validation_data(arguments: dict[str, Any]) -> tf.data.Dataset | None:
     if data is None or isinstance(data, tf.data.Dataset):
         return data
     size = arguments.get("validation_batch_size") or arguments.get("batch_size") or 32
-    return _slices(data).batch(size)
+    return slices(data).batch(size)
 
 
 def _dataset(arguments: dict[str, Any], seed: int) -> tf.data.Dataset:
@@ -262,7 +262,7 @@ def _dataset(arguments: dict[str, Any], seed: int) -> tf.data.Dataset:
             f"Received: {type(x).__name__}"
         )
     size = arguments.pop("batch_size", None) or 32
-    data = _slices((x, y, weight))
+    data = slices((x, y, weight))
     if shuffle:
         data = data.shuffle(len(data), seed=seed)
     return data.batch(size).prefetch(tf.data.AUTOTUNE)
@@ -283,14 +283,14 @@ def _seed_layers(model: keras.Model, seed: int) -> None:
         state.assign([value, 0])
 
 
-def _slices(parts: tuple[Tensors, ...]) -> tf.data.Dataset:
+def slices(parts: Iterable[Tensors]) -> tf.data.Dataset:
     """Return a dataset of examples; tf.data takes a list of arrays for one array."""
     return tf.data.Dataset.from_tensor_slices(
         tuple(tuple(part) if isinstance(part, list) else part for part in parts if part is not None)
     )
 
 
-def _fresh(arguments: dict[str, Any], distils: bool) -> dict[str, Any]:
+def fresh_arguments(arguments: dict[str, Any], distils: bool) -> dict[str, Any]:
     """Return arguments of `compile` with an optimizer and metrics that no other stage has used."""
     copied = {name: value for name, value in arguments.items() if distils or name not in _OF_THE_DISTILLER}
     if isinstance(copied.get("optimizer"), keras.optimizers.Optimizer):
@@ -317,7 +317,7 @@ def _plain(variable: keras.Variable) -> np.ndarray:
     return value.astype("float32") if value.dtype.name == "bfloat16" else value
 
 
-def _replace(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
+def replace(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
     """Write a file in one step: whoever is killed in between leaves the one before."""
     partial = path.with_name(f"partial-{path.name}")
     write(partial)

@@ -80,7 +80,7 @@ class Remembered(Teacher):
                 f"x of type {type(x).__name__}, which may order or augment them anew. Join the targets to a dataset "
                 "with keras_kd.TeacherCache, or let the teacher run live."
             )
-        digest = _digest(leaves) + "".join(fingerprint.of_teacher(self.teacher).values())
+        digest = digest_of(leaves) + "".join(fingerprint.of_teacher(self.teacher).values())
         if digest != self._digest:
             self._memory, self._digest = self._ask(x, len(leaves[0])), digest
         return targets.Joined(x, self._memory)
@@ -117,7 +117,8 @@ class Remembered(Teacher):
         return memory
 
 
-def _digest(leaves: list[Any]) -> str:
+def digest_of(leaves: list[Any]) -> str:
+    """Return a checksum of arrays: their types, shapes and values."""
     digest = hashlib.blake2b()
     for leaf in leaves:
         array = np.ascontiguousarray(leaf)

@@ -1,0 +1,311 @@
+"""One run of a benchmark: a student, a recipe, a seed."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_kd import losses, taps
+from keras_kd._types import Tensor, Tensors
+from keras_kd.benchmarking import settings
+from keras_kd.benchmarking.parts import Part
+from keras_kd.benchmarking.results import ALONE, SMOOTHING, Run
+from keras_kd.cache import fingerprint
+from keras_kd.copies import fresh_model
+from keras_kd.distiller import Distiller
+from keras_kd.mixtures import averaged
+from keras_kd.stages.best import larger_is_better
+from keras_kd.stages.pipeline import fresh_arguments, replace
+from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.ensemble import as_teacher
+from keras_kd.teachers.remembered import Remembered
+from keras_kd.terms import Term
+
+#: The parts of the data.
+PARTS = ("train", "validation", "test")
+
+#: Terms, temperature, alpha and other arguments of `compile`; or a function of (student, teacher) that returns them.
+Recipe = dict[str, Any] | Callable[[keras.Model, Any], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be run.
+
+    Attributes:
+        student: its name.
+        recipe: name of the recipe, or of a control.
+        seed: of weights and order.
+        model: the student's architecture, or a function that builds the student.
+        how: the recipe; None for a control.
+    """
+
+    student: str
+    recipe: str
+    seed: int
+    model: keras.Model | Callable[[], keras.Model]
+    how: Recipe | None
+
+    @property
+    def name(self) -> str:
+        """The name of its files, another for each job."""
+        quoted = [urllib.parse.quote(part, safe=" +=,()") for part in (self.student, self.recipe)]
+        return f"{quoted[0]}--{quoted[1]}--seed-{self.seed}"
+
+    def build(self) -> keras.Model:
+        """Return the student as its seed makes it: the same one for all recipes."""
+        keras.utils.set_random_seed(self.seed)
+        student = fresh_model(self.model) if isinstance(self.model, keras.Model) else self.model()
+        if not isinstance(student, keras.Model) or not student.built:
+            raise TypeError(
+                f"Expected student {self.student!r} to be a built keras.Model, or a function that returns one. "
+                f"Received: {student!r}"
+            )
+        return student
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What all runs share; see `benchmark` for the arguments."""
+
+    teacher: Any
+    train: Part
+    validation: Part
+    test: Part
+    compile_arguments: dict[str, Any]
+    epochs: int
+    metric: str
+    mode: str
+    keep_best: bool
+    label_smoothing: float | None
+    folder: pathlib.Path
+    digests: dict[str, Any]
+
+    @functools.cached_property
+    def remembered(self) -> Teacher:
+        """The one teacher that is asked once for all runs in this process."""
+        return Remembered(self.teacher)
+
+    def settings(self, job: Job, student: keras.Model) -> dict[str, Any]:
+        """Return what decides a run, for comparison; `student` is as `build` returns it."""
+        shared = {
+            "epochs": self.epochs,
+            "batch_size": self.train.batch_size,
+            "kept": [self.metric, self.mode] if self.keep_best else "last epoch",
+            "compile_arguments": settings.describe(self.compile_arguments),
+            **{name: self.digests[name] for name in PARTS},
+            "student": settings.describe(list(fingerprint.of_teacher(as_teacher(student)).values())),
+        }
+        if job.recipe == ALONE:
+            return shared
+        if job.recipe == SMOOTHING:
+            return {**shared, "label_smoothing": self.label_smoothing}
+        return {**shared, "recipe": settings.describe(job.how), "teacher": self.digests["teacher"]}
+
+
+def digests(teacher: Any, parts: dict[str, Part]) -> dict[str, Any]:
+    """Return checksums of the teacher and of the parts of the data, by name."""
+    weights = list(fingerprint.of_teacher(as_teacher(teacher)).values())
+    return {"teacher": weights, **{name: part.digest() for name, part in parts.items()}}
+
+
+def paths(common: Common, job: Job) -> tuple[pathlib.Path, pathlib.Path]:
+    """Return where the record and the student of a job are kept."""
+    folder = common.folder / "runs"
+    return folder / f"{job.name}.json", folder / f"{job.name}.keras"
+
+
+def kept(common: Common, job: Job) -> Run | None:
+    """Return a run that is finished, or None.
+
+    Raises:
+        ValueError: it was run with other settings, or its file is damaged.
+    """
+    path, _ = paths(common, job)
+    if not path.exists():
+        return None
+    found = read(common, job)
+    name = settings.difference(json.loads(path.read_text())["settings"], common.settings(job, job.build()))
+    if name is not None:
+        raise ValueError(
+            f"{str(path)!r} was run with another `{name}` than is given now. Use another folder, another name for the "
+            "recipe or the student, or remove that file for the run to be made again."
+        )
+    return found
+
+
+def read(common: Common, job: Job) -> Run:
+    """Return a run that is finished.
+
+    Raises:
+        ValueError: its file is damaged.
+    """
+    path, _ = paths(common, job)
+    try:
+        return Run(**json.loads(path.read_text())["run"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged. Remove it, and the run is made again.") from error
+
+
+def run(common: Common, job: Job) -> Run:
+    """Train a student, evaluate it, keep both: the record last, so that what is there is finished."""
+    started = time.perf_counter()
+    student = job.build()
+    decides = common.settings(job, student)
+    trained = _compiled(common, job, student)
+    keras.utils.set_random_seed(job.seed)
+    history, epoch = _fit(common, job, trained)
+    evaluated = [measured(trained, part) for part in (common.train, common.validation, common.test)]
+    path, model = paths(common, job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = Run(
+        student=job.student,
+        recipe=job.recipe,
+        seed=job.seed,
+        parameters=student.count_params(),
+        seconds=time.perf_counter() - started,
+        epoch=epoch,
+        train=evaluated[0],
+        validation=evaluated[1],
+        test=evaluated[2],
+        history=history,
+        path=str(model),
+    )
+    replace(model, student.save)
+    content = json.dumps({"run": dataclasses.asdict(done), "settings": decides}, indent=1)
+    replace(path, lambda partial: partial.write_text(content))
+    return done
+
+
+def measured(model: keras.Model, part: Part) -> dict[str, float]:
+    """Return how good a compiled model is on a part of the data: its loss on labels, and its metrics.
+
+    The one place where a student or a teacher is judged.
+    """
+    found = model.evaluate(part.batches(), return_dict=True, verbose=0)
+    return {name: float(value) for name, value in found.items() if name not in ("student_loss", "distillation_loss")}
+
+
+def teacher_measured(common: Common, student: keras.Model) -> dict[str, dict[str, float]]:
+    """Return how good the teacher is, with the students' loss and metrics; empty where it has no logits of its own."""
+    teacher = as_teacher(common.teacher)
+    if not teacher.constant(("logits",)) or "logits" not in (teacher.specs() or {"logits": None}):
+        return {}
+    said = Said(teacher, taps.Reader(student).kind("logits"))
+    said.compile(**fresh_arguments(common.compile_arguments, distils=False))
+    return {part.name: measured(said, part) for part in (common.train, common.validation, common.test)}
+
+
+class Said(keras.Model):
+    """A teacher as a model whose outputs are those that the student would give: logits, or probabilities.
+
+    Args:
+        teacher: says "logits".
+        head: what the student's outputs are.
+    """
+
+    def __init__(self, teacher: Teacher, head: str) -> None:
+        super().__init__(name="teacher")
+        self._teacher_in_use = teacher
+        self._activation = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}.get(head)
+        self._per_label = head == "sigmoid"
+
+    def call(self, x: Tensors, training: bool | None = None) -> Tensor:
+        """Return what the teacher says of x, in inference mode."""
+        logits = averaged(self._teacher_in_use(x, {})["logits"], 1.0, self._per_label)
+        return logits if self._activation is None else self._activation(logits)
+
+
+class Uniform(Teacher):
+    """Say of every example that all classes are as probable: label smoothing, as a teacher."""
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+        """Return logits of 0."""
+        return {"logits": keras.ops.zeros_like(student["logits"])}
+
+
+def smoothing_loss(compile_arguments: dict[str, Any]) -> Callable | None:
+    """Return the divergence that makes label smoothing of the loss on labels; None where there is no such thing.
+
+    For a cross-entropy, (1 - e) * CE(y, p) + e * KL(u, p) has the gradient of CE((1 - e) * y + e * u, p), u uniform.
+    """
+    loss = compile_arguments.get("loss")
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    name = name.lower().replace("_", "")
+    if "crossentropy" not in name:
+        return None
+    return losses.binary_kl if name.startswith("binary") else losses.kl_divergence
+
+
+def _compiled(common: Common, job: Job, student: keras.Model) -> keras.Model:
+    if job.recipe == ALONE:
+        student.compile(**fresh_arguments(common.compile_arguments, distils=False))
+        return student
+    if job.recipe == SMOOTHING:
+        smoothing = [Term(smoothing_loss(common.compile_arguments) or losses.kl_divergence)]
+        numbers = {"temperature": 1.0, "alpha": common.label_smoothing}
+        return _distiller(common, student, Uniform(), smoothing, numbers)
+    how: Any = job.how
+    own = dict(how(student, common.teacher) if callable(how) else how)
+    terms = own.pop("terms", None)
+    terms = [Term(losses.kl_divergence)] if terms is None else terms if callable(how) else fresh_terms(terms)
+    teacher: Any = common.teacher
+    names = tuple(name for term in terms for name in term.teacher_names)
+    # What a teacher says of the layers of all examples may be more than the memory holds: those are read as they come.
+    if common.train.is_arrays and set(names) == {"logits"} and as_teacher(teacher).constant(names):
+        teacher = common.remembered
+    return _distiller(common, student, teacher, terms, own)
+
+
+def _distiller(common: Common, student: keras.Model, teacher: Any, terms: list[Term], own: dict) -> Distiller:
+    distiller = Distiller(student=student, teacher=teacher, terms=terms)
+    distiller.compile(**fresh_arguments({**common.compile_arguments, **own}, distils=True))
+    return distiller
+
+
+def fresh_terms(terms: Any) -> list[Term]:
+    """Return terms of the same settings that no other run has used.
+
+    Raises:
+        ValueError: a term that cannot be made again.
+    """
+    try:
+        configs = [term.get_config() for term in terms]
+        if "Unsaved" in json.dumps(configs, default=str):
+            raise ValueError("a lambda, or a function that is not registered with Keras.")
+        return [Term.from_config(config) for config in configs]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            "Expected the terms of a recipe to be Terms that can be made anew for each run. Received one that cannot: "
+            f"{error} Give the recipe as a function: lambda student, teacher: {{'terms': [...], ...}}."
+        ) from error
+
+
+def _fit(common: Common, job: Job, trained: keras.Model) -> tuple[dict[str, list[float]], int]:
+    """Train for the budget; return the logs, and the epoch whose weights the student ends with."""
+    callbacks = []
+    if common.keep_best:
+        best = keras.callbacks.EarlyStopping(
+            f"val_{common.metric}",
+            patience=common.epochs,
+            mode="max" if larger_is_better(common.metric, common.mode) else "min",
+            restore_best_weights=True,
+        )
+        callbacks.append(best)
+    teacher = trained.teacher if isinstance(trained, Distiller) else None
+    found = trained.fit(
+        common.train.shuffled(job.seed, teacher),
+        validation_data=common.validation.batches(),
+        epochs=common.epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    history = {name: [float(value) for value in values] for name, values in found.history.items()}
+    return history, best.best_epoch + 1 if common.keep_best else common.epochs

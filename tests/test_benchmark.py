@@ -1,0 +1,327 @@
+"""A benchmark is fair, its numbers are SciPy's, and killed it goes on where it was."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+import keras_kd as kd
+from keras_kd.benchmarking import plot, statistics
+from keras_kd.benchmarking.results import BenchmarkResult, Run
+from tests.benchmarks import LOSS, arguments, finished, net, part, shuffled, teacher
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """One finished benchmark, and the folder that it is kept in."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    recipes = {"kd": {"temperature": 3.0, "alpha": 0.8}, "dkd": {"terms": kd.methods.dkd(), "alpha": 0.5}}
+    return kd.benchmark(**arguments(folder, recipes=recipes)), folder, recipes
+
+
+def made(values: dict[tuple[str, str], list[tuple[float, float]]], metric: str = "accuracy") -> BenchmarkResult:
+    """Return a result of runs with these (validation, test) by (student, recipe), seed after seed."""
+    runs = [
+        Run(student, recipe, seed, 10, 1.0, 1, {}, {metric: validation}, {metric: test}, {}, "")
+        for (student, recipe), pairs in values.items()
+        for seed, (validation, test) in enumerate(pairs)
+    ]
+    return BenchmarkResult(runs, {}, 100, metric)
+
+
+def test_intervals_and_the_paired_test_are_scipys():
+    random = np.random.default_rng(0)
+    recipe, alone = random.normal(size=(2, 6))
+    found = statistics.interval(recipe)
+    expected = stats.ttest_1samp(recipe, 0.0).confidence_interval(0.95)
+    np.testing.assert_allclose(found, [recipe.mean(), expected.low, expected.high], rtol=1e-12)
+    found, test = statistics.paired(recipe, alone), stats.ttest_rel(recipe, alone)
+    bounds = test.confidence_interval(0.95)
+    np.testing.assert_allclose(found, [np.mean(recipe - alone), bounds.low, bounds.high, test.pvalue], rtol=1e-12)
+
+
+def test_one_seed_has_no_interval_and_equal_seeds_have_no_p():
+    assert statistics.interval([0.5]) == (0.5, None, None)
+    assert statistics.paired([0.5], [0.25]) == (0.25, None, None, None)
+    assert statistics.paired([0.5, 0.75], [0.5, 0.75]) == (0.0, 0.0, 0.0, None)
+    result = made({("net", "alone"): [(0.5, 0.5)], ("net", "kd"): [(0.6, 0.625)]})
+    assert "+0.1250" in str(result) and "One seed" in str(result)
+
+
+def test_the_table_compares_a_recipe_with_alone_seed_by_seed():
+    tests = {"alone": [0.50, 0.70, 0.60], "kd": [0.54, 0.75, 0.63]}
+    result = made({("net", name): [(each, each) for each in values] for name, values in tests.items()})
+    _, row = result.rows()
+    expected = stats.ttest_rel(tests["kd"], tests["alone"])
+    np.testing.assert_allclose(row.over_alone.p, expected.pvalue, rtol=1e-12)
+    np.testing.assert_allclose(row.over_alone.mean, 0.04, rtol=1e-12)
+    assert f"{expected.pvalue:.3f}" in str(result)
+
+
+def test_a_benchmark_that_has_begun_compares_the_seeds_that_both_have():
+    result = made({("net", "alone"): [(0.5, 0.5)] * 3, ("net", "kd"): [(0.6, 0.6), (0.6, 0.7)]})
+    np.testing.assert_allclose(result.rows()[1].over_alone.mean, 0.15, rtol=1e-12)
+
+
+def test_the_best_recipe_and_its_best_seed_are_those_of_validation():
+    values = {
+        ("net", "alone"): [(0.1, 0.9), (0.9, 0.9)],
+        ("net", "kd"): [(0.7, 0.2), (0.6, 0.1)],
+        ("tiny", "alone"): [(0.2, 0.99), (0.2, 0.99)],
+    }
+    result = made(values)
+    assert (result.best().recipe, result.best().seed) == ("kd", 0)
+    assert result.best("tiny").student == "tiny"
+    assert [row.chosen for row in result.rows()] == [False, True, True]
+    losses = made(values, "loss")
+    assert losses.best().recipe == "alone" and losses.best().student == "tiny"
+    with pytest.raises(ValueError, match="Expected `student` to be one of"):
+        result.best("huge")
+
+
+def test_every_run_is_there_with_its_evaluation_history_and_student(small):
+    result, _, _ = small
+    assert [row.recipe for row in result.rows()] == ["alone", "label smoothing", "kd", "dkd"]
+    assert set(result.histories) == {
+        ("net", name, seed) for name in ("alone", "label smoothing", "kd", "dkd") for seed in (0, 1)
+    }
+    assert {"loss", "student_loss", "distillation_loss", "val_accuracy"} <= set(result.histories["net", "kd", 0])
+    run = result.best()
+    student = keras.saving.load_model(run.path, compile=False)
+    student.compile("sgd", LOSS, metrics=["accuracy"])
+    for name in ("train", "validation", "test"):
+        x, y = part({"train": 0, "validation": 1, "test": 2}[name])
+        loss, accuracy = student.evaluate(x, y, verbose=0)
+        np.testing.assert_allclose(getattr(run, name)["loss"], loss, rtol=1e-5)
+        np.testing.assert_allclose(getattr(run, name)["accuracy"], accuracy, rtol=1e-6)
+        said = np.argmax(teacher().predict(x, verbose=0), axis=-1)
+        np.testing.assert_allclose(result.teacher[name]["accuracy"], np.mean(said == y), rtol=1e-6)
+
+
+def test_a_run_of_a_recipe_is_the_distiller_that_one_would_write_by_hand(small):
+    result, _, _ = small
+    keras.utils.set_random_seed(1)
+    student = net()
+    distiller = kd.Distiller(student=student, teacher=teacher())
+    distiller.compile(keras.optimizers.Adam(0.03), LOSS, run_eagerly=True, temperature=3.0, alpha=0.8)
+    keras.utils.set_random_seed(1)  # TensorFlow adds this one to the seed of a shuffle
+    distiller.fit(shuffled(1), epochs=2, verbose=0, shuffle=False)
+    kept = keras.saving.load_model(next(run.path for run in result.runs if run.recipe == "kd" and run.seed == 1))
+    for received, expected in zip(kept.get_weights(), student.get_weights(), strict=True):
+        np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+def test_the_control_trains_with_smoothed_labels(small):
+    result, _, _ = small
+    keras.utils.set_random_seed(0)
+    student = net()
+    smoothed = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    student.compile(keras.optimizers.Adam(0.03), smoothed, run_eagerly=True)
+    x, y = part(0)
+    data = tf.data.Dataset.from_tensor_slices((x, np.eye(3, dtype="float32")[y])).shuffle(48, seed=0).batch(16)
+    student.fit(data, epochs=2, verbose=0, shuffle=False)
+    kept = keras.saving.load_model(next(run.path for run in result.runs if run.recipe == "label smoothing"))
+    for received, expected in zip(kept.get_weights(), student.get_weights(), strict=True):
+        np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+def test_the_same_call_again_runs_nothing_and_says_the_same(small):
+    result, folder, recipes = small
+    before = finished(folder)
+    again = kd.benchmark(**arguments(folder, recipes=recipes))
+    assert finished(folder) == before
+    assert str(again) == str(result)
+    assert again.to_dict() == result.to_dict() == json.loads(json.dumps(result.to_dict()))
+
+
+def test_the_table_is_aligned_and_there_in_markdown(small):
+    result, _, _ = small
+    lines = str(result).split("\n\n")[0].splitlines()
+    assert len(lines) == 6
+    assert all(line.rstrip().endswith(("over alone      p", "p")) or len(line) <= len(lines[0]) for line in lines)
+    assert len({line.index("0.") for line in lines[2:]}) == 1
+    rows = result.to_markdown().split("\n\n")[0].splitlines()
+    assert {row.count("|") for row in rows} == {9}
+
+
+def test_a_poisoned_test_set_changes_no_choice(tmp_path):
+    x, y = part(2)
+    clean = kd.benchmark(**arguments(tmp_path / "clean", keep_best=True, epochs=4))
+    poison = (x, (y + np.random.default_rng(0).integers(0, 3, len(y))) % 3)
+    spoiled = kd.benchmark(**arguments(tmp_path / "spoiled", keep_best=True, epochs=4, test=poison))
+    assert [run.test for run in clean.runs] != [run.test for run in spoiled.runs]
+    for a, b in zip(clean.runs, spoiled.runs, strict=True):
+        assert (a.epoch, a.validation, a.history) == (b.epoch, b.validation, b.history)
+    assert [row.chosen for row in clean.rows()] == [row.chosen for row in spoiled.rows()]
+    assert clean.best().validation == spoiled.best().validation
+
+
+def test_the_best_epoch_by_validation_is_kept(tmp_path):
+    result = kd.benchmark(**arguments(tmp_path, keep_best=True, epochs=5, seeds=1, metric="loss"))
+    for run in result.runs:
+        curve = run.history["val_loss"]
+        assert run.epoch == int(np.argmin(curve)) + 1
+        np.testing.assert_allclose(run.validation["loss"], min(curve), rtol=1e-5)
+
+
+def test_a_changed_setting_is_refused_and_an_added_one_is_run(small):
+    _, folder, recipes = small
+    before = finished(folder)
+    for name, change in {
+        "recipe": {"recipes": {**recipes, "kd": {"temperature": 4.0, "alpha": 0.8}}},
+        "epochs": {"epochs": 3},
+        "test": {"test": part(9)},
+        "student": {"students": {"net": net(4)}},
+        "compile_arguments": {
+            "compile_arguments": {"optimizer": keras.optimizers.Adam(0.1), "loss": LOSS, "metrics": ["accuracy"]}
+        },
+        "teacher": {"teacher": net(16)},
+    }.items():
+        with pytest.raises(ValueError, match=f"with another `{name}`"):
+            kd.benchmark(**{**arguments(folder, recipes=recipes), **change})
+    assert finished(folder) == before
+    kd.benchmark(**arguments(folder, recipes={**recipes, "hot": {"temperature": 9.0}}, seeds=[0]))
+    assert before.items() <= finished(folder).items() and len(finished(folder)) == len(before) + 1
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    kd.benchmark(**arguments(tmp_path, seeds=1, epochs=1))
+    path = next(tmp_path.glob("runs/*alone*.json"))
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match="is damaged. Remove it"):
+        kd.benchmark(**arguments(tmp_path, seeds=1, epochs=1))
+
+
+def test_a_list_of_named_models_with_their_own_settings_is_one_call(tmp_path, capsys):
+    configs = [
+        {"name": "small", "model": net(3), "temperature": 2.0, "alpha": 0.5},
+        {"name": "tiny", "model": lambda: net(2), "temperature": 5.0, "alpha": 0.9},
+    ]
+    given = arguments(tmp_path, students=configs, seeds=1, epochs=1, verbose=1)
+    result = kd.benchmark(**{**given, "recipes": None})
+    assert [(row.student, row.recipe) for row in result.rows()] == [
+        (name, recipe) for name in ("small", "tiny") for recipe in ("alone", "label smoothing", "distilled")
+    ]
+    assert set(result.teacher) == {"train", "validation", "test"}
+    said = capsys.readouterr().out
+    assert re.search(r"6/6  tiny, distilled, seed 0: validation accuracy 0\.\d+", said)
+    assert re.search(r"4/6 .* about [\d.]+ s left", said)
+
+
+def test_nothing_is_printed_without_verbose(tmp_path, capsys):
+    kd.benchmark(**arguments(tmp_path, seeds=1, epochs=1))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_recipe_may_be_a_function_of_the_models(tmp_path):
+    def hints(student, given):
+        assert isinstance(given, keras.Model)
+        pair = (student.layers[0].name, given.layers[0].name)
+        return {"terms": kd.methods.fitnets([pair]), "alpha": 0.3}
+
+    result = kd.benchmark(**arguments(tmp_path, recipes={"hints": hints}, seeds=1, epochs=1))
+    assert result.rows()[-1].recipe == "hints"
+
+
+def test_data_from_a_function_of_the_seed_come_in_the_same_order_for_all_recipes(tmp_path):
+    given = arguments(tmp_path, train=shuffled, seeds=1, recipes={"off": {"alpha": 0.0}})
+    result = kd.benchmark(**given)
+    alone, off = (
+        keras.saving.load_model(run.path, compile=False) for run in result.runs if run.recipe in ("alone", "off")
+    )
+    for a, b in zip(alone.get_weights(), off.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_what_cannot_be_compared_is_refused_before_any_work(tmp_path):
+    random = tf.data.Dataset.from_tensor_slices(part(0)).shuffle(48).batch(16)
+    for change, message in (
+        ({"train": random}, "same batches to every run"),
+        ({"train": 3}, "Expected `train` to be arrays"),
+        ({"recipes": {"alone": {}}}, "other names for recipes"),
+        ({"recipes": {"kd": 4.0}}, "Expected recipe 'kd' to be a dict"),
+        (
+            {"recipes": {"kd": {"terms": [kd.Term(lambda student, teacher: student[:, 0])]}}},
+            "Give the recipe as a function",
+        ),
+        ({"seeds": [1, 1]}, "different seeds"),
+        ({"seeds": 0}, "different seeds"),
+        ({"epochs": 0}, "Expected `epochs`"),
+        ({"label_smoothing": 1.0}, "Expected `label_smoothing`"),
+        ({"students": {"net": lambda: 3}}, "Expected student 'net'"),
+        ({"students": [{"name": "net"}], "recipes": None}, "Expected `students` by name"),
+        ({"students": {}}, "at least one student"),
+        ({"executor": ThreadPoolExecutor(1)}, "Received threads"),
+        ({"executor": "threads"}, "Expected `executor`"),
+        ({"executor": "processes", "students": {"net": lambda: net(3)}}, "another process can import"),
+        ({"executor": "processes", "train": random.take(0)}, "cannot cross"),
+        ({"executor": "processes", "teacher": kd.teachers.Frozen(teacher())}, "Leave `executor` out"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+            kd.benchmark(**arguments(tmp_path, **change))
+    assert not finished(tmp_path)
+
+
+def test_the_front_is_what_nothing_beats():
+    assert plot.front([(10, 0.5), (5, 0.4), (7, 0.3), (20, 0.5), (5, 0.1)]) == [1, 0]
+
+
+def test_the_picture_is_written(small, tmp_path):
+    small[0].plot_pareto(tmp_path / "pareto.png")
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_benchmark_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
+    tables = []
+    for name, kills in (("killed", 3), ("whole", 0)):
+        command = [sys.executable, "-m", "tests.benchmarks", str(tmp_path / name), "--kills", str(kills)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        if kills:
+            assert len(re.findall(r"exit code -9, \d runs, earlier ones kept", done.stdout)) == 3, done.stdout
+        assert "in the end kept" in done.stdout
+        tables.append((tmp_path / name / "table.txt").read_text())
+    assert tables[0] == tables[1]
+
+
+def test_a_benchmark_that_is_interrupted_says_what_is_kept(tmp_path, capsys):
+    def press():
+        while not finished(tmp_path):
+            event.wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    event = threading.Event()
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        kd.benchmark(**arguments(tmp_path, epochs=40, verbose=1))
+    thread.join()
+    count = len(finished(tmp_path))
+    assert f"Stopped. {count} of 6 runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_runs_side_by_side_are_those_of_one_process(executor, tmp_path):
+    if executor == "ray" and importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install ray")
+    more = {"seeds": 1, "train": shuffled, "students": {"net": net}, "recipes": {"dkd": {"terms": kd.methods.dkd()}}}
+    apart = kd.benchmark(**arguments(tmp_path / "apart", executor=executor, **more))
+    before = finished(tmp_path / "apart")
+    together = kd.benchmark(**arguments(tmp_path / "together", **more))
+    for a, b in zip(apart.runs, together.runs, strict=True):
+        assert (a.student, a.recipe, a.seed) == (b.student, b.recipe, b.seed)
+        np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=1e-4)
+    again = kd.benchmark(**arguments(tmp_path / "apart", **more))
+    assert finished(tmp_path / "apart") == before and str(again) == str(apart)
+    assert all(pathlib.Path(run.path).exists() for run in apart.runs)
