@@ -21,5 +21,7 @@ from keras_kd.distiller import Distiller as Distiller
 from keras_kd.export import export as export
 from keras_kd.targets import Joined as Joined
 from keras_kd.terms import Term as Term
+from keras_kd.tuning import TuneResult as TuneResult
+from keras_kd.tuning import tune as tune
 
 __version__ = "0.1.0"

@@ -4,37 +4,35 @@ import contextlib
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_kd._say import quiet, say
 from keras_kd.benchmarking import settings, statistics, workers
+from keras_kd.benchmarking.controls import ALONE, SMOOTHING, smoothing_loss
 from keras_kd.benchmarking.jobs import (
     PARTS,
     Common,
     Job,
     Recipe,
+    Student,
     digests,
+    first_metric,
     fresh_terms,
     kept,
     read,
     run,
-    smoothing_loss,
-    teacher_measured,
 )
 from keras_kd.benchmarking.parts import Part
-from keras_kd.benchmarking.results import ALONE, SMOOTHING, BenchmarkResult, Run
+from keras_kd.benchmarking.quality import teacher_measured
+from keras_kd.benchmarking.results import BenchmarkResult, Run
 from keras_kd.cache.reports import duration
 from keras_kd.stages.best import larger_is_better
 from keras_kd.stages.pipeline import replace
 from keras_kd.teachers.ensemble import as_teacher
-
-#: A student's architecture, whose weights are drawn anew for each seed; or a function that builds the student.
-Student = keras.Model | Callable[[], keras.Model]
 
 
 def benchmark(
@@ -113,7 +111,7 @@ def benchmark(
     workers.check(executor)
     as_teacher(teacher)
     _check_numbers(epochs, batch_size, label_smoothing)
-    metric = _first_metric(compile_arguments) if metric is None else metric
+    metric = first_metric(compile_arguments) if metric is None else metric
     larger_is_better(metric, mode)
     parts = {
         name: Part(name, source, batch_size) for name, source in zip(PARTS, (train, validation, test), strict=True)
@@ -203,8 +201,9 @@ def _teacher_of(common: Common, job: Job) -> tuple[dict[str, dict[str, float]], 
         kept_before = json.loads(path.read_text())
         if settings.difference(kept_before["settings"], decides) is None:
             return kept_before["teacher"], kept_before["parameters"]
-    found = teacher_measured(common, job.build())
-    parameters = sum(int(np.prod(weight.shape)) for weight in as_teacher(common.teacher).weights)
+    teacher, parts = as_teacher(common.teacher), [getattr(common, name) for name in PARTS]
+    found = teacher_measured(teacher, job.build(), common.compile_arguments, parts)
+    parameters = sum(int(np.prod(weight.shape)) for weight in teacher.weights)
     content = json.dumps({"teacher": found, "parameters": parameters, "settings": decides}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, lambda partial: partial.write_text(content))
@@ -279,19 +278,6 @@ class _Progress:
             expected += sum(own) / len(own)
         pace = self.worked / (time.perf_counter() - self.started) if self.worked else 1.0
         return f"; about {duration(expected / pace)} left"
-
-
-def _first_metric(compile_arguments: dict[str, Any]) -> str:
-    """Return the name that the first metric has in the logs."""
-    metrics = compile_arguments.get("metrics") or ["loss"]
-    first = metrics[0] if isinstance(metrics, (list, tuple)) else metrics
-    if isinstance(first, str):
-        return first
-    if isinstance(first, keras.metrics.Metric):
-        return first.name
-    raise ValueError(
-        f"Expected `metric` to name the metric that is compared, as these have several outputs or no name: {metrics!r}"
-    )
 
 
 def _check_numbers(epochs: Any, batch_size: Any, label_smoothing: Any) -> None:

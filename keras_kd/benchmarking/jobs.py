@@ -11,15 +11,15 @@ from typing import Any
 
 import keras
 
-from keras_kd import losses, taps
-from keras_kd._types import Tensor, Tensors
+from keras_kd import losses
 from keras_kd.benchmarking import settings
+from keras_kd.benchmarking.controls import ALONE, SMOOTHING, Uniform, smoothing_loss
 from keras_kd.benchmarking.parts import Part
-from keras_kd.benchmarking.results import ALONE, SMOOTHING, Run
+from keras_kd.benchmarking.quality import measured
+from keras_kd.benchmarking.results import Run
 from keras_kd.cache import fingerprint
 from keras_kd.copies import fresh_model
 from keras_kd.distiller import Distiller
-from keras_kd.mixtures import averaged
 from keras_kd.stages.best import larger_is_better
 from keras_kd.stages.pipeline import fresh_arguments, replace
 from keras_kd.teachers.base import Teacher
@@ -29,6 +29,9 @@ from keras_kd.terms import Term
 
 #: The parts of the data.
 PARTS = ("train", "validation", "test")
+
+#: A student's architecture, whose weights are drawn anew for each seed; or a function that builds the student.
+Student = keras.Model | Callable[[], keras.Model]
 
 #: Terms, temperature, alpha and other arguments of `compile`; or a function of (student, teacher) that returns them.
 Recipe = dict[str, Any] | Callable[[keras.Model, Any], dict[str, Any]]
@@ -49,7 +52,7 @@ class Job:
     student: str
     recipe: str
     seed: int
-    model: keras.Model | Callable[[], keras.Model]
+    model: Student
     how: Recipe | None
 
     @property
@@ -60,14 +63,7 @@ class Job:
 
     def build(self) -> keras.Model:
         """Return the student as its seed makes it: the same one for all recipes."""
-        keras.utils.set_random_seed(self.seed)
-        student = fresh_model(self.model) if isinstance(self.model, keras.Model) else self.model()
-        if not isinstance(student, keras.Model) or not student.built:
-            raise TypeError(
-                f"Expected student {self.student!r} to be a built keras.Model, or a function that returns one. "
-                f"Received: {student!r}"
-            )
-        return student
+        return fresh_student(self.model, self.seed, self.student)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +96,34 @@ class Common:
             "kept": [self.metric, self.mode] if self.keep_best else "last epoch",
             "compile_arguments": settings.describe(self.compile_arguments),
             **{name: self.digests[name] for name in PARTS},
-            "student": settings.describe(list(fingerprint.of_teacher(as_teacher(student)).values())),
+            "student": list(fingerprint.of_teacher(as_teacher(student)).values()),
         }
         if job.recipe == ALONE:
             return shared
         if job.recipe == SMOOTHING:
             return {**shared, "label_smoothing": self.label_smoothing}
         return {**shared, "recipe": settings.describe(job.how), "teacher": self.digests["teacher"]}
+
+
+def fresh_student(model: Student, seed: int, name: str) -> keras.Model:
+    """Return the student as a seed makes it.
+
+    Args:
+        model: its architecture, or a function that builds it.
+        seed: of its weights.
+        name: for the message.
+
+    Raises:
+        TypeError: no built model.
+    """
+    keras.utils.set_random_seed(seed)
+    student = fresh_model(model) if isinstance(model, keras.Model) else model() if callable(model) else model
+    if not isinstance(student, keras.Model) or not student.built:
+        raise TypeError(
+            f"Expected student {name!r} to be a built keras.Model, or a function that returns one. Received: "
+            f"{student!r}"
+        )
+    return student
 
 
 def digests(teacher: Any, parts: dict[str, Part]) -> dict[str, Any]:
@@ -183,66 +200,6 @@ def run(common: Common, job: Job) -> Run:
     return done
 
 
-def measured(model: keras.Model, part: Part) -> dict[str, float]:
-    """Return how good a compiled model is on a part of the data: its loss on labels, and its metrics.
-
-    The one place where a student or a teacher is judged.
-    """
-    found = model.evaluate(part.batches(), return_dict=True, verbose=0)
-    return {name: float(value) for name, value in found.items() if name not in ("student_loss", "distillation_loss")}
-
-
-def teacher_measured(common: Common, student: keras.Model) -> dict[str, dict[str, float]]:
-    """Return how good the teacher is, with the students' loss and metrics; empty where it has no logits of its own."""
-    teacher = as_teacher(common.teacher)
-    if not teacher.constant(("logits",)) or "logits" not in (teacher.specs() or {"logits": None}):
-        return {}
-    said = Said(teacher, taps.Reader(student).kind("logits"))
-    said.compile(**fresh_arguments(common.compile_arguments, distils=False))
-    return {part.name: measured(said, part) for part in (common.train, common.validation, common.test)}
-
-
-class Said(keras.Model):
-    """A teacher as a model whose outputs are those that the student would give: logits, or probabilities.
-
-    Args:
-        teacher: says "logits".
-        head: what the student's outputs are.
-    """
-
-    def __init__(self, teacher: Teacher, head: str) -> None:
-        super().__init__(name="teacher")
-        self._teacher_in_use = teacher
-        self._activation = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}.get(head)
-        self._per_label = head == "sigmoid"
-
-    def call(self, x: Tensors, training: bool | None = None) -> Tensor:
-        """Return what the teacher says of x, in inference mode."""
-        logits = averaged(self._teacher_in_use(x, {})["logits"], 1.0, self._per_label)
-        return logits if self._activation is None else self._activation(logits)
-
-
-class Uniform(Teacher):
-    """Say of every example that all classes are as probable: label smoothing, as a teacher."""
-
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
-        """Return logits of 0."""
-        return {"logits": keras.ops.zeros_like(student["logits"])}
-
-
-def smoothing_loss(compile_arguments: dict[str, Any]) -> Callable | None:
-    """Return the divergence that makes label smoothing of the loss on labels; None where there is no such thing.
-
-    For a cross-entropy, (1 - e) * CE(y, p) + e * KL(u, p) has the gradient of CE((1 - e) * y + e * u, p), u uniform.
-    """
-    loss = compile_arguments.get("loss")
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    name = name.lower().replace("_", "")
-    if "crossentropy" not in name:
-        return None
-    return losses.binary_kl if name.startswith("binary") else losses.kl_divergence
-
-
 def _compiled(common: Common, job: Job, student: keras.Model) -> keras.Model:
     if job.recipe == ALONE:
         student.compile(**fresh_arguments(common.compile_arguments, distils=False))
@@ -255,12 +212,35 @@ def _compiled(common: Common, job: Job, student: keras.Model) -> keras.Model:
     own = dict(how(student, common.teacher) if callable(how) else how)
     terms = own.pop("terms", None)
     terms = [Term(losses.kl_divergence)] if terms is None else terms if callable(how) else fresh_terms(terms)
-    teacher: Any = common.teacher
-    names = tuple(name for term in terms for name in term.teacher_names)
-    # What a teacher says of the layers of all examples may be more than the memory holds: those are read as they come.
-    if common.train.is_arrays and set(names) == {"logits"} and as_teacher(teacher).constant(names):
-        teacher = common.remembered
+    teacher = teacher_of_run(terms, common.train, common.teacher, common.remembered)
     return _distiller(common, student, teacher, terms, own)
+
+
+def teacher_of_run(terms: list[Term], train: Part, teacher: Any, remembered: Teacher) -> Any:
+    """Return the teacher that is asked once for all runs, where that gives the same; else the live one.
+
+    What a teacher says of the layers of all examples may be more than the memory holds: those are read as they come.
+    """
+    names = tuple(name for term in terms for name in term.teacher_names)
+    once = train.is_arrays and set(names) == {"logits"} and as_teacher(teacher).constant(names)
+    return remembered if once else teacher
+
+
+def first_metric(compile_arguments: dict[str, Any]) -> str:
+    """Return the name that the first metric has in the logs, or "loss" where there are no metrics.
+
+    Raises:
+        ValueError: the metrics of several outputs, or one without a name.
+    """
+    metrics = compile_arguments.get("metrics") or ["loss"]
+    first = metrics[0] if isinstance(metrics, (list, tuple)) else metrics
+    if isinstance(first, str):
+        return first
+    if isinstance(first, keras.metrics.Metric):
+        return first.name
+    raise ValueError(
+        f"Expected `metric` to name the metric that is compared, as these have several outputs or no name: {metrics!r}"
+    )
 
 
 def _distiller(common: Common, student: keras.Model, teacher: Any, terms: list[Term], own: dict) -> Distiller:

@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 
 from keras_kd.benchmarking import plot, statistics
+from keras_kd.benchmarking.controls import ALONE
 from keras_kd.stages.best import larger_is_better
-
-#: The controls, by the names that they have among the recipes.
-ALONE, SMOOTHING = "alone", "label smoothing"
 
 
 @dataclasses.dataclass
@@ -138,10 +136,10 @@ class BenchmarkResult:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain lists, dicts and numbers, for JSON."""
         rows = [dataclasses.asdict(row) for row in self.rows()]
-        named = [
-            {key: each._asdict() if isinstance(each, tuple) else each for key, each in row.items()} for row in rows
-        ]
-        return {**dataclasses.asdict(self), "rows": named}
+        for row in rows:
+            for name in ("validation", "test", "over_alone"):
+                row[name] = None if row[name] is None else row[name]._asdict()
+        return {**dataclasses.asdict(self), "rows": rows}
 
     def plot_pareto(self, path: Any) -> None:
         """Draw the test metric over the number of parameters, and the front of what nothing else beats in both.

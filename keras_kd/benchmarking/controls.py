@@ -1,0 +1,34 @@
+"""What a recipe has to beat: the student alone, and label smoothing, which needs no teacher either."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_kd import losses
+from keras_kd._types import Tensor, Tensors
+from keras_kd.teachers.base import Teacher
+
+#: The controls, by the names that they have among the recipes.
+ALONE, SMOOTHING = "alone", "label smoothing"
+
+
+class Uniform(Teacher):
+    """Say of every example that all classes are as probable: label smoothing, as a teacher."""
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+        """Return logits of 0."""
+        return {"logits": keras.ops.zeros_like(student["logits"])}
+
+
+def smoothing_loss(compile_arguments: dict[str, Any]) -> Callable | None:
+    """Return the divergence that makes label smoothing of the loss on labels; None where there is no such thing.
+
+    For a cross-entropy, (1 - e) * CE(y, p) + e * KL(u, p) has the gradient of CE((1 - e) * y + e * u, p), u uniform.
+    """
+    loss = compile_arguments.get("loss")
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+    name = name.lower().replace("_", "")
+    if "crossentropy" not in name:
+        return None
+    return losses.binary_kl if name.startswith("binary") else losses.kl_divergence

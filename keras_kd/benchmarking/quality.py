@@ -1,0 +1,62 @@
+"""How good is a student, and how good its teacher?"""
+
+from typing import Any
+
+import keras
+
+from keras_kd import taps
+from keras_kd._types import Tensor, Tensors
+from keras_kd.benchmarking.parts import Part
+from keras_kd.mixtures import averaged
+from keras_kd.stages.pipeline import fresh_arguments
+from keras_kd.teachers.base import Teacher
+
+
+def measured(model: keras.Model, part: Part) -> dict[str, float]:
+    """Return how good a compiled model is on a part of the data: its loss on labels, and its metrics.
+
+    The one place where a student or a teacher is judged.
+    """
+    found = model.evaluate(part.batches(), return_dict=True, verbose=0)
+    return {name: float(value) for name, value in found.items() if name not in ("student_loss", "distillation_loss")}
+
+
+def teacher_measured(
+    teacher: Teacher, student: keras.Model, compile_arguments: dict[str, Any], parts: list[Part]
+) -> dict[str, dict[str, float]]:
+    """Return how good a teacher is, by part, with the students' loss and metrics.
+
+    Args:
+        teacher: as `as_teacher` returns it.
+        student: a student, whose outputs mean what the loss and the metrics expect.
+        compile_arguments: of the students.
+        parts: the data.
+
+    Returns:
+        Nothing for a teacher that has no logits of its own.
+    """
+    if not teacher.constant(("logits",)) or "logits" not in (teacher.specs() or {"logits": None}):
+        return {}
+    said = Said(teacher, taps.Reader(student).kind("logits"))
+    said.compile(**fresh_arguments(compile_arguments, distils=False))
+    return {part.name: measured(said, part) for part in parts}
+
+
+class Said(keras.Model):
+    """A teacher as a model whose outputs are those that the student would give: logits, or probabilities.
+
+    Args:
+        teacher: says "logits".
+        head: what the student's outputs are.
+    """
+
+    def __init__(self, teacher: Teacher, head: str) -> None:
+        super().__init__(name="teacher")
+        self._teacher_in_use = teacher
+        self._activation = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}.get(head)
+        self._per_label = head == "sigmoid"
+
+    def call(self, x: Tensors, training: bool | None = None) -> Tensor:
+        """Return what the teacher says of x, in inference mode."""
+        logits = averaged(self._teacher_in_use(x, {})["logits"], 1.0, self._per_label)
+        return logits if self._activation is None else self._activation(logits)

@@ -1,0 +1,4 @@
+"""What can be seen of a distillation before it has cost hours: see `Distiller.check`."""
+
+from keras_kd.preflight.check import check as check
+from keras_kd.preflight.report import Report as Report

@@ -1,0 +1,161 @@
+"""Is the teacher any good on these examples, and do its targets say something at this temperature?"""
+
+import math
+
+import numpy as np
+
+from keras_kd.preflight.report import Report, percent
+from keras_kd.preflight.view import Rows
+
+#: A teacher whose confidence exceeds its accuracy by more than this is not shown what it was trained on; and one whose
+#: accuracy rises by more than this once its classes are renamed has them in another order.
+_TOO_MUCH = 0.25
+
+#: Targets with a smaller, or a larger, share of the largest possible entropy say little: the label alone, or nothing.
+_SHARP, _FLAT = 0.02, 0.98
+
+#: The share of the largest possible entropy that another temperature is recommended by.
+_WANTED = 0.3
+
+#: A teacher whose logits are so many times the trained student's asks it for their size as well.
+_LARGE = 4.0
+
+
+def judge(report: Report, rows: Rows, temperature: float, per_label: bool, head: str) -> None:
+    """Fill in what the logits say, and the advice that follows.
+
+    Args:
+        report: to be filled in.
+        rows: of student, teacher and labels.
+        temperature: T.
+        per_label: whether each logit is a yes-or-no of its own.
+        head: what the teacher's outputs are taken for.
+    """
+    report.classes = rows.teacher.shape[-1]
+    report.teacher_scale, report.student_scale = (float(np.mean(np.std(side, axis=-1))) for side in rows[1::-1])
+    report.temperature = temperature
+    report.entropy = _entropy(rows.softened, per_label)
+    if head in ("auto", "logits") and _are_probabilities(rows.teacher):
+        report.advice.append(
+            "The teacher's outputs look like probabilities, and are taken for logits: say so with "
+            'teachers.Frozen(model, head="softmax").'
+        )
+    _judge_labels(report, rows, per_label)
+    _judge_targets(report, rows, per_label)
+
+
+def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
+    labels = rows.labels
+    if labels is None:
+        return
+    if per_label:
+        _compare_yes_and_no(report, rows)
+    elif rows.teacher.shape[-1] > 1:
+        ids = labels if labels.ndim == 1 else np.argmax(labels, axis=-1)
+        if not 0 <= ids.min() <= ids.max() < rows.teacher.shape[-1]:
+            report.advice.append(
+                f"The labels go from {ids.min()} to {ids.max()}, and the teacher has the classes 0 to "
+                f"{rows.teacher.shape[-1] - 1}: one of the two is of another data set, or counted from 1."
+            )
+        _compare_classes(report, rows, ids)
+    if report.teacher_accuracy is not None:
+        _advise_on_accuracy(report, len(labels))
+
+
+def _compare_classes(report: Report, rows: Rows, ids: np.ndarray) -> None:
+    said = np.argmax(rows.teacher, axis=-1)
+    report.teacher_accuracy = float(np.mean(said == ids))
+    report.student_accuracy = float(np.mean(np.argmax(rows.student, axis=-1) == ids))
+    report.guessing = float(np.max(np.unique(ids, return_counts=True)[1]) / len(ids))
+    report.confidence = float(np.mean(np.max(_softmax(rows.teacher), axis=-1)))
+    report.renamed_accuracy = _renamed(said, ids)
+
+
+def _compare_yes_and_no(report: Report, rows: Rows) -> None:
+    if rows.labels is None:
+        return
+    true = rows.labels.reshape(rows.teacher.shape) > 0.5
+    yes = 1.0 / (1.0 + np.exp(-np.clip(rows.teacher, -50, 50)))
+    report.teacher_accuracy = float(np.mean((rows.teacher > 0) == true))
+    report.student_accuracy = float(np.mean((rows.student > 0) == true))
+    report.guessing = float(max(np.mean(true), 1 - np.mean(true)))
+    report.confidence = float(np.mean(np.maximum(yes, 1 - yes)))
+
+
+def _advise_on_accuracy(report: Report, count: int) -> None:
+    accuracy, guessing, confidence = report.teacher_accuracy, report.guessing, report.confidence
+    if accuracy is None or guessing is None or confidence is None or report.student_accuracy is None:
+        return
+    noise = 3 * math.sqrt(max(guessing * (1 - guessing), 1 / count) / count)
+    renamed = report.renamed_accuracy
+    if renamed is not None and renamed > max(accuracy + _TOO_MUCH, guessing + noise):
+        report.advice.append(
+            f"The teacher is right on {percent(accuracy)}, and would be on {percent(renamed)} if its classes were "
+            "renamed: they stand in another order than the labels. Compare its list of classes with that of the data."
+        )
+    elif accuracy <= guessing + noise or confidence - accuracy > _TOO_MUCH:
+        report.advice.append(
+            f"The teacher is right on {percent(accuracy)} where guessing would be on {percent(guessing)}, and is sure "
+            f"by {percent(confidence)}: it is not shown what it was trained on. Compare range, normalisation and size "
+            "of x with its training, and give teachers.Frozen(model, preprocess=...) what differs from the student's."
+        )
+    elif report.student_accuracy > accuracy + noise:
+        report.advice.append("The student is better than its teacher on these examples: what is there to learn?")
+
+
+def _judge_targets(report: Report, rows: Rows, per_label: bool) -> None:
+    entropy, temperature = report.entropy, report.temperature
+    if entropy is None or temperature is None:
+        return
+    if entropy < _SHARP or entropy > _FLAT:
+        better = _temperature_for(_WANTED, rows.softened * temperature, per_label)
+        what = "hardly more than a label" if entropy < _SHARP else "hardly anything: all classes are as probable"
+        hint = "" if better is None else f" Around temperature={better:.2g} they would say more."
+        report.advice.append(f"At T = {temperature:.3g} the teacher's targets say {what}.{hint}")
+    trained = report.student_accuracy is not None and report.student_accuracy > (report.guessing or 0) + _TOO_MUCH
+    if trained and (report.teacher_scale or 0) > _LARGE * (report.student_scale or 0):
+        report.advice.append(
+            "The teacher's logits are much larger than the student's, which has to grow its own to match them: "
+            "methods.standardized() compares their shape alone."
+        )
+
+
+def _renamed(said: np.ndarray, ids: np.ndarray) -> float:
+    """Return the accuracy after each class said is given the label it mostly stands for, learned on the other half."""
+    right = 0
+    for part in (0, 1):
+        learned_said, learned_ids = said[part::2], ids[part::2]
+        for each in np.unique(learned_said):
+            labels, counts = np.unique(learned_ids[learned_said == each], return_counts=True)
+            meant = labels[np.argmax(counts)]
+            right += int(np.sum((said[1 - part :: 2] == each) & (ids[1 - part :: 2] == meant)))
+    return right / len(ids)
+
+
+def _entropy(logits: np.ndarray, per_label: bool) -> float | None:
+    """Return the mean entropy as a share of the largest possible."""
+    if per_label:
+        logits = np.stack([logits, np.zeros_like(logits)], axis=-1)
+    if logits.shape[-1] < 2:
+        return None
+    p = _softmax(logits)
+    return float(np.mean(-np.sum(p * np.log(np.maximum(p, 1e-300)), axis=-1)) / math.log(logits.shape[-1]))
+
+
+def _temperature_for(wanted: float, logits: np.ndarray, per_label: bool) -> float | None:
+    """Return the temperature at which the targets have so much entropy; it grows with the temperature."""
+    low, high = 1e-2, 1e3
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        found = _entropy(logits / middle, per_label)
+        low, high = (middle, high) if found is not None and found < wanted else (low, middle)
+    return None if low >= 0.99e3 or high <= 1.01e-2 else middle
+
+
+def _are_probabilities(values: np.ndarray) -> bool:
+    return values.shape[-1] > 1 and values.min() >= 0 and bool(np.allclose(values.sum(axis=-1), 1, atol=1e-3))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    return powers / np.sum(powers, axis=-1, keepdims=True)

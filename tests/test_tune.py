@@ -1,0 +1,198 @@
+"""A search finds what is better, keeps what is finished, and asks the teacher once."""
+
+import importlib.util
+import itertools
+import os
+import re
+import signal
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd.tuning import Trial, TuneResult
+from tests.benchmarks import LOSS, net, part, teacher
+
+if importlib.util.find_spec("keras_tuner") is None:
+    pytest.skip('KerasTuner is not installed: pip install "keras_kd[tune]"', allow_module_level=True)
+
+import keras_tuner
+
+
+def arguments(folder, **more) -> dict:
+    """Return what every search here takes."""
+    compiled = {"optimizer": keras.optimizers.Adam(0.03), "loss": LOSS, "metrics": ["accuracy"], "run_eagerly": True}
+    return {
+        "student": net(),
+        "teacher": teacher(),
+        "train": part(0),
+        "validation": part(1),
+        "folder": folder,
+        "compile_arguments": compiled,
+        "trials": 2,
+        "epochs": 2,
+        "batch_size": 16,
+        "verbose": 0,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A small search, and its folder."""
+    folder = tmp_path_factory.mktemp("tune")
+    return kd.tune(**arguments(folder, trials=3)), folder
+
+
+def test_the_best_trial_is_the_best_by_validation_and_its_student_is_returned(found):
+    result, _ = found
+    scores = [trial.score for trial in result.trials]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    assert result.best == result.trials[0].settings
+    assert 1 <= result.best["temperature"] <= 16 and 0.1 <= result.best["alpha"] <= 1
+    x, y = part(1)
+    accuracy = np.mean(np.argmax(result.student.predict(x, verbose=0), axis=-1) == y)
+    np.testing.assert_allclose(accuracy, scores[0], rtol=1e-6)
+    assert isinstance(result.student, keras.Model) and not isinstance(result.student, kd.Distiller)
+
+
+def test_a_trial_is_the_distiller_that_one_would_write_by_hand(found):
+    result, _ = found
+    keras.utils.set_random_seed(0)
+    student = net()
+    distiller = kd.Distiller(student=student, teacher=teacher())
+    distiller.compile(keras.optimizers.Adam(0.03), LOSS, metrics=["accuracy"], run_eagerly=True, **result.best)
+    keras.utils.set_random_seed(0)
+    data = tf.data.Dataset.from_tensor_slices(part(0)).shuffle(48, seed=0).batch(16)
+    history = distiller.fit(data, validation_data=part(1), epochs=2, verbose=0, shuffle=False).history
+    np.testing.assert_allclose(max(history["val_accuracy"]), result.trials[0].score, rtol=1e-6)
+
+
+def test_the_same_call_again_runs_nothing_and_more_trials_are_added(found):
+    result, folder = found
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/trial_*/trial.json")}
+    again = kd.tune(**arguments(folder, trials=3))
+    assert again.trials == result.trials
+    more = kd.tune(**arguments(folder, trials=4))
+    assert len(more.trials) == 4
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def test_another_search_is_not_mixed_into_a_folder(found, tmp_path):
+    _, folder = found
+    for change, name in (
+        ({"space": {"alpha": (0.2, 0.4)}}, "space"),
+        ({"student": net(5)}, "student"),
+        ({"validation": part(5)}, "validation"),
+        ({"tuner": "bayesian"}, "tuner"),
+    ):
+        with pytest.raises(ValueError, match=f"with another `{name}`"):
+            kd.tune(**arguments(folder, **change))
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds something else"):
+        kd.tune(**arguments(tmp_path))
+
+
+@pytest.mark.parametrize("tuner", ["bayesian", "hyperband"])
+def test_every_tuner_finds_settings_within_the_space(tuner, tmp_path):
+    space = {
+        "temperature": (2.0, 4.0),
+        "alpha": [0.25, 0.75],
+        "method": {"kd": kd.methods.kd(None), "dkd": kd.methods.dkd()},
+        "weights": {"decoupled_kl": (0.5, 2.0)},
+    }
+    result = kd.tune(**arguments(tmp_path, tuner=tuner, space=space, epochs=3, trials=3))
+    for trial in result.trials:
+        assert 2 <= trial.settings["temperature"] <= 4 and trial.settings["alpha"] in (0.25, 0.75)
+        assert trial.settings["method"] in space["method"] and 0.5 <= trial.settings["weight of decoupled_kl"] <= 2
+    assert {trial.epochs for trial in result.trials} == ({1, 3} if tuner == "hyperband" else {3})
+
+
+def test_the_teacher_is_asked_once_for_all_trials(tmp_path):
+    seen = []
+
+    def counted(x):
+        seen_now = tf.numpy_function(lambda batch: seen.append(len(batch)) or batch, [x], tf.float32)
+        return given(tf.ensure_shape(seen_now, x.shape))
+
+    given = teacher()
+    kd.tune(**arguments(tmp_path, teacher=counted, trials=3))
+    assert seen == [48]
+
+
+def test_progress_is_told_with_the_time_that_is_left_and_else_nothing(tmp_path, capsys):
+    kd.tune(**arguments(tmp_path / "loud", verbose=1))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial")]
+    assert len(lines) == 2
+    assert re.fullmatch(
+        r"trial 1: temperature [\d.]+, alpha [\d.]+: val_accuracy [\d.]+; about [\d.]+ s left", lines[0]
+    )
+    assert lines[1].endswith("about 0.0 s left")
+    kd.tune(**arguments(tmp_path / "quiet"))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_search_that_is_interrupted_keeps_its_trials(tmp_path, capsys):
+    def done():
+        return sum('"COMPLETED"' in path.read_text() for path in tmp_path.glob("trials/trial_*/trial.json"))
+
+    def press():
+        while not done():
+            event.wait(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    event = threading.Event()
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        kd.tune(**arguments(tmp_path, trials=6, epochs=4, verbose=1))
+    thread.join()
+    assert "the same call goes on" in capsys.readouterr().out
+    assert 1 <= done() < 6
+    assert len(kd.tune(**arguments(tmp_path, trials=6, epochs=4)).trials) == 6
+
+
+def test_flatness_is_told_by_the_standard_error_of_an_accuracy(tmp_path):
+    trials = [Trial({"alpha": alpha}, score, 1) for alpha, score in ((0.5, 0.9), (0.2, 0.89), (0.8, 0.80))]
+    noise = (0.9 * 0.1 / 100) ** 0.5  # 100 examples: 0.03
+    result = TuneResult({"alpha": 0.5}, net(), trials, "accuracy", noise)
+    assert [trial.settings["alpha"] for trial in result.as_good()] == [0.5, 0.2]
+    assert "2 of 3 trials are within 0.0300 of the best" in str(result) and "alpha 0.2 to 0.5" in str(result)
+    result.plot(tmp_path / "search.png")
+    assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
+    assert "kd.benchmark" in str(TuneResult({"alpha": 0.5}, net(), trials, "loss", None))
+
+
+def test_what_cannot_be_searched_is_refused_before_any_work(tmp_path):
+    for change, message in (
+        ({"tuner": "grid"}, "Expected `tuner` to be one of"),
+        ({"space": {"learning_rate": (0.1, 1.0)}}, "Expected `space` to name some of"),
+        ({"space": {"temperature": (0.0, 4.0)}}, "Expected the range of 'temperature'"),
+        ({"space": {"alpha": (0.9, 0.1)}}, "Expected the range of 'alpha'"),
+        ({"space": {"alpha": [0.5], "weights": {"nobody": (1.0, 2.0)}}}, "Expected `weights` to name terms"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            kd.tune(**arguments(tmp_path, **change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plain_hypermodel_of_keras_tuner_builds_distillers(tmp_path):
+    class Students(keras_tuner.HyperModel):
+        def build(self, hp):
+            distiller = kd.Distiller(student=net(hp.Choice("units", [2, 4])), teacher=given)
+            rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+            distiller.compile(keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"], temperature=hp.Float("t", 1, 8))
+            return distiller
+
+    given = teacher()
+    search = keras_tuner.RandomSearch(Students(), "val_accuracy", 2, directory=str(tmp_path), seed=0)
+    search.search(*part(0), validation_data=part(1), epochs=1, verbose=0)
+    best = search.get_best_models(1)[0]
+    assert isinstance(best, kd.Distiller)
+    scores = [trial.score for trial in search.oracle.trials.values()]
+    x, y = part(1)
+    assert np.isclose(np.mean(np.argmax(best.student.predict(x, verbose=0), -1) == y), max(scores))
+    assert all(before >= after for before, after in itertools.pairwise(sorted(scores, reverse=True)))
