@@ -8,6 +8,7 @@ from keras_kd import diagnostics as diagnostics
 from keras_kd import losses as losses
 from keras_kd import methods as methods
 from keras_kd import metrics as metrics
+from keras_kd import preflight as preflight
 from keras_kd import schedules as schedules
 from keras_kd import stages as stages
 from keras_kd import teachers as teachers

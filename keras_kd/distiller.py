@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd import distribution, labels, losses, schedules, taps, targets
+from keras_kd import distribution, labels, losses, preflight, schedules, taps, targets
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.terms import Term, check_temperature
@@ -151,6 +151,10 @@ class Distiller(keras.Model):
             x = self.teacher.before_fit(x)
             callbacks = distribution.with_callbacks(callbacks, self.teacher.callbacks())
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
+
+    def check(self, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8) -> preflight.Report:
+        """Report on a few batches before `fit`: is the teacher any good on them? See `preflight.check`."""
+        return preflight.check(self, x, y, batch_size, batches)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Take one step: one forward pass of the student with every tap in it, one of the teacher."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd._say import quiet, say
+from keras_kd._say import duration, quiet, say
 from keras_kd.benchmarking import settings, statistics, workers
 from keras_kd.benchmarking.controls import ALONE, SMOOTHING, smoothing_loss
 from keras_kd.benchmarking.jobs import (
@@ -29,7 +29,6 @@ from keras_kd.benchmarking.jobs import (
 from keras_kd.benchmarking.parts import Part
 from keras_kd.benchmarking.quality import teacher_measured
 from keras_kd.benchmarking.results import BenchmarkResult, Run
-from keras_kd.cache.reports import duration
 from keras_kd.stages.best import larger_is_better
 from keras_kd.stages.pipeline import replace
 from keras_kd.teachers.ensemble import as_teacher

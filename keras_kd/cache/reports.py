@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_kd._say import duration, size
 from keras_kd.cache.layout import Layout
 
 
@@ -126,20 +127,6 @@ class Verification(NamedTuple):
         lines = [f"{'':<{width}}  {'largest':>9}  {'mean':>9}"]
         lines += [f"{name:<{width}}  {self.largest[name]:>9.2e}  {self.mean[name]:>9.2e}" for name in self.largest]
         return "\n".join(lines)
-
-
-def size(count: float) -> str:
-    """Return a number of bytes to read."""
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    power = min(len(units) - 1, int(math.log10(max(count, 1)) // 3))
-    return f"{count / 1000**power:,.{1 if power else 0}f} {units[power]}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time to read."""
-    if seconds < 120:
-        return f"{seconds:,.1f} s"
-    return f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _dense_bytes(layout: Layout, dtype: str) -> int:

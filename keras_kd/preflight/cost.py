@@ -9,17 +9,17 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd import taps, targets
+from keras_kd import distribution, taps, targets
+from keras_kd._say import duration, size
 from keras_kd._types import Tensors
-from keras_kd.cache.reports import duration, size
 from keras_kd.preflight.report import Report, percent
 from keras_kd.teachers.cached import Cached
 from keras_kd.teachers.remembered import Remembered
 
 Batch = tuple[Tensors, Tensors, Tensors]
 
-#: A teacher that takes a smaller share of a step is not worth a cache.
-_CHEAP = 0.15
+#: A teacher that takes a smaller share of a step, or fewer seconds of an epoch, is not worth a cache.
+_CHEAP, _SHORT = 0.15, 1.0
 
 #: Variables that an optimizer which has not begun keeps for each weight: Adam's.
 _SLOTS = 2
@@ -36,24 +36,26 @@ def measure(report: Report, distiller: Any, batches: list[Batch], count: int | N
     """
     rows = len(tree.flatten(targets.inputs(batches[0][0]))[0])
     report.memory = _memory(distiller, rows)
-    step = _median_seconds(_step(distiller), batches)
-    asked = _median_seconds(_ask(distiller), batches)
     if count is None:
         return
-    report.epoch_seconds, report.teacher_seconds = step * count, min(asked, step) * count
+    step = _seconds(_step(distiller), batches)
+    report.epoch_seconds = step * count
     names = tuple(name for term in distiller.terms for name in term.teacher_names)
-    kept_already = isinstance(distiller.teacher, (Cached, Remembered))
-    if kept_already or not distiller.teacher.constant(names) or asked < _CHEAP * step:
+    if isinstance(distiller.teacher, (Cached, Remembered)) or not distiller.teacher.constant(names):
         return
-    kept = "" if report.classes is None else f", and {size(2 * report.classes * rows * count)} on disk"
+    asked = min(step, _seconds(_ask(distiller), batches))
+    report.teacher_seconds = asked * count
+    if asked < _CHEAP * step or report.teacher_seconds < _SHORT:
+        return
+    kept = "" if report.classes is None else f", for {size(2 * report.classes * rows * count)} on disk"
     report.advice.append(
-        f"The teacher takes {percent(min(1.0, asked / step))} of a step. Asked once for all epochs, it would save about "
+        f"The teacher takes {percent(asked / step)} of a step. Asked once for all epochs, it would save about "
         f"{duration(report.teacher_seconds)} in each one after the first{kept}: keras_kd.TeacherCache, or "
         "teachers.Remembered for arrays."
     )
 
 
-def _step(distiller: Any) -> Callable[[Batch], Any]:
+def _step(distiller: Any) -> Callable[..., Any]:
     """Return what computes the gradients of a batch, and applies none."""
 
     def run(x: Tensors, y: Tensors, sample_weight: Tensors) -> Any:
@@ -61,19 +63,55 @@ def _step(distiller: Any) -> Callable[[Batch], Any]:
             loss = distiller.objective(x, y, sample_weight)["loss"]
         return tape.gradient(loss, distiller.trainable_variables)
 
-    compiled = run if distiller.run_eagerly else tf.function(run, reduce_retracing=True)
-    return lambda batch: compiled(*batch)
+    return run if distiller.run_eagerly else tf.function(run, reduce_retracing=True)
 
 
-def _ask(distiller: Any) -> Callable[[Batch], Any]:
-    """Return what asks the teacher about a batch."""
+def _ask(distiller: Any) -> Callable[..., Any]:
+    """Return what asks a teacher about a batch that needs no student for its answer."""
 
-    def run(x: Tensors, y: Tensors) -> Any:
-        _, student = distiller._read_student(x, training=False)
-        return tree.flatten(distiller._read_teacher(x, student, y))
+    def run(x: Tensors, y: Tensors, sample_weight: Tensors) -> Any:
+        return distiller.teacher(x, {})
 
-    def without(x: Tensors, y: Tensors) -> Any:
-        return tree.flatten(distiller._read_student(x, training=False)[1])
+    return run if distiller.run_eagerly else tf.function(run, reduce_retracing=True)
 
-    both, alone = (each if distiller.run_eagerly else tf.function(each, reduce_retracing=True) for each in (run, without))
-    return both, alone
+
+def _seconds(function: Callable[..., Any], batches: list[Batch]) -> float:
+    """Return the median time of a batch, after one that compiles."""
+    taken = []
+    for batch in (batches[0], *batches, batches[0]):
+        started = time.perf_counter()
+        tree.map_structure(np.asarray, [each for each in tree.flatten(function(*batch)) if each is not None])
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken[1:]))
+
+
+def _memory(distiller: Any, rows: int) -> int:
+    """Return the bytes of weights, gradients, optimizer, and of the outputs of all layers that are held at once."""
+    student, teacher = distiller.student, distiller.teacher
+    learned = _bytes(distiller.trainable_variables)
+    slots = _bytes(distiller.optimizer.variables) if distiller.optimizer.built else _SLOTS * learned
+    outputs = [_bytes_of_outputs(model, rows) for model in (student, *_models(teacher))]
+    largest = max((max(each, default=0) for each in outputs[1:]), default=0)
+    # The tape holds all outputs of the student and as much of gradients; of the teacher, two layers at a time.
+    return _bytes(student.variables) + _bytes(teacher.variables) + learned + slots + 2 * sum(outputs[0]) + 2 * largest
+
+
+def _models(teacher: Any) -> list[keras.Model]:
+    return [layer for layer in distribution.all_layers(teacher) if isinstance(layer, keras.Model)]
+
+
+def _bytes(variables: Any) -> int:
+    return sum(int(np.prod(each.shape)) * tf.as_dtype(each.dtype).size for each in variables)
+
+
+def _bytes_of_outputs(model: keras.Model, rows: int) -> list[int]:
+    """Return the size of each layer's output on a batch, for a model with a graph; an axis that is free counts as 1."""
+    graph = taps.functional(model)
+    found = []
+    for layer in [] if graph is None else graph.layers:
+        if isinstance(layer, keras.Model):
+            found += _bytes_of_outputs(layer, rows)
+            continue
+        shapes = [each.shape for node in layer._inbound_nodes for each in node.output_tensors]
+        found += [4 * rows * int(np.prod([axis or 1 for axis in shape[1:]])) for shape in shapes]
+    return found

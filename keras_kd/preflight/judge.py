@@ -44,6 +44,13 @@ def judge(report: Report, rows: Rows, temperature: float, per_label: bool, head:
     _judge_targets(report, rows, per_label)
 
 
+def labels_fit(rows: Rows) -> bool:
+    """Return whether there is a class for every label; where there is not, a loss fails."""
+    if rows.labels is None or rows.labels.ndim > 1 or rows.teacher.shape[-1] < 2:
+        return True
+    return bool(0 <= rows.labels.min() <= rows.labels.max() < rows.teacher.shape[-1])
+
+
 def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
     labels = rows.labels
     if labels is None:
@@ -51,8 +58,8 @@ def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
     if per_label:
         _compare_yes_and_no(report, rows)
     elif rows.teacher.shape[-1] > 1:
-        ids = labels if labels.ndim == 1 else np.argmax(labels, axis=-1)
-        if not 0 <= ids.min() <= ids.max() < rows.teacher.shape[-1]:
+        ids = _ids(labels)
+        if not labels_fit(rows):
             report.advice.append(
                 f"The labels go from {ids.min()} to {ids.max()}, and the teacher has the classes 0 to "
                 f"{rows.teacher.shape[-1] - 1}: one of the two is of another data set, or counted from 1."
@@ -60,6 +67,10 @@ def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
         _compare_classes(report, rows, ids)
     if report.teacher_accuracy is not None:
         _advise_on_accuracy(report, len(labels))
+
+
+def _ids(labels: np.ndarray) -> np.ndarray:
+    return labels if labels.ndim == 1 else np.argmax(labels, axis=-1)
 
 
 def _compare_classes(report: Report, rows: Rows, ids: np.ndarray) -> None:
@@ -88,7 +99,8 @@ def _advise_on_accuracy(report: Report, count: int) -> None:
         return
     noise = 3 * math.sqrt(max(guessing * (1 - guessing), 1 / count) / count)
     renamed = report.renamed_accuracy
-    if renamed is not None and renamed > max(accuracy + _TOO_MUCH, guessing + noise):
+    least = max(accuracy + _TOO_MUCH, guessing + noise, confidence - _TOO_MUCH)
+    if renamed is not None and renamed > least:
         report.advice.append(
             f"The teacher is right on {percent(accuracy)}, and would be on {percent(renamed)} if its classes were "
             "renamed: they stand in another order than the labels. Compare its list of classes with that of the data."
@@ -111,7 +123,8 @@ def _judge_targets(report: Report, rows: Rows, per_label: bool) -> None:
         better = _temperature_for(_WANTED, rows.softened * temperature, per_label)
         what = "hardly more than a label" if entropy < _SHARP else "hardly anything: all classes are as probable"
         hint = "" if better is None else f" Around temperature={better:.2g} they would say more."
-        report.advice.append(f"At T = {temperature:.3g} the teacher's targets say {what}.{hint}")
+        doubt = " Or x has another range than the teacher was trained on." if entropy < _SHARP else ""
+        report.advice.append(f"At T = {temperature:.3g} the teacher's targets say {what}.{hint}{doubt}")
     trained = report.student_accuracy is not None and report.student_accuracy > (report.guessing or 0) + _TOO_MUCH
     if trained and (report.teacher_scale or 0) > _LARGE * (report.student_scale or 0):
         report.advice.append(

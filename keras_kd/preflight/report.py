@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_kd.cache.reports import duration, size
+from keras_kd._say import duration, size
 
 
 @dataclasses.dataclass
@@ -52,7 +52,11 @@ class Report:
             ("teacher's confidence", percent(self.confidence), "mean of the largest probability"),
             ("teacher's logits", _number(self.teacher_scale), "standard deviation over the classes"),
             ("student's logits", _number(self.student_scale), ""),
-            ("entropy of targets", percent(self.entropy), f"of the largest possible, at T = {_number(self.temperature)}"),
+            (
+                "entropy of targets",
+                percent(self.entropy),
+                f"of the largest, at T = {_number(self.temperature)}",
+            ),
             ("memory", None if self.memory is None else size(self.memory), "about"),
             ("epoch", None if self.epoch_seconds is None else duration(self.epoch_seconds), "about"),
             ("teacher in it", None if self.teacher_seconds is None else duration(self.teacher_seconds), ""),

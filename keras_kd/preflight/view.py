@@ -38,7 +38,9 @@ class View:
     def __init__(self, distiller: Any) -> None:
         self.distiller = distiller
         reader = distiller._loose.reader
-        outputs = [term for term in distiller.terms if all(reader.kind(name) != "values" for name in term.student_names)]
+        outputs = [
+            term for term in distiller.terms if all(reader.kind(name) != "values" for name in term.student_names)
+        ]
         self.term = next((term for term in outputs if len(term.student_names) == 1), None)
         self.per_label = False
         if self.term is not None:
@@ -56,7 +58,8 @@ class View:
         read = [self._rows(x, y) for x, y, _ in batches]
         columns = list(zip(*read, strict=True))
         labels = None if any(each is None for each in columns[3]) else np.concatenate(columns[3])
-        return Rows(*(np.concatenate(column).astype("float64") for column in columns[:3]), labels)
+        student, teacher, softened = (np.concatenate(column).astype("float64") for column in columns[:3])
+        return Rows(student, teacher, softened, labels)
 
     def _say(self, x: Tensors, y: Tensors) -> tuple[Any, ...]:
         term: Any = self.term

@@ -5,12 +5,11 @@ from typing import Any
 
 import keras
 
-from keras_kd._say import say
+from keras_kd._say import duration, say
 from keras_kd.benchmarking import settings
 from keras_kd.benchmarking.jobs import Student, digests, fresh_student, fresh_terms, teacher_of_run
 from keras_kd.benchmarking.parts import Part
 from keras_kd.cache import fingerprint
-from keras_kd.cache.reports import duration
 from keras_kd.distiller import Distiller
 from keras_kd.stages.pipeline import fresh_arguments
 from keras_kd.teachers.ensemble import as_teacher

@@ -1,0 +1,76 @@
+"""Look at a few batches before `fit`."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from keras_kd import targets
+from keras_kd._types import Tensors
+from keras_kd.preflight.cost import Batch, measure
+from keras_kd.preflight.judge import judge, labels_fit
+from keras_kd.preflight.report import Report
+from keras_kd.preflight.view import View
+
+
+def check(distiller: Any, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8) -> Report:
+    """Look at a few batches before `fit`: is the teacher any good on them, and do the settings suit it?
+
+    Nothing is trained or changed. The commonest mistakes cost hours and raise no error: a teacher that is fed other
+    values than it was trained on, or whose classes stand in another order than the labels.
+
+    Args:
+        distiller: a compiled Distiller with its teacher.
+        x: as for `fit`.
+        y: as for `fit`.
+        batch_size: of arrays.
+        batches: how many to look at; of arrays, rows from everywhere.
+
+    Returns:
+        The report; it prints as a short table with advice.
+
+    Raises:
+        ValueError: the Distiller is not compiled, or has no teacher; no data.
+        TypeError: the data are neither arrays nor a tf.data.Dataset.
+
+    Example:
+        >>> print(distiller.check(train))
+    """
+    if not distiller.compiled or distiller.teacher is None:
+        raise ValueError("Expected a compiled Distiller with its teacher: compile it, and assign one, before `check`.")
+    seen, count = _look(distiller, x, y, batch_size, max(1, batches))
+    if not seen:
+        raise ValueError("Expected data to look at. Received none.")
+    report = Report(examples=sum(len(tree.flatten(targets.inputs(batch[0]))[0]) for batch in seen))
+    view = View(distiller)
+    rows = view.read(seen)
+    if rows is not None:
+        judge(report, rows, view.temperature, view.per_label, view.head)
+    if rows is None or labels_fit(rows):
+        measure(report, distiller, seen, count)
+    return report
+
+
+def _look(distiller: Any, x: Any, y: Any, batch_size: int, batches: int) -> tuple[list[Batch], int | None]:
+    """Return a few batches, and how many an epoch has, None where that is not known."""
+    if isinstance(x, tf.data.Dataset):
+        data = distiller.teacher.before_fit(x)
+        count = int(data.cardinality())
+        seen = [keras.utils.unpack_x_y_sample_weight(batch) for batch in data.take(batches)]
+        return seen, count if count >= 0 else None
+    if isinstance(x, (tuple, list)) and y is None and len(x) in (2, 3):
+        raise TypeError("Expected arrays as `fit` takes them: check(x, y). Received one tuple of them.")
+    leaves = tree.flatten((x, y))
+    if not all(hasattr(leaf, "shape") for leaf in leaves if leaf is not None):
+        raise TypeError(f"Expected arrays, or a batched tf.data.Dataset. Received: {type(x).__name__}")
+    rows = len(leaves[0])
+    return _batches(x, y, rows, batch_size, batches), -(-rows // batch_size)
+
+
+def _batches(x: Tensors, y: Tensors, rows: int, batch_size: int, batches: int) -> list[Batch]:
+    """Return batches of rows from everywhere: data are often sorted by class."""
+    wanted = min(rows, batch_size * batches)
+    chosen = [number * rows // wanted for number in range(wanted)]
+    parts = [chosen[start : start + batch_size] for start in range(0, wanted, batch_size)]
+    return [(*tree.map_structure(lambda leaf: tf.gather(leaf, part), (x, y)), None) for part in parts]  # noqa: B023

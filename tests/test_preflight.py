@@ -1,0 +1,222 @@
+"""What goes wrong without an error is said before it has cost anything."""
+
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from tests.models import assert_same, batch, mlp, numbers, softmax, statistical, tagger
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return kd.data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """A teacher that has learned from pixels between 0 and 1."""
+    keras.utils.set_random_seed(0)
+    teacher = net(64)
+    teacher.compile(keras.optimizers.Adam(3e-3), LOSS)
+    teacher.fit(*digits.train, epochs=8, verbose=0)
+    return teacher
+
+
+def net(units: int, **last) -> keras.Model:
+    layers = [keras.layers.Flatten(), keras.layers.Dense(units, "relu"), keras.layers.Dense(10, **last)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers])
+
+
+def compiled(teacher, temperature: float = 4.0, student=None, **more) -> kd.Distiller:
+    distiller = kd.Distiller(student=net(8) if student is None else student, teacher=teacher, **more)
+    distiller.compile("adam", LOSS, temperature=temperature)
+    return distiller
+
+
+def test_a_good_teacher_is_measured_and_nothing_is_said_against_it(digits, trained):
+    x, y = digits.train
+    report = compiled(trained).check(x, y, batch_size=100, batches=1000)
+    logits = trained.predict(x, verbose=0).astype("float64")
+    p = softmax(logits)
+    assert report.examples == len(x) and report.classes == 10
+    np.testing.assert_allclose(report.teacher_accuracy, np.mean(np.argmax(logits, axis=-1) == y), rtol=1e-9)
+    np.testing.assert_allclose(report.guessing, np.bincount(y).max() / len(y), rtol=1e-9)
+    np.testing.assert_allclose(report.confidence, p.max(axis=-1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(report.teacher_scale, logits.std(axis=-1).mean(), rtol=1e-5)
+    q = softmax(logits / 4.0)
+    np.testing.assert_allclose(report.entropy, np.mean(-np.sum(q * np.log(q), axis=-1)) / np.log(10), rtol=1e-5)
+    assert report.advice == []
+    assert "Nothing looks wrong" in str(report) and "teacher's accuracy" in str(report)
+
+
+def test_a_wrong_normalisation_of_the_teachers_input_is_caught(digits, trained):
+    x, y = digits.train
+    for wrong in (1.0 - x, x / 255.0, 10.0 * (x - 1.0)):
+        advice = " ".join(compiled(trained).check(wrong, y).advice)
+        assert "it is not shown what it was trained on" in advice and "preprocess" in advice
+    brighter = compiled(trained).check(255.0 * x, y)  # which this teacher still reads, but no longer doubts
+    assert "another range than the teacher was trained on" in " ".join(brighter.advice)
+    cured = kd.teachers.Frozen(trained, preprocess=lambda x: 1.0 - x)
+    assert compiled(cured).check(1.0 - x, y).advice == []
+
+
+def test_a_shuffled_order_of_labels_is_caught(digits, trained):
+    x, y = digits.train
+    order = np.random.default_rng(1).permutation(10)
+    report = compiled(trained).check(x, order[y])
+    assert "another order than the labels" in report.advice[0]
+    assert report.renamed_accuracy > 0.9 > 0.5 > report.teacher_accuracy
+
+
+def test_an_order_of_labels_is_not_seen_in_chance(digits):
+    x, y = digits.train
+    keras.utils.set_random_seed(3)
+    advice = compiled(net(64)).check(x, np.random.default_rng(0).integers(0, 10, len(y))).advice
+    assert "not shown what it was trained on" in advice[0]
+
+
+def test_labels_that_are_counted_from_one_are_caught(digits, trained):
+    x, y = digits.train
+    assert any("labels go from 1 to 10" in each for each in compiled(trained).check(x, y + 1).advice)
+
+
+def test_one_hot_labels_and_datasets_say_the_same(digits, trained):
+    x, y = (each[:96] for each in digits.train)
+    distiller = compiled(trained)
+    expected = distiller.check(x, y, batches=3)
+    distiller.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True), temperature=4.0)
+    hot = tf.data.Dataset.from_tensor_slices((x, np.eye(10, dtype="float32")[y])).batch(32)
+    found = distiller.check(hot)
+    assert found.teacher_accuracy == expected.teacher_accuracy and found.confidence == pytest.approx(
+        expected.confidence
+    )
+
+
+def test_a_temperature_at_which_targets_say_nothing_is_answered_with_a_better_one(digits, trained):
+    x, y = digits.train
+    for temperature, what in ((0.05, "hardly more than a label"), (500.0, "hardly anything")):
+        (advice,) = compiled(trained, temperature).check(x, y).advice
+        assert what in advice
+        better = float(advice.split("temperature=")[1].split()[0])
+        assert compiled(trained, better).check(x, y).entropy == pytest.approx(0.3, abs=0.03)
+
+
+def test_probabilities_that_are_taken_for_logits_are_caught(digits, trained):
+    x, y = digits.train
+    said = compiled(lambda x: tf.nn.softmax(trained(x))).check(x, y).advice
+    assert 'head="softmax"' in said[0]
+    named = kd.teachers.Frozen(lambda x: tf.nn.softmax(trained(x)), head="softmax")
+    assert compiled(named).check(x, y).advice == []
+
+
+def test_a_trained_student_with_small_logits_is_told_of_standardisation(digits, trained):
+    x, y = digits.train
+    copy = keras.models.clone_model(trained)
+    copy.set_weights(trained.get_weights())
+    small = keras.Sequential([keras.Input((8, 8, 1)), copy, keras.layers.Rescaling(0.1)])
+    assert "standardized" in compiled(trained, student=small).check(x, y).advice[0]
+
+
+def test_a_student_that_is_better_than_its_teacher_is_said(digits, trained):
+    x, y = digits.train
+    keras.utils.set_random_seed(0)
+    weak = net(4)
+    weak.compile(keras.optimizers.Adam(1e-2), LOSS)
+    weak.fit(x, y, epochs=2, verbose=0)
+    copy = keras.models.clone_model(trained)
+    copy.set_weights(trained.get_weights())
+    assert "better than its teacher" in " ".join(compiled(weak, student=copy).check(x, y).advice)
+
+
+def test_a_slow_teacher_is_told_of_the_cache_and_a_remembered_one_is_not():
+    def slow(x):
+        def wait(values):
+            time.sleep(0.05)
+            return values
+
+        return given(tf.ensure_shape(tf.numpy_function(wait, [x], tf.float32), x.shape))
+
+    given = mlp(2)
+    x, y = batch(2000)
+    report = compiled(slow, student=mlp(1)).check(x, y, batch_size=32, batches=3)
+    assert "TeacherCache" in report.advice[-1]
+    assert report.epoch_seconds >= report.teacher_seconds > 0.05 * 2000 / 32
+    remembered = compiled(kd.teachers.Remembered(slow), student=mlp(1)).check(x, y, batch_size=32, batches=3)
+    assert not any("TeacherCache" in each for each in remembered.advice)
+
+
+def test_memory_counts_weights_gradients_optimizer_and_outputs():
+    student, teacher = mlp(1), mlp(2, units=7)
+    report = compiled(teacher, student=student).check(*batch(64), batch_size=16, batches=1)
+    # Weights of both, gradients and Adam's two slots of the student; its outputs twice; the teacher's largest twice.
+    weights = 4 * (student.count_params() * 4 + teacher.count_params())
+    outputs = 4 * 16 * (2 * (4 + 5 + 3) + 2 * 7)
+    assert report.memory == weights + outputs
+
+
+def test_nothing_is_changed_by_looking(digits):
+    x, y = batch(24)
+    student, teacher = statistical(1), statistical(2)
+    distiller = compiled(teacher, student=student)
+    before = [*numbers(student), *numbers(teacher)]
+    distiller.check(x, y, batch_size=8)
+    assert_same([*numbers(student), *numbers(teacher)], before)
+    twin = statistical(1)
+    other = compiled(teacher, student=twin)
+    for each in (distiller, other):
+        keras.utils.set_random_seed(0)
+        each.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0)
+    assert_same(numbers(student), numbers(twin))
+
+
+def test_ensembles_masks_several_labels_and_cached_targets_are_read(tmp_path):
+    x, y = batch(32)
+    both = kd.teachers.Ensemble([mlp(2), mlp(3)])
+    said = (softmax(mlp(2).predict(x, verbose=0)) + softmax(mlp(3).predict(x, verbose=0))) / 2
+    report = compiled(both, student=mlp(1)).check(x, y)
+    assert report.teacher_accuracy == np.mean(np.argmax(said, axis=-1) == y)
+    cache = kd.TeacherCache(tmp_path, teacher=mlp(2), dtype="float32")
+    data = tf.data.Dataset.from_tensor_slices((x, y))
+    cache.build(data, verbose=0)
+    cached = compiled(kd.teachers.Cached(cache), student=mlp(1)).check(cache.join(data).batch(8))
+    assert cached.teacher_accuracy == np.mean(np.argmax(mlp(2).predict(x, verbose=0), axis=-1) == y)
+    words = np.array([[1, 2, 3, 0], [4, 0, 0, 0]])
+    labels = np.argmax(tagger(2).predict(words, verbose=0), axis=-1)
+    labels[words == 0] = (labels[words == 0] + 1) % 3
+    assert compiled(tagger(2), student=tagger(1)).check(words, labels).teacher_accuracy == 1.0
+    many = kd.Distiller(student=mlp(1), teacher=mlp(2), terms=kd.methods.multi_label())
+    many.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    yes = (mlp(2).predict(x, verbose=0) > 0).astype("float32")
+    assert many.check(x, yes).teacher_accuracy == 1.0
+
+
+def test_values_that_are_no_classes_have_a_cost_and_no_accuracy():
+    x, _ = batch(32)
+    distiller = kd.Distiller(student=mlp(1, classes=1), teacher=mlp(2, classes=1), terms=kd.methods.regression())
+    distiller.compile("adam", "mse")
+    report = distiller.check(x, np.random.default_rng(0).normal(size=(32, 1)))
+    assert report.teacher_accuracy is None and report.epoch_seconds > 0
+
+
+def test_a_term_that_reads_layers_has_a_cost_and_no_accuracy():
+    terms = kd.methods.fitnets([("hidden", "hidden")])
+    report = compiled(mlp(2), student=mlp(1), terms=terms).check(*batch(32))
+    assert report.entropy is None and report.memory > 0
+
+
+def test_what_cannot_be_looked_at_is_refused():
+    x, y = batch(8)
+    with pytest.raises(ValueError, match="Expected a compiled Distiller"):
+        kd.Distiller(student=mlp(1), teacher=mlp(2)).check(x, y)
+    with pytest.raises(TypeError, match=r"check\(x, y\)"):
+        compiled(mlp(2), student=mlp(1)).check((x, y))
+    with pytest.raises(TypeError, match="Expected arrays"):
+        compiled(mlp(2), student=mlp(1)).check(iter([x]))
+    with pytest.raises(ValueError, match="Received none"):
+        compiled(mlp(2), student=mlp(1)).check(tf.data.Dataset.from_tensor_slices((x, y)).batch(2).take(0))
