@@ -19,6 +19,7 @@ from scipy import stats
 
 import keras_kd as kd
 from keras_kd.benchmarking import plot, statistics
+from keras_kd.benchmarking.jobs import Heartbeat
 from keras_kd.benchmarking.results import BenchmarkResult, Run
 from tests.benchmarks import LOSS, arguments, finished, net, part, shuffled, teacher
 
@@ -142,7 +143,7 @@ def test_the_same_call_again_runs_nothing_and_says_the_same(small):
     before = finished(folder)
     again = kd.benchmark(**arguments(folder, recipes=recipes))
     assert finished(folder) == before
-    assert str(again) == str(result)
+    assert str(again) == str(result) == str(BenchmarkResult.load(folder))
     assert again.to_dict() == result.to_dict() == json.loads(json.dumps(result.to_dict()))
 
 
@@ -158,9 +159,9 @@ def test_the_table_is_aligned_and_there_in_markdown(small):
 
 def test_a_poisoned_test_set_changes_no_choice(tmp_path):
     x, y = part(2)
-    clean = kd.benchmark(**arguments(tmp_path / "clean", keep_best=True, epochs=4))
+    clean = kd.benchmark(**arguments(tmp_path / "clean", keep_best=True, epochs=3, seeds=1))
     poison = (x, (y + np.random.default_rng(0).integers(0, 3, len(y))) % 3)
-    spoiled = kd.benchmark(**arguments(tmp_path / "spoiled", keep_best=True, epochs=4, test=poison))
+    spoiled = kd.benchmark(**arguments(tmp_path / "spoiled", keep_best=True, epochs=3, seeds=1, test=poison))
     assert [run.test for run in clean.runs] != [run.test for run in spoiled.runs]
     for a, b in zip(clean.runs, spoiled.runs, strict=True):
         assert (a.epoch, a.validation, a.history) == (b.epoch, b.validation, b.history)
@@ -258,6 +259,8 @@ def test_what_cannot_be_compared_is_refused_before_any_work(tmp_path):
         ),
         ({"seeds": [1, 1]}, "different seeds"),
         ({"seeds": 0}, "different seeds"),
+        ({"metric": "f1"}, "Expected `metric` to be one of ['accuracy', 'loss']"),
+        ({"teacher": kd.teachers.EMA(0.9)}, "teacher that all runs can share"),
         ({"epochs": 0}, "Expected `epochs`"),
         ({"label_smoothing": 1.0}, "Expected `label_smoothing`"),
         ({"students": {"net": lambda: 3}}, "Expected student 'net'"),
@@ -274,6 +277,11 @@ def test_what_cannot_be_compared_is_refused_before_any_work(tmp_path):
     assert not finished(tmp_path)
 
 
+def test_a_folder_without_a_benchmark_is_named(tmp_path):
+    with pytest.raises(ValueError, match="Expected the folder of a benchmark"):
+        BenchmarkResult.load(tmp_path)
+
+
 def test_the_front_is_what_nothing_beats():
     assert plot.front([(10, 0.5), (5, 0.4), (7, 0.3), (20, 0.5), (5, 0.1)]) == [1, 0]
 
@@ -284,15 +292,12 @@ def test_the_picture_is_written(small, tmp_path):
 
 
 def test_a_benchmark_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
-    tables = []
-    for name, kills in (("killed", 3), ("whole", 0)):
-        command = [sys.executable, "-m", "tests.benchmarks", str(tmp_path / name), "--kills", str(kills)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        if kills:
-            assert len(re.findall(r"exit code -9, \d runs, earlier ones kept", done.stdout)) == 3, done.stdout
-        assert "in the end kept" in done.stdout
-        tables.append((tmp_path / name / "table.txt").read_text())
-    assert tables[0] == tables[1]
+    command = [sys.executable, "-m", "tests.benchmarks", str(tmp_path / "killed"), "--kills", "3"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert len(re.findall(r"exit code -9, \d runs, earlier ones kept", done.stdout)) == 3, done.stdout
+    assert "in the end kept" in done.stdout
+    whole = kd.benchmark(**arguments(tmp_path / "whole"))
+    assert (tmp_path / "killed" / "table.txt").read_text() == str(whole)
 
 
 def test_a_benchmark_that_is_interrupted_says_what_is_kept(tmp_path, capsys):
@@ -305,10 +310,21 @@ def test_a_benchmark_that_is_interrupted_says_what_is_kept(tmp_path, capsys):
     thread = threading.Thread(target=press)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        kd.benchmark(**arguments(tmp_path, epochs=40, verbose=1))
+        kd.benchmark(**arguments(tmp_path, epochs=8, verbose=1))
     thread.join()
     count = len(finished(tmp_path))
     assert f"Stopped. {count} of 6 runs" in capsys.readouterr().out
+    there = BenchmarkResult.load(tmp_path)
+    assert len(there.runs) == count and "alone" in str(there) and there.best().path.endswith(".keras")
+
+
+def test_a_long_run_says_how_far_it_is(capsys):
+    beat = Heartbeat("net, kd, seed 0", 4, every=0.0)
+    student = net()
+    student.compile("sgd", LOSS)
+    student.fit(*part(0), epochs=4, verbose=0, callbacks=[beat])
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3 and re.search(r"net, kd, seed 0: epoch 1 of 4; about [\d.]+ s left", said[0])
 
 
 @pytest.mark.parametrize("executor", ["processes", "ray"])

@@ -19,6 +19,7 @@ from keras_kd.benchmarking.jobs import (
     Job,
     Recipe,
     Student,
+    check_teacher,
     digests,
     first_metric,
     fresh_terms,
@@ -27,8 +28,8 @@ from keras_kd.benchmarking.jobs import (
     run,
 )
 from keras_kd.benchmarking.parts import Part
-from keras_kd.benchmarking.quality import teacher_measured
-from keras_kd.benchmarking.results import BenchmarkResult, Run
+from keras_kd.benchmarking.quality import require, teacher_measured
+from keras_kd.benchmarking.results import ABOUT, BenchmarkResult, Run
 from keras_kd.stages.best import larger_is_better
 from keras_kd.stages.pipeline import replace
 from keras_kd.teachers.ensemble import as_teacher
@@ -60,14 +61,16 @@ def benchmark(
     from the same weights and take the same batches in the same order, so that they are compared seed by seed. What is
     chosen (an epoch with `keep_best`, a recipe) is chosen on `validation`; `test` is read once in each run, at its end.
 
-    Each run is kept in `folder` as it ends. Stopped or killed at any moment, the same call does only what is missing;
-    more students, recipes or seeds add to what is there. A run that was made with other settings is refused.
+    Each run is kept in `folder` as it ends. Stopped or killed at any moment, the same call does only what is missing,
+    and `BenchmarkResult.load(folder)` shows what is there; more students, recipes or seeds add to it. A run that was
+    made with other settings is refused. Keras's random seed is set anew for each run.
 
     Args:
         students: by name, models or functions that build one. A model gives its architecture: each run draws fresh
             weights. To keep weights (a pretrained backbone), give a function. Or a list of dicts {"name", "model",
             ...}, each with a recipe of its own in it; `recipes` is then left out.
-        teacher: as for `Distiller`. Where it does not change and `train` is arrays, it is asked once for all runs.
+        teacher: as for `Distiller`, one that does not change with the student. Where `train` is arrays, it is asked
+            once for all runs.
         train: arrays (x, y) or (x, y, sample_weight); a batched tf.data.Dataset that gives the same batches whenever it
             is read; or a function of the seed that returns one, which may shuffle and augment by it.
         validation: the same.
@@ -108,14 +111,15 @@ def benchmark(
     """
     statistics.scipy_stats()
     workers.check(executor)
-    as_teacher(teacher)
+    check_teacher(teacher)
     _check_numbers(epochs, batch_size, label_smoothing)
     metric = first_metric(compile_arguments) if metric is None else metric
     larger_is_better(metric, mode)
     parts = {
         name: Part(name, source, batch_size) for name, source in zip(PARTS, (train, validation, test), strict=True)
     }
-    parts["train"].check_order()
+    for part in parts.values():
+        part.check_order()
     common = Common(
         teacher=teacher,
         **parts,
@@ -129,17 +133,16 @@ def benchmark(
         digests=digests(teacher, parts),
     )
     jobs = _jobs(common, students, recipes, seeds)
-    if executor is not None:
-        workers.send(common, jobs, executor)  # what cannot cross is said before any work
+    sent = {} if executor is None else workers.send(common, jobs, executor)  # what cannot cross is said before any work
     with quiet(not verbose):
-        found, parameters = _teacher_of(common, jobs[0])
-        runs = _run_all(common, jobs, executor)
-    return BenchmarkResult(runs, found, parameters, metric, mode)
+        about = _teacher_of(common, jobs[0])
+        runs = _run_all(common, jobs, executor, sent)
+    return BenchmarkResult(runs, **about)
 
 
 def _jobs(common: Common, students: Any, recipes: Any, seeds: int | Iterable[int]) -> list[Job]:
     """Return all runs: for each student, the controls and its recipes, and for each of these the seeds."""
-    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    numbers = [int(seed) for seed in (range(seeds) if isinstance(seeds, int) else seeds)]
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"Expected `seeds` to be a number from 1 on, or different seeds. Received: seeds={seeds!r}")
     controls = [ALONE] if common.label_smoothing is None else [ALONE, SMOOTHING]
@@ -192,24 +195,28 @@ def _check_recipe(name: str, recipe: Any) -> None:
         fresh_terms(recipe["terms"])
 
 
-def _teacher_of(common: Common, job: Job) -> tuple[dict[str, dict[str, float]], int]:
-    """Return what the teacher's evaluation says, and its number of weights; kept for a later call."""
-    path = common.folder / "teacher.json"
+def _teacher_of(common: Common, job: Job) -> dict[str, Any]:
+    """Return what a result says beside the runs, the teacher's evaluation first of all; kept for a later call."""
+    path = common.folder / ABOUT
+    compared = {"metric": common.metric, "mode": common.mode}
     decides = {"digests": common.digests, "compile": settings.describe(common.compile_arguments)}
     with contextlib.suppress(OSError, ValueError, KeyError):
         kept_before = json.loads(path.read_text())
         if settings.difference(kept_before["settings"], decides) is None:
-            return kept_before["teacher"], kept_before["parameters"]
+            return {**kept_before["about"], **compared}
     teacher, parts = as_teacher(common.teacher), [getattr(common, name) for name in PARTS]
     found = teacher_measured(teacher, job.build(), common.compile_arguments, parts)
+    if found:
+        require(common.metric, found["validation"])
     parameters = sum(int(np.prod(weight.shape)) for weight in teacher.weights)
-    content = json.dumps({"teacher": found, "parameters": parameters, "settings": decides}, indent=1)
+    about = {"teacher": found, "teacher_parameters": parameters, **compared}
+    content = json.dumps({"about": about, "settings": decides}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, lambda partial: partial.write_text(content))
-    return found, parameters
+    return about
 
 
-def _run_all(common: Common, jobs: list[Job], executor: Any) -> list[Run]:
+def _run_all(common: Common, jobs: list[Job], executor: Any, sent: dict[Job, Any]) -> list[Run]:
     """Read back what is finished, run what is missing, and return all of it in the order of the jobs."""
     done = {job: found for job in jobs if (found := kept(common, job)) is not None}
     missing = [job for job in jobs if job not in done]
@@ -219,7 +226,7 @@ def _run_all(common: Common, jobs: list[Job], executor: Any) -> list[Run]:
             for job in missing:
                 progress.ended(job, run(common, job))
         elif missing:
-            _side_by_side(common, missing, executor, progress)
+            _side_by_side(common, {job: sent[job] for job in missing}, executor, progress)
     except KeyboardInterrupt:
         finished = f"{len(progress.done)} of {len(jobs)} runs"
         say(f"Stopped. {finished} are kept in {str(common.folder)!r}; the same call goes on with the others.")
@@ -227,10 +234,9 @@ def _run_all(common: Common, jobs: list[Job], executor: Any) -> list[Run]:
     return [progress.done[job] for job in jobs]
 
 
-def _side_by_side(common: Common, missing: list[Job], executor: Any, progress: "_Progress") -> None:
-    path, sent = workers.send(common, missing, executor)
-    with workers.opened(executor, len(missing)) as pool:
-        jobs = {pool.submit(workers.work, path, each): job for each, job in zip(sent, missing, strict=True)}
+def _side_by_side(common: Common, sent: dict[Job, Any], executor: Any, progress: "_Progress") -> None:
+    with workers.opened(executor, len(sent)) as pool:
+        jobs = {pool.submit(workers.work, each): job for job, each in sent.items()}
         try:
             for future in as_completed(jobs):
                 future.result()

@@ -12,10 +12,11 @@ from typing import Any
 import keras
 
 from keras_kd import losses
+from keras_kd._say import duration, say
 from keras_kd.benchmarking import settings
 from keras_kd.benchmarking.controls import ALONE, SMOOTHING, Uniform, smoothing_loss
 from keras_kd.benchmarking.parts import Part
-from keras_kd.benchmarking.quality import measured
+from keras_kd.benchmarking.quality import measured, require
 from keras_kd.benchmarking.results import Run
 from keras_kd.cache import fingerprint
 from keras_kd.copies import fresh_model
@@ -163,11 +164,7 @@ def read(common: Common, job: Job) -> Run:
     Raises:
         ValueError: its file is damaged.
     """
-    path, _ = paths(common, job)
-    try:
-        return Run(**json.loads(path.read_text())["run"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} is damaged. Remove it, and the run is made again.") from error
+    return Run.read(paths(common, job)[0])
 
 
 def run(common: Common, job: Job) -> Run:
@@ -179,6 +176,7 @@ def run(common: Common, job: Job) -> Run:
     keras.utils.set_random_seed(job.seed)
     history, epoch = _fit(common, job, trained)
     evaluated = [measured(trained, part) for part in (common.train, common.validation, common.test)]
+    require(common.metric, evaluated[1])
     path, model = paths(common, job)
     path.parent.mkdir(parents=True, exist_ok=True)
     done = Run(
@@ -198,6 +196,47 @@ def run(common: Common, job: Job) -> Run:
     content = json.dumps({"run": dataclasses.asdict(done), "settings": decides}, indent=1)
     replace(path, lambda partial: partial.write_text(content))
     return done
+
+
+class Heartbeat(keras.callbacks.Callback):
+    """Say now and then how far a long run is.
+
+    Args:
+        name: of the run.
+        epochs: that it has.
+        every: seconds of silence, at least.
+    """
+
+    def __init__(self, name: str, epochs: int, every: float = 30.0) -> None:
+        super().__init__()
+        self.name = name
+        self.epochs = epochs
+        self.every = every
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Start the clock."""
+        self.started = self.said = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Say how far it is, after a while without a word."""
+        now = time.perf_counter()
+        if epoch + 1 < self.epochs and now - self.said >= self.every:
+            self.said = now
+            left = (now - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
+            say(f"     {self.name}: epoch {epoch + 1} of {self.epochs}; about {duration(left)} left of this run")
+
+
+def check_teacher(teacher: Any) -> None:
+    """Refuse what is no teacher, or one whose state would go from one run into the next.
+
+    Raises:
+        TypeError: no teacher.
+        ValueError: a teacher that changes with the student.
+    """
+    if as_teacher(teacher).stateful():
+        raise ValueError(
+            f"Expected a teacher that all runs can share. Received: {teacher!r}, which changes with its student."
+        )
 
 
 def _compiled(common: Common, job: Job, student: keras.Model) -> keras.Model:
@@ -269,7 +308,7 @@ def fresh_terms(terms: Any) -> list[Term]:
 
 def _fit(common: Common, job: Job, trained: keras.Model) -> tuple[dict[str, list[float]], int]:
     """Train for the budget; return the logs, and the epoch whose weights the student ends with."""
-    callbacks = []
+    callbacks: list[Any] = [Heartbeat(f"{job.student}, {job.recipe}, seed {job.seed}", common.epochs)]
     if common.keep_best:
         best = keras.callbacks.EarlyStopping(
             f"val_{common.metric}",

@@ -21,6 +21,12 @@ def measured(model: keras.Model, part: Part) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if name not in ("student_loss", "distillation_loss")}
 
 
+def require(metric: str, found: dict[str, float]) -> None:
+    """Refuse a metric that no evaluation knows."""
+    if metric not in found:
+        raise ValueError(f"Expected `metric` to be one of {sorted(found)}. Received: metric={metric!r}")
+
+
 def teacher_measured(
     teacher: Teacher, student: keras.Model, compile_arguments: dict[str, Any], parts: list[Part]
 ) -> dict[str, dict[str, float]]:

@@ -1,6 +1,8 @@
 """What a benchmark found: each run, and the table over the seeds."""
 
 import dataclasses
+import json
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,9 @@ import numpy as np
 from keras_kd.benchmarking import plot, statistics
 from keras_kd.benchmarking.controls import ALONE
 from keras_kd.stages.best import larger_is_better
+
+#: What a folder says beside its runs.
+ABOUT = "about.json"
 
 
 @dataclasses.dataclass
@@ -39,6 +44,18 @@ class Run:
     test: dict[str, float]
     history: dict[str, list[float]]
     path: str
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> "Run":
+        """Return a run that is kept; its student stands beside it.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            return cls(**{**json.loads(path.read_text())["run"], "path": str(path.with_suffix(".keras"))})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(path)!r} is damaged. Remove it, and the run is made again.") from error
 
 
 @dataclasses.dataclass
@@ -83,6 +100,23 @@ class BenchmarkResult:
     teacher_parameters: int
     metric: str
     mode: str = "auto"
+
+    @classmethod
+    def load(cls, folder: Any) -> "BenchmarkResult":
+        """Return what is finished of a benchmark, be it running, stopped or done.
+
+        Args:
+            folder: of the benchmark.
+
+        Raises:
+            ValueError: there is none, or a file is damaged.
+        """
+        folder = pathlib.Path(folder)
+        if not (folder / ABOUT).exists():
+            raise ValueError(f"Expected the folder of a benchmark. Received: {str(folder)!r}, where no {ABOUT!r} is.")
+        about = json.loads((folder / ABOUT).read_text())["about"]
+        paths = [path for path in folder.glob("runs/*.json") if not path.name.startswith("partial-")]
+        return cls([Run.read(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)], **about)
 
     @property
     def histories(self) -> dict[tuple[str, str, int], dict[str, list[float]]]:

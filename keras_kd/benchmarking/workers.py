@@ -67,8 +67,8 @@ def opened(executor: Any, jobs: int) -> Iterator[Executor]:
         made.shutdown(wait=True, cancel_futures=True)
 
 
-def send(common: Common, jobs: list[Job], executor: Any) -> tuple[str, list[dict[str, Any]]]:
-    """Write what all jobs share to files, and return where, and each job as JSON.
+def send(common: Common, jobs: list[Job], executor: Any) -> dict[Job, dict[str, Any]]:
+    """Write what all jobs share to files, and return each job as JSON that says where.
 
     Raises:
         ValueError: something that another process cannot make.
@@ -87,26 +87,28 @@ def send(common: Common, jobs: list[Job], executor: Any) -> tuple[str, list[dict
         **{name: getattr(common, name) for name in _PLAIN},
         "batch_size": common.train.batch_size,
     }
-    sent = [
-        {
+    path = folder / "common.json"
+    sent = {
+        job: {
+            "common": str(path),
             **{name: getattr(job, name) for name in ("student", "recipe", "seed")},
             "model": models[id(job.model)],
             "how": settings.encode(job.how, f"recipe {job.recipe!r}"),
         }
         for job in jobs
-    ]
-    if executor == "ray" and '"__main__:' in json.dumps([content, sent]):
+    }
+    if executor == "ray" and '"__main__:' in json.dumps([content, *sent.values()]):
         raise ValueError(
             "Expected functions that Ray's processes can import. Received one of the script that is running: move it "
             "to a module of its own."
         )
-    path = folder / "common.json"
     replace(path, lambda partial: partial.write_text(json.dumps(content)))
-    return str(path), sent
+    return sent
 
 
-def work(path: str, sent: dict[str, Any]) -> float:
+def work(sent: dict[str, Any]) -> float:
     """Run one job in this process, and keep it; return the seconds that it took."""
+    path = sent["common"]
     common = _receive(path, pathlib.Path(path).stat().st_mtime_ns)
     job = Job(
         sent["student"], sent["recipe"], sent["seed"], _receive_model(sent["model"]), settings.decode(sent["how"])

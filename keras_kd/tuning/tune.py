@@ -16,7 +16,7 @@ from keras import tree
 
 from keras_kd._say import quiet, say
 from keras_kd.benchmarking import settings
-from keras_kd.benchmarking.jobs import Student, first_metric
+from keras_kd.benchmarking.jobs import Student, check_teacher, first_metric
 from keras_kd.benchmarking.parts import Part
 from keras_kd.stages.best import larger_is_better
 from keras_kd.stages.pipeline import replace
@@ -95,9 +95,11 @@ def tune(
     metric = first_metric(compile_arguments) if metric is None else metric
     direction, sign = ("max", -1.0) if larger_is_better(metric, mode) else ("min", 1.0)
     parts = {"train": Part("train", train, batch_size), "validation": Part("validation", validation, batch_size)}
-    parts["train"].check_order()
+    for part in parts.values():
+        part.check_order()
     limits = {"max_epochs": epochs, "factor": _FACTOR} if tuner == "hyperband" else {"max_trials": trials}
     total = epochs * math.log(max(epochs, 3), _FACTOR) ** 2 if tuner == "hyperband" else float(trials * epochs)
+    check_teacher(teacher)
     search = Search(
         student, teacher, parts, space, compile_arguments, seed, f"val_{metric}", epochs, total, bool(verbose)
     )
