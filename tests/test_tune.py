@@ -148,11 +148,11 @@ def test_a_search_that_is_interrupted_keeps_its_trials(tmp_path, capsys):
     thread = threading.Thread(target=press)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        kd.tune(**arguments(tmp_path, trials=6, epochs=4, verbose=1))
+        kd.tune(**arguments(tmp_path, trials=4, verbose=1))
     thread.join()
     assert "the same call goes on" in capsys.readouterr().out
-    assert 1 <= done() < 6
-    assert len(kd.tune(**arguments(tmp_path, trials=6, epochs=4)).trials) == 6
+    assert 1 <= done() < 4
+    assert len(kd.tune(**arguments(tmp_path, trials=4)).trials) == 4
 
 
 def test_flatness_is_told_by_the_standard_error_of_an_accuracy(tmp_path):
