@@ -81,6 +81,12 @@ def test_an_order_of_labels_is_not_seen_in_chance(digits):
     assert "not shown what it was trained on" in advice[0]
 
 
+def test_few_examples_of_many_classes_are_not_taken_for_another_order():
+    report = compiled(mlp(2, classes=200), student=mlp(1, classes=200)).check(*batch(128, classes=200), batches=4)
+    assert report.renamed_accuracy < 0.1
+    assert not any("order" in each for each in report.advice)
+
+
 def test_labels_that_are_counted_from_one_are_caught(digits, trained):
     x, y = digits.train
     assert any("labels go from 1 to 10" in each for each in compiled(trained).check(x, y + 1).advice)

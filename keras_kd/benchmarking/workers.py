@@ -60,9 +60,14 @@ def opened(executor: Any, jobs: int) -> Iterator[Executor]:
     if isinstance(executor, Executor):
         yield executor
         return
+    others = set(multiprocessing.active_children())
     made = _Ray() if executor == "ray" else _processes(jobs)
     try:
         yield made
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()  # what it has finished is whole, and Ctrl-C should not wait for what it has not
+        raise
     finally:
         made.shutdown(wait=True, cancel_futures=True)
 
