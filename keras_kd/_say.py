@@ -27,8 +27,8 @@ def quiet(active: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        if was:
-            keras.config.enable_interactive_logging()
+        # Whatever was called may have cleared Keras's session, and this setting with it.
+        (keras.config.enable_interactive_logging if was else keras.config.disable_interactive_logging)()
 
 
 def size(count: float) -> str:

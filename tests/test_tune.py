@@ -108,6 +108,8 @@ def test_every_tuner_finds_settings_within_the_space(tuner, tmp_path):
     for trial in result.trials:
         assert 2 <= trial.settings["temperature"] <= 4 and trial.settings["alpha"] in (0.25, 0.75)
         assert trial.settings["method"] in space["method"] and 0.5 <= trial.settings["weight of decoupled_kl"] <= 2
+    result.plot(tmp_path / "search.svg")
+    assert (tmp_path / "search.svg").read_text().count("<!-- ") > 10  # a comment for each text that is drawn
     assert {trial.epochs for trial in result.trials} == ({1, 3} if tuner == "hyperband" else {3})
 
 

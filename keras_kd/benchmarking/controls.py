@@ -9,6 +9,13 @@ from keras_kd import losses
 from keras_kd._types import Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
+#: What makes label smoothing of a loss, by its name.
+_DIVERGENCES = {
+    "categoricalcrossentropy": losses.kl_divergence,
+    "sparsecategoricalcrossentropy": losses.kl_divergence,
+    "binarycrossentropy": losses.binary_kl,
+}
+
 #: The controls, by the names that they have among the recipes.
 ALONE, SMOOTHING = "alone", "label smoothing"
 
@@ -29,6 +36,4 @@ def smoothing_loss(compile_arguments: dict[str, Any]) -> Callable | None:
     loss = compile_arguments.get("loss")
     name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
     name = name.lower().replace("_", "")
-    if "crossentropy" not in name:
-        return None
-    return losses.binary_kl if name.startswith("binary") else losses.kl_divergence
+    return _DIVERGENCES.get(name)

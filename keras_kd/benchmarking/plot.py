@@ -48,13 +48,19 @@ def pareto(path: Any, rows: "list[Row]", metric: str, sign: float, teacher: floa
     """
     figure = figure_class()(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for recipe in dict.fromkeys(row.recipe for row in rows):
+    recipes = list(dict.fromkeys(row.recipe for row in rows))
+
+    def place(row: "Row") -> float:
+        """Return where a row is drawn: beside those of the same student, which would hide its interval."""
+        return row.parameters * 1.06 ** (recipes.index(row.recipe) - (len(recipes) - 1) / 2)
+
+    for recipe in recipes:
         chosen = [row for row in rows if row.recipe == recipe]
         means = [row.test.mean for row in chosen]
         spread = [0.0 if row.test.high is None else row.test.high - row.test.mean for row in chosen]
-        axes.errorbar([row.parameters for row in chosen], means, spread, fmt="o", capsize=3, label=recipe)
+        axes.errorbar([place(row) for row in chosen], means, spread, fmt="o", capsize=3, label=recipe)
     best = [rows[number] for number in front([(row.parameters, sign * row.test.mean) for row in rows])]
-    axes.plot([row.parameters for row in best], [row.test.mean for row in best], color="0.5", linewidth=1, zorder=0)
+    axes.plot([place(row) for row in best], [row.test.mean for row in best], color="0.5", linewidth=1, zorder=0)
     if teacher is not None:
         axes.plot(teacher_size, teacher, "*", color="black", markersize=12, label="teacher")
     axes.set(xscale="log", xlabel="parameters", ylabel=f"test {metric}")

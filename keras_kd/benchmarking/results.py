@@ -244,10 +244,10 @@ class BenchmarkResult:
             noise = "One seed: nothing here can be told from noise. Give at least 3."
         else:
             noise = (
-                "Mean ± half of its 95 % interval (Student's t over the seeds); over alone: the same of the "
+                "Mean ± half of its 95 % interval (Student's t over the seeds); over alone: the same of the\n"
                 "differences, seed by seed, on test; p: paired t-test of these, not corrected for the many recipes."
             )
-        return f"* best recipe of its student, by validation. {noise}"
+        return f"* best recipe of its student, by validation.\n{noise}"
 
 
 def _spread(found: statistics.Interval) -> str:

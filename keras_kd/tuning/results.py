@@ -89,7 +89,8 @@ class TuneResult:
         good, ranges = self.as_good(), []
         for name in self.best:
             values = sorted({trial.settings[name] for trial in good})
-            ranges.append(f"{name} {text(values[0])}" + (f" to {text(values[-1])}" if len(values) > 1 else ""))
+            ends = values if isinstance(values[0], str) else sorted({values[0], values[-1]})
+            ranges.append(f"{name} " + (" or " if isinstance(values[0], str) else " to ").join(map(text, ends)))
         return (
             f"{len(good)} of {len(self.trials)} trials are within {self.noise:.4f} of the best, the standard error of "
             f"this accuracy: {', '.join(ranges)}."

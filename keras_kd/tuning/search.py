@@ -56,7 +56,7 @@ class Search:
         self.objective = objective
         self.given = epochs
         self.total = total
-        self.talks = talks
+        self.talks = talks and keras.config.is_interactive_logging_enabled()
         self.remembered = Remembered(teacher)
         self.trials, self.epochs, self.kept = 0, 0, 0
         self.started = time.perf_counter()
