@@ -67,7 +67,8 @@ def benchmark(
 
     Args:
         students: by name, models or functions that build one. A model gives its architecture: each run draws fresh
-            weights. To keep weights (a pretrained backbone), give a function. Or a list of dicts {"name", "model",
+            weights (an initializer with a seed of its own, the same ones each time). To keep weights (a pretrained
+            backbone), give a function. Or a list of dicts {"name", "model",
             ...}, each with a recipe of its own in it; `recipes` is then left out.
         teacher: as for `Distiller`, one that does not change with the student. Where `train` is arrays, it is asked
             once for all runs.
@@ -89,7 +90,8 @@ def benchmark(
         executor: None runs one after the other in this process. "processes": side by side, a process for each GPU or
             each two cores. "ray": on the Ray cluster that is connected, all of whose machines see `folder`, or on this
             machine. Or a `concurrent.futures.Executor` of fresh processes. Models, arrays, and functions that a module
-            holds under their own names can cross to other processes; lambdas and tf.data.Datasets cannot.
+            holds under their own names can cross to other processes; lambdas and tf.data.Datasets cannot. A script that
+            starts processes needs `if __name__ == "__main__":`.
         verbose: 1 for a line after each run, with the time that is left; 0 for silence.
 
     Returns:
