@@ -6,10 +6,10 @@ BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .NOTPARALLEL:
-.PHONY: help quickstart test lint format types wheel clean
+.PHONY: help quickstart test test-oldest lint format types wheel clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 	@echo 'Arguments: make quickstart ARGS="--dataset fashion_mnist"; make test ARGS="-k losses". Python: make test PYTHON=python3.12'
 
 quickstart: .venv/.installed-examples  ## distil a teacher into a student, and print what was gained
@@ -17,6 +17,9 @@ quickstart: .venv/.installed-examples  ## distil a teacher into a student, and p
 
 test: .venv/.installed-test  ## run the tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-oldest: .venv-oldest/.installed  ## run them with the oldest TensorFlow and Keras that are supported
+	.venv-oldest/bin/python -m pytest -n 2 $(ARGS)
 
 lint: .venv/.installed-dev  ## check style and format
 	$(BIN)/ruff check
@@ -34,13 +37,18 @@ wheel: .venv/.installed-dev  ## build a wheel in dist
 	$(BIN)/python -m build --quiet --wheel
 
 clean:  ## remove .venv and what was built, but not runs
-	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra: it is installed again only when what it depends on has changed.
 .venv/.installed-%: setup.cfg pyproject.toml | $(BIN)/python
 	@echo 'Installing keras_kd[$*] into .venv (at first a few minutes: TensorFlow is large)'
 	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
+	@touch $@
+
+.venv-oldest/.installed: setup.cfg pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --disable-pip-version-check --constraint tests/oldest.txt --editable '.[test]'
 	@touch $@
 
 $(BIN)/python:
