@@ -217,7 +217,7 @@ def in_a_graph() -> Iterator[None]:
 
 @contextlib.contextmanager
 def freed_with(owner: Any) -> Iterator[None]:
-    """Free the graphs that are made meanwhile when `owner` is gone.
+    """Let the graphs that are made meanwhile be freed when `owner` is gone, and free those of owners that are.
 
     TensorFlow never frees a graph in which a gradient of its own was defined, as every Keras optimizer does: the
     registry of gradients holds it, and with it the weights that the graph reads.
@@ -230,14 +230,21 @@ def freed_with(owner: Any) -> Iterator[None]:
         yield
     finally:
         names = gradient_registry.list()
-        new = list(itertools.islice(reversed(names), len(names) - known)) if len(names) > known else []
-        if new:
-            weakref.finalize(owner, _forget_gradients, new)
+        if len(names) > known:
+            new = list(itertools.islice(reversed(names), len(names) - known))
+            _forget_the_gone()
+            _registered.append((weakref.ref(owner), new))
 
 
-def _forget_gradients(names: list[str]) -> None:
-    for name in names:
-        gradient_registry._registry.pop(name, None)
+#: Who has registered which gradients. Looked through at times: a finalizer would swallow Ctrl-C.
+_registered: list[tuple[weakref.ref, list[str]]] = []
+
+
+def _forget_the_gone() -> None:
+    for entry in [entry for entry in _registered if entry[0]() is None]:
+        _registered.remove(entry)
+        for name in entry[1]:
+            gradient_registry._registry.pop(name, None)
 
 
 def with_value_errors(model: Any, function: Any) -> Callable:

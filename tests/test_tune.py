@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.tuning import Trial, TuneResult
+from keras_kd.tuning.records import written_whole
 from tests.benchmarks import LOSS, net, part, teacher
 
 if importlib.util.find_spec("keras_tuner") is None:
@@ -137,6 +138,19 @@ def test_progress_is_told_with_the_time_that_is_left_and_else_nothing(tmp_path, 
     assert capsys.readouterr().out == ""
 
 
+def test_a_record_is_never_there_in_part(tmp_path):
+    trial = keras_tuner.engine.trial.Trial(keras_tuner.HyperParameters(), "0")
+    path = tmp_path / "trial.json"
+    with written_whole():
+        trial.save(str(path))
+        first = path.stat().st_ino
+        held = os.open(path, os.O_RDONLY)  # so that its number is not given again
+        trial.save(str(path))
+    os.close(held)
+    assert path.stat().st_ino != first and [each.name for each in tmp_path.iterdir()] == ["trial.json"]
+    assert keras_tuner.engine.trial.Trial.load(str(path)).trial_id == "0"
+
+
 def test_a_search_that_is_interrupted_keeps_its_trials(tmp_path, capsys):
     def done():
         return sum('"COMPLETED"' in path.read_text() for path in tmp_path.glob("trials/trial_*/trial.json"))
@@ -144,13 +158,16 @@ def test_a_search_that_is_interrupted_keeps_its_trials(tmp_path, capsys):
     def press():
         while not done():
             event.wait(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not event.is_set():  # one that arrives in a destructor is ignored
+            os.kill(os.getpid(), signal.SIGINT)
+            event.wait(3)
 
     event = threading.Event()
     thread = threading.Thread(target=press)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         kd.tune(**arguments(tmp_path, trials=4, verbose=1))
+    event.set()
     thread.join()
     assert "the same call goes on" in capsys.readouterr().out
     assert 1 <= done() < 4

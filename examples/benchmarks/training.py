@@ -235,11 +235,11 @@ def point(batch_size: int, classes: int, width: int, replicas: int, rounds: int)
 
 
 def print_times(times: dict[str, np.ndarray], floor: str, unit: str = "ms a step") -> None:
-    print(f"{unit:<34}{'median':>8}{'quartiles':>18}{'over ' + floor:>16}")
+    print(f"{unit:<34}{'median':>8}{'quartiles':>20}{'over ' + floor:>16}")
     for name, values in times.items():
         low, median, high = np.percentile(values, [25, 50, 75])
         quartiles = f"{low:.3f} to {high:.3f}"
-        print(f"{name:<34}{median:>8.3f}{quartiles:>18}{median / np.median(times[floor]):>16.3f}")
+        print(f"{name:<34}{median:>8.3f}{quartiles:>20}{median / np.median(times[floor]):>16.3f}")
     print()
 
 

@@ -20,6 +20,7 @@ from keras_kd.benchmarking.jobs import Student, check_teacher, first_metric
 from keras_kd.benchmarking.parts import Part
 from keras_kd.stages.best import larger_is_better
 from keras_kd.stages.pipeline import replace
+from keras_kd.tuning.records import written_whole
 from keras_kd.tuning.results import Trial, TuneResult
 from keras_kd.tuning.search import Search, completed
 from keras_kd.tuning.space import check_space
@@ -104,7 +105,7 @@ def tune(
         student, teacher, parts, space, compile_arguments, seed, f"val_{metric}", epochs, total, bool(verbose)
     )
     _check_folder(pathlib.Path(folder), {**search.describe(), "tuner": tuner, "epochs": epochs, "mode": direction})
-    with quiet(not verbose):
+    with quiet(not verbose), written_whole():
         with contextlib.redirect_stdout(io.StringIO()):  # KerasTuner prints where it reads from
             tuning = getattr(keras_tuner, _TUNERS[tuner])(
                 search.as_hypermodel(keras_tuner),
