@@ -19,7 +19,7 @@ from keras_kd.cache import TeacherCache as TeacherCache
 from keras_kd.comparison import Comparison as Comparison
 from keras_kd.comparison import compare as compare
 from keras_kd.distiller import Distiller as Distiller
-from keras_kd.export import export as export
+from keras_kd.exporting import export as export
 from keras_kd.targets import Joined as Joined
 from keras_kd.terms import Term as Term
 from keras_kd.tuning import TuneResult as TuneResult

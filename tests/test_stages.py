@@ -185,8 +185,8 @@ def test_exits_are_trained_with_the_student_and_exported_or_not(tmp_path):
     assert trained is student
     assert any(np.abs(a - b).max() > 0 for a, b in zip(before, numbers(student), strict=True))
     assert {"exit_1_from_final", "exit_2_from_final", "hint_1", "final_loss"} <= set(record[0].logs)
-    kd.export(student, tmp_path / "without")
-    kd.export(record[0].model, tmp_path / "with")
+    kd.export(student, tmp_path / "without", fresh=False)
+    kd.export(record[0].model, tmp_path / "with", fresh=False)
     without, both = tf.saved_model.load(tmp_path / "without"), tf.saved_model.load(tmp_path / "with")
     assert set(both.serve(x)) == {"exit_1", "exit_2", "final"}
     np.testing.assert_allclose(both.serve(x)["final"], without.serve(x), atol=1e-6)

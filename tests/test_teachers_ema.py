@@ -333,7 +333,7 @@ def test_the_student_is_saved_and_exported_without_the_average(tmp_path):
     loaded = keras.models.load_model(tmp_path / "student.keras")
     assert_same(numbers(loaded), numbers(distiller.student))
     assert (tmp_path / "student.keras").stat().st_size <= (tmp_path / "plain.keras").stat().st_size + 512
-    kd.export(distiller.student, tmp_path / "export")
+    kd.export(distiller.student, tmp_path / "export", fresh=False)
     exported = tf.saved_model.load(tmp_path / "export")
     assert len(exported.variables) == len(plain.variables)
     assert average(distiller)[0].tobytes() not in b"".join(

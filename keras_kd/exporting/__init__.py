@@ -1,0 +1,9 @@
+"""The student alone, in one or several formats, each reloaded and compared with the student before it is called good.
+
+A format is a module with one function `write(source, path)`; `formats.py` lists them, `runtime.py` runs what they
+wrote.
+"""
+
+from keras_kd.exporting.export import export as export
+from keras_kd.exporting.report import Artefact as Artefact
+from keras_kd.exporting.report import ExportReport as ExportReport

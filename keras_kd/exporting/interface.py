@@ -1,0 +1,115 @@
+"""What a student takes and gives, by name: the signature that all formats share."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from keras_kd._types import Shape, Tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """An input: its name in all formats, its shape with None where it is free, and its type."""
+
+    name: str
+    shape: Shape
+    dtype: str
+
+    def tensor(self) -> tf.TensorSpec:
+        """Return the same for TensorFlow."""
+        return tf.TensorSpec(self.shape, self.dtype, name=self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """Inputs and outputs of a student.
+
+    Attributes:
+        inputs: a `Spec`, or Specs in lists, tuples and dicts, as the student takes them.
+        outputs: names of the outputs, in the order of `tree.flatten`.
+    """
+
+    inputs: Any
+    outputs: tuple[str, ...]
+
+    @property
+    def specs(self) -> list[Spec]:
+        """The inputs, in the order of `tree.flatten`."""
+        return tree.flatten(self.inputs)
+
+    def pack(self, tensors: list[Any]) -> Tensors:
+        """Return flat inputs in the form that the student takes."""
+        return tree.pack_sequence_as(self.inputs, tensors)
+
+    def serve(self, student: keras.Model) -> Callable[..., Any]:
+        """Return the student as a `tf.function` of one argument, in its own form."""
+        specs = tree.map_structure(lambda spec: spec.tensor(), self.inputs)
+        return tf.function(lambda x: student(x, training=False), input_signature=[specs], autograph=False)
+
+    def signature(self, student: keras.Model) -> Any:
+        """Return the student as a concrete function from named inputs to a dict of named outputs."""
+        specs = {spec.name: spec.tensor() for spec in self.specs}
+        function = tf.function(lambda **inputs: self.call(student, inputs), autograph=False)
+        return function.get_concrete_function(**specs)
+
+    def call(self, student: keras.Model, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the student's named outputs for named inputs."""
+        outputs = student(self.pack([inputs[spec.name] for spec in self.specs]), training=False)
+        return dict(zip(self.outputs, tree.flatten(outputs), strict=True))
+
+
+def declared_inputs(student: keras.Model) -> Any:
+    """Return the Specs of a student that says what it takes, or None: a subclassed one does not."""
+    if isinstance(student, keras.Sequential):
+        tensors = student.inputs[0] if student.inputs else None
+    else:
+        tensors = getattr(student, "input", None)
+    return None if tensors is None else _named(tensors, lambda x: ((None, *x.shape[1:]), x.dtype, x.name))
+
+
+def inputs_of(batches: list[Any]) -> Any:
+    """Return the Specs that batches of examples suggest: free is what differs from batch to batch, and the batch."""
+    shapes = [[tuple(leaf.shape) for leaf in tree.flatten(batch)] for batch in batches]
+    common = iter([_common([each[i] for each in shapes]) for i in range(len(shapes[0]))])
+    return _named(batches[0], lambda x: (next(common), _dtype(x.dtype), ""))
+
+
+def output_names(outputs: Tensors) -> tuple[str, ...]:
+    """Return the keys of a dict of outputs, or output_0, output_1 and so on."""
+    flat = tree.flatten(outputs)
+    if isinstance(outputs, dict) and len(flat) == len(outputs):
+        return tuple(_identifier(key) for key in sorted(outputs))
+    return tuple(f"output_{i}" for i in range(len(flat)))
+
+
+def _named(tensors: Any, describe: Callable[[Any], tuple[Shape, str, str]]) -> Any:
+    described = [describe(leaf) for leaf in tree.flatten(tensors)]
+    if isinstance(tensors, dict) and len(described) == len(tensors):
+        names = [_identifier(key) for key in sorted(tensors)]
+    else:
+        names = [_identifier(name) or f"input_{i}" for i, (_, _, name) in enumerate(described)]
+    if len(set(names)) < len(names):
+        names = [f"{name}_{i}" for i, name in enumerate(names)]
+    specs = [Spec(name, shape, dtype) for name, (shape, dtype, _) in zip(names, described, strict=True)]
+    return tree.pack_sequence_as(tensors, specs)
+
+
+def _common(shapes: list[Shape]) -> Shape:
+    if len({len(shape) for shape in shapes}) > 1:
+        raise ValueError(f"Expected batches of `representative` of one rank. Received the shapes: {shapes[:4]}")
+    return (None, *[sizes[0] if len(set(sizes)) == 1 else None for sizes in list(zip(*shapes, strict=True))[1:]])
+
+
+def _dtype(dtype: Any) -> str:
+    if dtype.kind in "SUO":
+        return "string"
+    return "float32" if dtype == "float64" else str(dtype)
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W", "_", str(name))

@@ -1,0 +1,74 @@
+"""The student as a LiteRT (TensorFlow Lite) file, for phones and small devices."""
+
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.exporting.saved_model import save
+from keras_kd.exporting.source import Source
+
+#: Single examples that the ranges of activations are measured on.
+_CALIBRATION = 300
+
+
+def write(source: Source, path: pathlib.Path, quantize: str | None = None) -> None:
+    """Write a `.tflite` file, of float32 or smaller numbers.
+
+    Args:
+        source: the student.
+        path: of the file.
+        quantize: None; "float16" weights; "dynamic", int8 weights and float activations; "int8" throughout, with the
+            ranges of `source.examples`.
+
+    Raises:
+        ValueError: LiteRT does not have an operation of the student, or not in int8.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        save(source.in_float32, source.interface, pathlib.Path(folder))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        if quantize is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantize == "int8":
+            converter.representative_dataset = lambda: _calibration(source)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        try:
+            content = converter.convert()
+        except Exception as error:  # the converter's own classes are not public, and some failures are plain ones
+            raise ValueError(_reason(source.student.name, str(error))) from error
+    if quantize == "int8":
+        _check_int8(content, source.student.name)
+    path.write_bytes(content)
+
+
+def _calibration(source: Source) -> Iterator[dict[str, np.ndarray]]:
+    names = [spec.name for spec in source.interface.specs]
+    for single in source.examples.singles(_CALIBRATION):
+        yield dict(zip(names, single, strict=True))
+
+
+def _check_int8(content: bytes, name: str) -> None:
+    """Refuse a file whose numbers go in or out as floats; ids stay integers."""
+    from ai_edge_litert.interpreter import Interpreter  # type: ignore[import]
+
+    interpreter = Interpreter(model_content=content)
+    ends = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+    floats = [end["name"] for end in ends if np.issubdtype(end["dtype"], np.floating)]
+    if floats:
+        raise ValueError(f"LiteRT could not convert {name!r} to int8 throughout: {floats} stay floating point.")
+
+
+def _reason(name: str, message: str) -> str:
+    lacking = sorted(set(re.findall(r"tf\.\w+", message.partition("ops:")[2] or message)))
+    if "not supported by the native TFLite runtime" in message or "failed to legalize" in message:
+        return (
+            f"LiteRT does not have operations that {name!r} needs: {', '.join(lacking) or message[:300]}. "
+            "Use other layers, or leave this format out."
+        )
+    return f"LiteRT could not convert {name!r}: {message.strip()[:600]}"

@@ -1,0 +1,49 @@
+"""The student as an ONNX file, for onnxruntime and what else reads it."""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from keras_kd.exporting.source import Source
+
+#: Read by every onnxruntime since 1.14, and the newest that tf2onnx writes.
+_OPSET = 18
+
+#: Of the operations that every runtime has.
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+
+
+def write(source: Source, path: pathlib.Path) -> None:
+    """Write an `.onnx` file with the inputs and outputs of the signature, the batch size free.
+
+    Raises:
+        ValueError: ONNX does not have an operation of the student.
+    """
+    import tf2onnx  # type: ignore[import]
+
+    interface, student = source.interface, source.in_float32
+    function = tf.function(lambda inputs: interface.call(student, inputs), autograph=False)
+    specs = {spec.name: spec.tensor() for spec in interface.specs}
+    with _quiet("tf2onnx"):  # it logs as errors what is raised below
+        model, _ = tf2onnx.convert.from_function(function, [specs], opset=_OPSET)
+    lacking = sorted({node.op_type for node in model.graph.node if node.domain not in _DOMAINS})
+    if lacking:
+        raise ValueError(
+            f"ONNX does not have operations that {source.student.name!r} needs: {', '.join(lacking)}. "
+            "Use other layers, or leave this format out."
+        )
+    path.write_bytes(model.SerializeToString())
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

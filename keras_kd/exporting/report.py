@@ -1,0 +1,136 @@
+"""What an export says of itself: a table for people, JSON for machines."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+#: Name of the report in the folder of the artefacts.
+FILE = "export.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """One format of the student.
+
+    Attributes:
+        name: of the format, as "saved_model" or "litert int8".
+        path: where it is: in the folder's `failed` if it failed, None if it could not be written.
+        error: why it failed; empty if it passed.
+        size: bytes on disk.
+        difference: largest absolute difference from the student, of any output; None if it did not run, as all below.
+        allowed: the difference that it may have.
+        agreement: part of the examples (and positions) whose top class is the student's; None without classes.
+        accuracy: its accuracy less the student's; None without labels.
+        latency: 50th and 95th percentile of the milliseconds for one example.
+        checksums: SHA-256 by file, relative to the export's folder.
+    """
+
+    name: str
+    path: pathlib.Path | None
+    error: str = ""
+    size: int = 0
+    difference: float | None = None
+    allowed: float | None = None
+    agreement: float | None = None
+    accuracy: float | None = None
+    latency: tuple[float, float] | None = None
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it says what the student says."""
+        return not self.error
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how far it is from the student.
+
+    Attributes:
+        path: the export's folder.
+        examples: number of examples compared.
+        artefacts: one for each format, those that failed too.
+    """
+
+    path: pathlib.Path
+    examples: int
+    artefacts: tuple[Artefact, ...]
+
+    def __getitem__(self, name: str) -> Artefact:
+        """Return the artefact of a format, as in report["litert int8"]."""
+        found = {artefact.name: artefact for artefact in self.artefacts}
+        if name not in found:
+            raise KeyError(f"Expected one of {sorted(found)}. Received: {name!r}")
+        return found[name]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all artefacts say what the student says."""
+        return all(artefact.passed for artefact in self.artefacts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the artefacts that passed."""
+        return sum(artefact.size for artefact in self.artefacts if artefact.passed)
+
+    @property
+    def difference(self) -> float:
+        """Largest difference of an artefact that passed."""
+        return max(artefact.difference or 0.0 for artefact in self.artefacts if artefact.passed)
+
+    def __str__(self) -> str:
+        """Return a table for people."""
+        rows: list[tuple[str, ...]] = [("format", "size", "difference", "top class", "accuracy", "p50", "p95")]
+        rows += [_row(artefact) for artefact in self.artefacts if artefact.passed]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [f"{self.path}, compared with the student on {self.examples} examples:"]
+        for row in rows:
+            cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+            lines.append("  ".join(cells))
+        lines += [f"{artefact.name}: FAILED. {artefact.error}" for artefact in self.artefacts if not artefact.passed]
+        return "\n".join(lines)
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Write the report, with the versions that it was made with."""
+        content = {
+            "examples": self.examples,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "artefacts": [self._plain(artefact) for artefact in self.artefacts],
+        }
+        (folder / FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+    def _plain(self, artefact: Artefact) -> dict[str, Any]:
+        """Return what JSON can hold; paths are relative, as the folder may be moved."""
+        path = None if artefact.path is None else artefact.path.relative_to(self.path).as_posix()
+        numbers = {**dataclasses.asdict(artefact), "path": path, "passed": artefact.passed}
+        return {name: None if value != value else value for name, value in numbers.items()}  # JSON has no NaN
+
+
+def checksums(path: pathlib.Path, root: pathlib.Path) -> dict[str, str]:
+    """Return SHA-256 by file of a file or folder, with names relative to `root`."""
+    files = sorted(file for file in [path, *path.rglob("*")] if file.is_file())
+    return {file.relative_to(root).as_posix(): _sha256(file) for file in files}
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _row(artefact: Artefact) -> tuple[str, ...]:
+    p50, p95 = artefact.latency or (0.0, 0.0)
+    return (
+        artefact.name,
+        f"{artefact.size / 1024:,.0f} KiB",
+        f"{artefact.difference:.1e}",
+        "" if artefact.agreement is None else f"{artefact.agreement:.1%}",
+        "" if artefact.accuracy is None else f"{artefact.accuracy:+.1%}",
+        f"{p50:.2f} ms",
+        f"{p95:.2f} ms",
+    )
