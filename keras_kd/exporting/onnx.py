@@ -22,7 +22,7 @@ def write(source: Source, path: pathlib.Path) -> None:
     Raises:
         ValueError: ONNX does not have an operation of the student.
     """
-    import tf2onnx  # type: ignore[import]
+    import tf2onnx  # type: ignore
 
     interface, student = source.interface, source.in_float32
     function = tf.function(lambda inputs: interface.call(student, inputs), autograph=False)
