@@ -91,6 +91,19 @@ class Subclassed(keras.Model):
         return self.layer(x)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Scaled(keras.Model):
+    """A model without a graph that Keras can write to a file."""
+
+    def __init__(self, **arguments) -> None:
+        super().__init__(**arguments)
+        self.scores = keras.layers.Dense(3)
+
+    def call(self, x):
+        """Halve the scores."""
+        return self.scores(x) / 2
+
+
 class Counter(keras.layers.Layer):
     """Pass its input on, and count how often it really runs and how often it is traced."""
 

@@ -18,7 +18,7 @@ from tests.models import Subclassed, batch, dense, linear, mlp, numbers, softmax
 
 X, Y = batch(8)
 
-#: Without the seconds in which a process of its own starts; the tests of formats and the first one here have it.
+#: Without the seconds in which a process of its own starts: test_export_formats has it, and the first test here.
 export = functools.partial(kd.export, fresh=False)
 
 
@@ -57,7 +57,7 @@ assert "keras_kd" not in sys.modules
 def test_the_saved_model_is_the_student_in_a_process_that_imports_tensorflow_alone(tmp_path):
     student = mlp(1)
     distilled(student, mlp(2))
-    kd.export(student, tmp_path / "student" / "1")
+    export(student, tmp_path / "student" / "1")
     np.save(tmp_path / "x.npy", X)
     files = [tmp_path / "student" / "1", tmp_path / "x.npy", tmp_path / "y.npz"]
     subprocess.run([sys.executable, "-c", FRESH, *files], cwd=tmp_path, check=True, timeout=120)

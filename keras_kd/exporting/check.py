@@ -42,39 +42,51 @@ def compare(
     examples = source.examples
     found: dict[pathlib.Path, Comparison | str] = {}
     np.savez(folder / "batches.npz", *[leaf for batch in examples.batches for leaf in batch])
-    for name in dict.fromkeys(written.values()):
-        paths = [path for path, runtime_name in written.items() if runtime_name == name]
-        results = _run(_job(source, name, paths, folder), folder, fresh and _importable(source, name))
+    for (process, own), paths in _processes(source, written, fresh).items():
+        job = _job(source, {path: written[path] for path in paths}, folder / f"{process}.json")
+        results = _run(job, folder, own)
         for path in paths:
             result = results.get(str(path), {"error": results.get("error")})
             if "error" in result:
-                found[path] = result["error"]
+                found[path] = " ".join(str(result["error"]).split())[:600]
             else:
                 found[path] = _compare(examples, folder / f"{path.name}.npz", result["milliseconds"])
     return found
 
 
-def _job(source: Source, name: str, paths: list[pathlib.Path], folder: pathlib.Path) -> dict[str, Any]:
-    interface = source.interface
-    custom = name == "keras"
+def _processes(
+    source: Source, written: dict[pathlib.Path, str], fresh: bool
+) -> dict[tuple[str, bool], list[pathlib.Path]]:
+    """Return which artefacts run together: TensorFlow takes seconds to start, and a runtime may crash."""
+    found: dict[tuple[str, bool], list[pathlib.Path]] = {}
+    for path, name in sorted(written.items(), key=lambda item: item[1] == "keras"):  # its imports come last
+        process = "tensorflow" if name in ("saved_model", "keras") else name
+        found.setdefault((process, fresh and (name != "keras" or _importable(source))), []).append(path)
+    return found
+
+
+def _importable(source: Source) -> bool:
+    """Return whether a fresh process can have the student's own classes; those of a script or notebook it cannot."""
+    needed = keras_file.classes(source.student)
+    return all(module != "__main__" and "<locals>" not in qualified for module, qualified in needed)
+
+
+def _job(source: Source, written: dict[pathlib.Path, str], results: pathlib.Path) -> dict[str, Any]:
+    interface, folder = source.interface, results.parent
+    custom = "keras" in written.values()
     return {
         "inputs": [spec.name for spec in interface.specs],
         "outputs": list(interface.outputs),
         "structure": interface.pack(list(range(len(interface.specs)))),
         "batches": str(folder / "batches.npz"),
         "artefacts": [
-            {"runtime": name, "path": str(path), "outputs": str(folder / f"{path.name}.npz")} for path in paths
+            {"runtime": name, "path": str(path), "outputs": str(folder / f"{path.name}.npz")}
+            for path, name in written.items()
         ],
-        "results": str(folder / f"{name}.json"),
+        "results": str(results),
         "classes": keras_file.classes(source.student) if custom else [],
         "import_paths": sys.path if custom else [],
     }
-
-
-def _importable(source: Source, name: str) -> bool:
-    """Return whether a fresh process can have the classes that the artefact needs."""
-    needed = keras_file.classes(source.student) if name == "keras" else []
-    return all(module != "__main__" and "<locals>" not in qualified for module, qualified in needed)
 
 
 def _run(job: dict[str, Any], folder: pathlib.Path, fresh: bool) -> dict[str, Any]:

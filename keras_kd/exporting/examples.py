@@ -55,6 +55,8 @@ def prepare(student: keras.Model, representative: Any) -> tuple[Interface, Examp
         batches, labels = [_draw(student, declared)], None
     else:
         batches, labels = _read(representative, declared)
+    if not batches:
+        raise ValueError("Expected `representative` examples. Received none: an empty array or dataset.")
     inputs = inputs_of(batches) if declared is None else declared
     batches = [_fitting(batch, inputs) for batch in batches]
     expected, outputs = [], None
@@ -100,8 +102,6 @@ def _read(representative: Any, specs: Any) -> tuple[list[Any], list[np.ndarray] 
         room -= len(tree.flatten(batches[-1])[0])
         if room <= 0:
             break
-    if not batches:
-        raise ValueError("Expected `representative` examples. Received a dataset without any.")
     return batches, labels if len(labels) == len(batches) else None
 
 

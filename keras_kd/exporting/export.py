@@ -136,7 +136,8 @@ def _fill(source: Source, kinds: list[Format], scratch: pathlib.Path, path: path
             kind.write(source, file)
             written[file] = kind.runtime
         except Exception as error:  # converters raise anything; the other formats are not lost by it
-            results[file] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            message = " ".join(str(error).split())[:600]
+            results[file] = message if isinstance(error, ValueError) else f"{type(error).__name__}: {message}"
     work = scratch / "work"
     work.mkdir()
     results.update(compare(source, written, work, fresh))

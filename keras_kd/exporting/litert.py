@@ -65,10 +65,10 @@ def _check_int8(content: bytes, name: str) -> None:
 
 
 def _reason(name: str, message: str) -> str:
-    lacking = sorted(set(re.findall(r"tf\.\w+", message.partition("ops:")[2] or message)))
-    if "not supported by the native TFLite runtime" in message or "failed to legalize" in message:
-        return (
-            f"LiteRT does not have operations that {name!r} needs: {', '.join(lacking) or message[:300]}. "
-            "Use other layers, or leave this format out."
-        )
-    return f"LiteRT could not convert {name!r}: {message.strip()[:600]}"
+    lacking = sorted(set(re.findall(r"tf\.(\w+)(?:\(|' op)", message)))
+    if not lacking:
+        return f"LiteRT could not convert {name!r}: {message.strip()}"
+    return (
+        f"LiteRT does not have operations that {name!r} needs, or not with a free batch size: {', '.join(lacking)}. "
+        "Use other layers, or leave this format out."
+    )

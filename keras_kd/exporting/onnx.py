@@ -12,9 +12,6 @@ from keras_kd.exporting.source import Source
 #: Read by every onnxruntime since 1.14, and the newest that tf2onnx writes.
 _OPSET = 18
 
-#: Of the operations that every runtime has.
-_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
-
 
 def write(source: Source, path: pathlib.Path) -> None:
     """Write an `.onnx` file with the inputs and outputs of the signature, the batch size free.
@@ -22,14 +19,15 @@ def write(source: Source, path: pathlib.Path) -> None:
     Raises:
         ValueError: ONNX does not have an operation of the student.
     """
+    import onnx
     import tf2onnx  # type: ignore
 
     interface, student = source.interface, source.in_float32
     function = tf.function(lambda inputs: interface.call(student, inputs), autograph=False)
     specs = {spec.name: spec.tensor() for spec in interface.specs}
-    with _quiet("tf2onnx"):  # it logs as errors what is raised below
+    with _quiet("tf2onnx"), _quiet("tensorflow"):  # what they log as errors is raised below
         model, _ = tf2onnx.convert.from_function(function, [specs], opset=_OPSET)
-    lacking = sorted({node.op_type for node in model.graph.node if node.domain not in _DOMAINS})
+    lacking = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, node.domain)})
     if lacking:
         raise ValueError(
             f"ONNX does not have operations that {source.student.name!r} needs: {', '.join(lacking)}. "

@@ -1,0 +1,411 @@
+"""`kd.export` to several formats: each is run by its own runtime and compared; what fails is not passed on as good."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd import data
+from keras_kd.exporting import check, litert
+from keras_kd.exporting.examples import prepare
+from keras_kd.exporting.source import Source
+from tests.models import Scaled, Subclassed, batch, dense, mlp, tagger
+
+pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
+
+X, Y = batch(40)
+ALL = ("saved_model", "keras", "litert", "onnx")
+export = functools.partial(kd.export, fresh=False)
+
+
+class Erfinv(keras.layers.Layer):
+    """An operation that neither LiteRT nor ONNX has."""
+
+    def call(self, x):
+        return tf.math.erfinv(keras.ops.tanh(x) / 2)
+
+
+def run_litert(path, *inputs):
+    """What a `.tflite` file says of inputs in the order of its signature, with int8 turned to and from numbers."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    takes, gives = interpreter.get_input_details(), interpreter.get_output_details()
+    for detail, x in zip(takes, inputs, strict=True):
+        scale, zero = detail["quantization"]
+        if detail["dtype"] == np.int8:
+            x = np.clip(np.rint(x / scale) + zero, -128, 127).astype("int8")
+        interpreter.resize_tensor_input(detail["index"], x.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(detail["index"], x)
+    interpreter.invoke()
+    (output,) = [interpreter.get_tensor(detail["index"]) for detail in gives]
+    scale, zero = gives[0]["quantization"]
+    return scale * (output.astype("float64") - zero) if output.dtype == np.int8 else output
+
+
+def run_onnx(path, **inputs):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, inputs)
+
+
+# One student in all formats, on 1,000 real digits, each runtime in a fresh process.
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A small convolutional student of digits, its inputs and labels, what it says of them, and its export."""
+    images = data.load("digits").train
+    x, y = np.asarray(images[0][:1000], "float32"), np.asarray(images[1][:1000])
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input(x.shape[1:], name="image"),
+        keras.layers.Conv2D(16, 3, use_bias=False),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(96, activation="relu"),
+        keras.layers.Dropout(0.2),
+        keras.layers.Dense(10),
+    ]
+    student = keras.Sequential(layers, name="digits")
+    student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    student.fit(x, y, epochs=4, verbose=0)
+    report = kd.export(
+        student,
+        tmp_path_factory.mktemp("models") / "digits" / "1",
+        formats=ALL,
+        quantize=(None, "float16", "dynamic", "int8"),
+        representative=tf.data.Dataset.from_tensor_slices((x, y)),
+    )
+    return student, x, y, student.predict(x, verbose=0), report
+
+
+def outputs_of(report, name, x):
+    """What one of the artefacts says, run here."""
+    path = report[name].path
+    if name == "saved_model":
+        loaded = tf.saved_model.load(str(path))
+        return np.asarray(loaded.signatures["serving_default"](image=tf.constant(x))["output_0"])
+    if name == "keras":
+        return keras.models.load_model(path).predict(x, verbose=0)
+    return run_onnx(path, image=x)[0] if name == "onnx" else run_litert(path, x)
+
+
+@pytest.mark.parametrize(
+    "name, tolerance", [("saved_model", 1e-5), ("keras", 1e-5), ("onnx", 1e-5), ("litert float32", 1e-4)]
+)
+def test_float32_artefacts_say_what_the_student_says_on_a_thousand_digits(digits, name, tolerance):
+    _, x, _, expected, report = digits
+    received = outputs_of(report, name, x)
+    np.testing.assert_allclose(received, expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max()))
+    best = np.sort(expected, axis=-1)
+    clear = best[:, -1] - best[:, -2] > 2 * tolerance
+    assert clear.mean() > 0.9
+    assert np.array_equal(received.argmax(-1)[clear], expected.argmax(-1)[clear])
+    np.testing.assert_allclose(outputs_of(report, name, x[:1]), expected[:1], atol=1e-3)  # any batch size
+
+
+@pytest.mark.parametrize("name", ["litert float16", "litert dynamic", "litert int8"])
+def test_smaller_numbers_keep_the_accuracy_and_the_report_tells_how_much(digits, name):
+    _, x, y, expected, report = digits
+    received, artefact = outputs_of(report, name, x), report[name]
+    assert np.mean(expected.argmax(-1) == y) > 0.8
+    agreement = np.mean(received.argmax(-1) == expected.argmax(-1))
+    accuracy = np.mean(received.argmax(-1) == y) - np.mean(expected.argmax(-1) == y)
+    assert agreement > 0.97 and abs(accuracy) < 0.02
+    assert artefact.agreement == pytest.approx(agreement, abs=0.002)
+    assert artefact.accuracy == pytest.approx(accuracy, abs=0.002)
+    assert artefact.difference == pytest.approx(np.abs(received - expected).max(), rel=0.05)
+
+
+def test_int8_is_int8_throughout_and_a_third_of_the_size(digits):
+    from ai_edge_litert.interpreter import Interpreter
+
+    report = digits[-1]
+    interpreter = Interpreter(str(report["litert int8"].path), experimental_preserve_all_tensors=True)
+    ends = interpreter.get_input_details() + interpreter.get_output_details()
+    assert {end["dtype"] for end in ends} == {np.int8}
+    types = {tuple(detail["shape"]): detail["dtype"] for detail in interpreter.get_tensor_details()}
+    assert types[(16, 3, 3, 1)] == types[(96, 576)] == types[(10, 96)] == np.int8  # the three layers' weights
+    assert np.float32 not in types.values()
+    assert report["litert int8"].size <= 0.30 * report["litert float32"].size
+    assert report["litert dynamic"].size <= 0.30 * report["litert float32"].size
+    assert report["litert float16"].size <= 0.55 * report["litert float32"].size
+
+
+def test_the_report_is_printed_and_written_with_the_checksum_of_every_file(digits, capsys):
+    report = digits[-1]
+    content = json.loads((report.path / "export.json").read_text())
+    assert report.passed and report.examples == content["examples"] == 1000
+    assert [each["name"] for each in content["artefacts"]] == [each.name for each in report.artefacts]
+    sums = {name: value for each in content["artefacts"] for name, value in each["checksums"].items()}
+    files = [file for file in report.path.rglob("*") if file.is_file() and file.name != "export.json"]
+    assert {name: hashlib.sha256((report.path / name).read_bytes()).hexdigest() for name in sums} == sums
+    assert {file.relative_to(report.path).as_posix() for file in files} == set(sums)
+    for artefact in report.artefacts:
+        p50, p95 = artefact.latency
+        assert 0 < p50 <= p95 and artefact.size > 0 and artefact.passed
+        assert re.search(rf"^{artefact.name} .* KiB .*%.* ms .* ms$", str(report), re.MULTILINE)
+
+
+def test_the_report_is_printed_where_keras_prints(tmp_path, capsys):
+    report = export(mlp(1), tmp_path / "1", representative=X)
+    assert str(report) in capsys.readouterr().out
+    keras.config.disable_interactive_logging()
+    try:
+        export(mlp(1), tmp_path / "2", representative=X)
+    finally:
+        keras.config.enable_interactive_logging()
+    assert capsys.readouterr().out == ""
+
+
+def test_each_weight_is_written_once(digits):
+    student, *_, report = digits
+    weights = 4 * sum(weight.size for weight in student.get_weights())
+    assert weights < sum(file.stat().st_size for file in report.path.glob("variables/*")) < weights + 10_000
+    assert report["keras"].size < weights + 40_000  # no state of the optimizer, which is twice the weights
+
+
+# Kinds of students.
+
+
+def test_inputs_in_dicts_in_any_order_reach_their_names_in_all_formats(tmp_path):
+    a, b = keras.Input((4,), name="z"), keras.Input((2,), name="b")
+    student = keras.Model({"z": a, "b": b}, {"sum": dense(3, 1)(a), "also": 2 * b})
+    report = export(student, tmp_path / "1", formats=ALL, representative={"z": X, "b": X[:, :2]})
+    assert report.passed
+    also, total = run_onnx(report["onnx"].path, z=X, b=X[:, :2])
+    np.testing.assert_allclose(total, X @ student.get_weights()[0] + student.get_weights()[1], atol=1e-5)
+    np.testing.assert_allclose(also, 2 * X[:, :2], atol=1e-6)
+
+
+def test_sequences_of_several_lengths_are_compared_in_all_formats(tmp_path):
+    lengths = [np.random.default_rng(n).integers(0, 6, (5, n)).astype("int32") for n in (3, 7, 4)]
+    spec = tf.TensorSpec((None, None), "int32")
+    student = tagger(1)
+    report = export(
+        student,
+        tmp_path / "1",
+        formats=ALL,
+        quantize=(None, "int8"),
+        representative=tf.data.Dataset.from_generator(lambda: lengths, output_signature=spec),
+    )
+    assert report.passed and report.examples == 15
+    table, kernel, bias = student.get_weights()
+    words = np.array([[5, 0, 2, 3, 1, 4, 4, 2, 1]], "int32")
+    np.testing.assert_allclose(
+        run_litert(report["litert float32"].path, words), table[words] @ kernel + bias, atol=1e-5
+    )
+
+
+def test_strings_are_exported_and_onnx_which_has_no_tables_says_so(tmp_path):
+    inputs = keras.Input((), dtype="string", name="word")
+    ids = keras.layers.StringLookup(vocabulary=["a", "b", "c"], output_mode="one_hot")(inputs)
+    student = keras.Model(inputs, dense(3, 1)(ids), name="speller")
+    words = np.array(["a", "c", "zz", "b"])
+    report = export(student, tmp_path / "1", formats=ALL, representative=words)
+    assert [each.name for each in report.artefacts if not each.passed] == ["onnx"]
+    assert "'speller' needs: LookupTableFindV2" in report["onnx"].error
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    kernel, bias = student.get_weights()
+    np.testing.assert_allclose(loaded.serve(tf.constant(words)), kernel[[1, 3, 0, 2]] + bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy, tolerance", [("mixed_float16", 2e-3), ("mixed_bfloat16", 2e-2)])
+def test_a_student_of_mixed_precision_becomes_float32_where_a_runtime_wants_it(tmp_path, policy, tolerance):
+    keras.config.set_dtype_policy(policy)
+    try:
+        student = mlp(1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    report = export(student, tmp_path / "1", formats=ALL, representative=X)
+    assert report.passed and report["onnx"].allowed == pytest.approx(
+        tolerance * max(1.0, np.abs(np.asarray(student(X), "float32")).max()), rel=0.02
+    )
+    first, bias, second, shift = (np.asarray(w, "float64") for w in student.get_weights())
+    expected = np.tanh(X @ first + bias) @ second + shift
+    np.testing.assert_allclose(run_litert(report["litert float32"].path, X), expected, atol=1e-5)
+
+
+def test_a_subclassed_student_of_a_module_is_loaded_in_a_fresh_process(tmp_path):
+    student = Scaled()
+    student(X)
+    report = kd.export(student, tmp_path / "1", formats=("keras", "onnx"), representative=X)
+    assert report.passed, report
+    kernel, bias = student.get_weights()
+    np.testing.assert_allclose(run_onnx(report["onnx"].path, input_0=X)[0], (X @ kernel + bias) / 2, atol=1e-5)
+    assert not (tmp_path / "1" / "saved_model.pb").exists()
+
+
+# What fails.
+
+
+def test_a_student_that_no_format_repeats_is_refused_and_leaves_nothing(tmp_path):
+    class Eager(keras.layers.Layer):
+        def call(self, x):
+            return x + float(tf.executing_eagerly())
+
+    inputs = keras.Input((4,))
+    student = keras.Model(inputs, Eager()(inputs), name="eager")
+    with pytest.raises(ValueError, match="The saved_model of 'eager' does not say.*The onnx of.*Nothing was written"):
+        export(student, tmp_path / "1", formats=("saved_model", "onnx"), representative=X)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_coarser_than_allowed_is_in_failed_and_the_others_are_good(tmp_path):
+    inputs = keras.Input((2,))
+    weights = np.array([[1e4, 0.0], [0.0, 1e-6]], "float32")  # one range for both outputs: the second is lost in int8
+    x = np.random.default_rng(0).normal(size=(50, 2)).astype("float32")
+    x[-1] *= 1e4  # beyond what int8 was calibrated on, if calibration stops before
+    student = keras.Model(inputs, keras.layers.Dense(2, use_bias=False, name="scores")(inputs), name="wide")
+    student.set_weights([weights])
+    before, litert._CALIBRATION = litert._CALIBRATION, 49
+    try:
+        report = export(
+            student, tmp_path / "1", formats=("saved_model", "litert"), quantize=(None, "int8"), representative=x
+        )
+    finally:
+        litert._CALIBRATION = before
+    failed = report["litert int8"]
+    assert [each.passed for each in report.artefacts] == [True, True, False] and not report.passed
+    assert failed.path == tmp_path / "1" / "failed" / "student.int8.tflite" and failed.path.exists()
+    assert not (tmp_path / "1" / "student.int8.tflite").exists()
+    assert "litert int8: FAILED. The litert int8 of 'wide' does not say" in str(report)
+    content = json.loads((tmp_path / "1" / "export.json").read_text())
+    assert [each["path"] for each in content["artefacts"]] == [".", "student.tflite", "failed/student.int8.tflite"]
+    assert report.size == sum(report[name].size for name in ("saved_model", "litert float32"))
+
+
+def test_operations_that_a_format_lacks_are_named_and_the_others_are_written(tmp_path):
+    inputs = keras.Input((4,))
+    student = keras.Model(inputs, Erfinv()(inputs), name="inverse")
+    report = export(student, tmp_path / "1", formats=ALL)
+    assert [each.name for each in report.artefacts if each.passed] == ["saved_model", "keras"]
+    assert "ONNX does not have operations that 'inverse' needs: Erfinv" in report["onnx"].error
+    assert "LiteRT does not have operations that 'inverse' needs" in report["litert float32"].error
+    assert "Erfinv" in report["litert float32"].error and report["litert float32"].path is None
+    with pytest.raises(ValueError, match="ONNX does not have operations that 'inverse' needs: Erfinv.*Nothing"):
+        export(student, tmp_path / "2", formats=("onnx",))
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_runtime_that_crashes_is_its_artefacts_failure(tmp_path):
+    source = Source(mlp(1), *prepare(mlp(1), X))
+    path = tmp_path / "student.tflite"
+    path.write_bytes(b"no such file format")
+    found = check.compare(source, {path: "litert"}, tmp_path, fresh=True)
+    assert isinstance(found[path], str) and "ValueError" in found[path]
+
+
+def test_a_hostile_keras_file_runs_no_code(tmp_path):
+    path, marker = tmp_path / "student.keras", tmp_path / "marker"
+    hostile = eval(f"lambda x: (__import__('pathlib').Path({str(marker)!r}).touch(), x)[1]")
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Lambda(hostile)(inputs)).save(path)
+    marker.unlink()
+    keras.models.load_model(path, safe_mode=False)
+    assert marker.exists()  # loading it with trust is enough
+    marker.unlink()
+    source = Source(mlp(1), *prepare(mlp(1), X))
+    found = check.compare(source, {path: "keras"}, tmp_path, fresh=False)
+    assert "safe_mode" in found[path] and not marker.exists()
+
+
+def test_a_student_with_a_lambda_is_not_written_to_a_keras_file(tmp_path):
+    inputs = keras.Input((4,))
+    student = keras.Model(inputs, keras.layers.Lambda(lambda x: 2 * x, name="double")(inputs))
+    report = export(student, tmp_path / "1", formats=("saved_model", "keras"))
+    assert report["saved_model"].passed and "safe mode" in report["keras"].error and "double" in report["keras"].error
+
+
+KILLED = """
+import sys, keras, numpy, keras_kd
+x = keras.Input((4,))
+formats = ("saved_model", "onnx")
+keras_kd.export(keras.Model(x, keras.layers.Dense(3)(x)), sys.argv[1], formats=formats)
+"""
+
+
+def test_an_export_that_is_killed_while_it_compares_leaves_no_version_and_the_next_succeeds(tmp_path):
+    path, root = tmp_path / "1", pathlib.Path(kd.__file__).parent.parent
+    process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=root, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob(".1-*/work/job.json")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert list(tmp_path.glob(".1-*/student.onnx")) and not path.exists()
+    assert export(mlp(1), path, formats=("saved_model", "keras")).passed
+
+
+# What is refused before any work.
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"formats": ("h5",)}, "some of .*'litert'.*Received: .'h5'"),
+        ({"formats": "litert"}, "Received: 'litert'"),
+        ({"formats": ()}, "some of"),
+        ({"formats": ("litert",), "quantize": "int4"}, "'int8'.*Received: 'int4'"),
+        ({"quantize": "float16"}, "Expected 'litert' among `formats`"),
+        ({"formats": ("litert",), "quantize": "int8"}, "`representative` examples.*ranges"),
+        ({"representative": X[:, :3]}, r"float32\. Received: \(40, 3\)"),
+        ({"representative": X[0]}, r"Received: \(4,\)"),
+        ({"representative": X[:0]}, "Received none"),
+        ({"representative": {"a": X, "b": X}}, r"Received: \(40, 4\) float32, \(40, 4\)"),
+        ({"representative": X.astype("str")}, "Received: .*U32"),
+        ({"representative": tf.data.Dataset.from_tensor_slices(X).take(0)}, "Received none"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        export(mlp(1), tmp_path / "1", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_without_a_version_is_refused_beside_versions(tmp_path):
+    export(mlp(1), tmp_path / "student" / "1")
+    export(mlp(1), tmp_path / "student" / "7")
+    with pytest.raises(ValueError, match=r"integer version.*student/8.*'latest'"):
+        export(mlp(1), tmp_path / "student" / "latest")
+    with pytest.raises(FileExistsError, match=r"next version number as in .*student/8"):
+        export(mlp(1), tmp_path / "student")
+    with pytest.raises(FileExistsError, match=r"next version number as in .*student/8"):
+        export(mlp(1), tmp_path / "student" / "1")
+    export(mlp(1), tmp_path / "student" / "latest", formats=("keras",))  # no matter for serving
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="folder that can be written to.*file"):
+        export(mlp(1), tmp_path / "file" / "1")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"keras_kd\[litert\]"):
+        export(mlp(1), tmp_path / "1", formats=("litert",))
+
+
+def test_a_subclassed_student_that_keras_cannot_write_fails_in_that_format_alone(tmp_path):
+    student = Subclassed(dense(3, 1))
+    student(X)
+    report = export(student, tmp_path / "1", formats=("saved_model", "keras"), representative=X)
+    assert [each.passed for each in report.artefacts] == [True, False] and "get_config" in report["keras"].error
