@@ -214,6 +214,23 @@ def test_sequences_of_several_lengths_are_compared_in_all_formats(tmp_path):
     )
 
 
+def test_a_recurrent_student_takes_one_sequence_of_any_length_in_litert(tmp_path):
+    inputs = keras.Input((None, 4), name="steps")
+    student = keras.Model(inputs, dense(3, 1)(keras.layers.GRU(5)(inputs)), name="reader")
+    x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
+    formats = ("litert", "onnx")
+    report = export(student, tmp_path / "1", formats=formats, quantize=(None, "int8"), representative=x)
+    assert report["litert float32"].passed and report["onnx"].passed
+    assert "one example at a time" in report["litert float32"].note
+    assert "litert float32: It takes one example" in str(report)
+    assert "'reader' to int8 throughout: it has recurrent layers" in report["litert int8"].error
+    for length in (3, 9):
+        x = np.random.default_rng(length).normal(size=(2, length, 4)).astype("float32")
+        expected = student.predict(x, verbose=0)
+        np.testing.assert_allclose(run_litert(report["litert float32"].path, x[:1]), expected[:1], atol=1e-4)
+        np.testing.assert_allclose(run_onnx(report["onnx"].path, steps=x)[0], expected, atol=1e-5)
+
+
 def test_strings_are_exported_and_onnx_which_has_no_tables_says_so(tmp_path):
     inputs = keras.Input((), dtype="string", name="word")
     ids = keras.layers.StringLookup(vocabulary=["a", "b", "c"], output_mode="one_hot")(inputs)

@@ -130,10 +130,11 @@ def _fill(source: Source, kinds: list[Format], scratch: pathlib.Path, path: path
     """Write all formats, compare them and put them in `scratch / "version"`, to become `path`."""
     written: dict[pathlib.Path, str] = {}
     results: dict[pathlib.Path, Comparison | str] = {}
+    notes: dict[Format, str] = {}
     for kind in kinds:
         file = scratch / kind.file
         try:
-            kind.write(source, file)
+            notes[kind] = kind.write(source, file) or ""
             written[file] = kind.runtime
         except Exception as error:  # converters raise anything; the other formats are not lost by it
             message = " ".join(str(error).split())[:600]
@@ -141,7 +142,10 @@ def _fill(source: Source, kinds: list[Format], scratch: pathlib.Path, path: path
     work = scratch / "work"
     work.mkdir()
     results.update(compare(source, written, work, fresh))
-    judged = {kind: _judge(kind, results[scratch / kind.file], source.student) for kind in kinds}
+    judged = {
+        kind: dataclasses.replace(_judge(kind, results[scratch / kind.file], source.student), note=notes.get(kind, ""))
+        for kind in kinds
+    }
     errors = [artefact.error for artefact in judged.values() if not artefact.passed]
     if len(errors) == len(kinds):
         raise ValueError(f"{' '.join(errors)} Nothing was written.")

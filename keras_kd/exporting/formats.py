@@ -17,7 +17,7 @@ class Format:
     Attributes:
         name: in the report.
         file: name of the file or folder.
-        write: writes it.
+        write: writes it, and returns what the user must know of it, if anything.
         runtime: runs it, see `runtime.py`.
         tolerance: largest difference accepted between student and artefact, as a part of the largest output (or of 1).
         extra: of keras_kd, that brings `packages`.
@@ -26,7 +26,7 @@ class Format:
 
     name: str
     file: str
-    write: Callable[[Source, pathlib.Path], None]
+    write: Callable[[Source, pathlib.Path], str | None]
     runtime: str
     tolerance: float
     extra: str = ""

@@ -46,6 +46,11 @@ class Interface:
         """Return flat inputs in the form that the student takes."""
         return tree.pack_sequence_as(self.inputs, tensors)
 
+    def of_one(self) -> "Interface":
+        """Return the interface of a student that takes one example at a time."""
+        fixed = [dataclasses.replace(spec, shape=(1, *spec.shape[1:])) for spec in self.specs]
+        return Interface(self.pack(fixed), self.outputs)
+
     def serve(self, student: keras.Model) -> Callable[..., Any]:
         """Return the student as a `tf.function` of one argument, in its own form."""
         specs = tree.map_structure(lambda spec: spec.tensor(), self.inputs)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.exporting.interface import Interface
 from keras_kd.exporting.saved_model import save
 from keras_kd.exporting.source import Source
 
@@ -15,8 +16,11 @@ from keras_kd.exporting.source import Source
 _CALIBRATION = 300
 
 
-def write(source: Source, path: pathlib.Path, quantize: str | None = None) -> None:
+def write(source: Source, path: pathlib.Path, quantize: str | None = None) -> str | None:
     """Write a `.tflite` file, of float32 or smaller numbers.
+
+    LiteRT has the lists that recurrent layers keep their steps in only for a known batch size: such a student is
+    converted for one example at a time.
 
     Args:
         source: the student.
@@ -24,11 +28,34 @@ def write(source: Source, path: pathlib.Path, quantize: str | None = None) -> No
         quantize: None; "float16" weights; "dynamic", int8 weights and float activations; "int8" throughout, with the
             ranges of `source.examples`.
 
+    Returns:
+        What the user must know of the file, if anything.
+
     Raises:
         ValueError: LiteRT does not have an operation of the student, or not in int8.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        save(source.in_float32, source.interface, pathlib.Path(folder))
+    note = None
+    try:
+        content = _convert(source, source.interface, quantize, path.parent)
+    except Exception as error:  # the converter's own classes are not public, and some failures are plain ones
+        if "TensorList" not in str(error):
+            raise ValueError(_reason(source.student.name, str(error))) from error
+        if quantize == "int8":  # measuring ranges in such a loop ends the process (TensorFlow 2.21)
+            raise ValueError(
+                f"LiteRT cannot convert {source.student.name!r} to int8 throughout: it has recurrent layers. "
+                "Use quantize='dynamic'."
+            ) from error
+        note = "It takes one example at a time: LiteRT has recurrent layers for a fixed batch size only."
+        content = _convert_one(source, quantize, path.parent)
+    if quantize == "int8":
+        _check_int8(content, source.student.name)
+    path.write_bytes(content)
+    return note
+
+
+def _convert(source: Source, interface: Interface, quantize: str | None, scratch: pathlib.Path) -> bytes:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        save(source.in_float32, interface, pathlib.Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -38,13 +65,14 @@ def write(source: Source, path: pathlib.Path, quantize: str | None = None) -> No
             converter.representative_dataset = lambda: _calibration(source)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
-        try:
-            content = converter.convert()
-        except Exception as error:  # the converter's own classes are not public, and some failures are plain ones
-            raise ValueError(_reason(source.student.name, str(error))) from error
-    if quantize == "int8":
-        _check_int8(content, source.student.name)
-    path.write_bytes(content)
+        return converter.convert()
+
+
+def _convert_one(source: Source, quantize: str | None, scratch: pathlib.Path) -> bytes:
+    try:
+        return _convert(source, source.interface.of_one(), quantize, scratch)
+    except Exception as error:  # as in `write`
+        raise ValueError(_reason(source.student.name, str(error))) from error
 
 
 def _calibration(source: Source) -> Iterator[dict[str, np.ndarray]]:
@@ -69,6 +97,6 @@ def _reason(name: str, message: str) -> str:
     if not lacking:
         return f"LiteRT could not convert {name!r}: {message.strip()}"
     return (
-        f"LiteRT does not have operations that {name!r} needs, or not with a free batch size: {', '.join(lacking)}. "
+        f"LiteRT does not have operations that {name!r} needs: {', '.join(lacking)}. "
         "Use other layers, or leave this format out."
     )

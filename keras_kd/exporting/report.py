@@ -27,6 +27,7 @@ class Artefact:
         agreement: part of the examples (and positions) whose top class is the student's; None without classes.
         accuracy: its accuracy less the student's; None without labels.
         latency: 50th and 95th percentile of the milliseconds for one example.
+        note: what else is to be known of it.
         checksums: SHA-256 by file, relative to the export's folder.
     """
 
@@ -39,6 +40,7 @@ class Artefact:
     agreement: float | None = None
     accuracy: float | None = None
     latency: tuple[float, float] | None = None
+    note: str = ""
     checksums: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -92,6 +94,7 @@ class ExportReport:
         for row in rows:
             cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
             lines.append("  ".join(cells))
+        lines += [f"{artefact.name}: {artefact.note}" for artefact in self.artefacts if artefact.note]
         lines += [f"{artefact.name}: FAILED. {artefact.error}" for artefact in self.artefacts if not artefact.passed]
         return "\n".join(lines)
 

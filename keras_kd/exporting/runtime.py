@@ -82,9 +82,14 @@ def _litert(path: str, job: dict[str, Any]) -> Run:
     def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
         given = zip(job["inputs"], inputs, strict=True)  # an input that no output needs is not in the file
         outputs = runner(**{name: _quantized(x, takes[name]) for name, x in given if name in takes})
-        return [_restored(outputs[name], gives[name]) for name in job["outputs"]]
+        return [_restored(outputs[name], gives[name]).copy() for name in job["outputs"]]
 
-    return run
+    def run_singly(inputs: list[np.ndarray]) -> list[np.ndarray]:
+        singles = [run([leaf[i : i + 1] for leaf in inputs]) for i in range(len(inputs[0]))]
+        return [np.concatenate(leaves) for leaves in zip(*singles, strict=True)]
+
+    fixed = any(detail["shape_signature"][0] == 1 for detail in takes.values())
+    return run_singly if fixed else run
 
 
 def _onnx(path: str, job: dict[str, Any]) -> Run:
