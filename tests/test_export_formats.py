@@ -185,6 +185,14 @@ def test_each_weight_is_written_once(digits):
 # Kinds of students.
 
 
+def test_an_input_without_a_name_has_the_same_one_in_every_session(tmp_path):
+    for version in ("1", "2"):  # Keras counts on
+        export(mlp(1), tmp_path / version)
+        signature = tf.saved_model.load(str(tmp_path / version)).signatures["serving_default"]
+        assert list(signature.structured_input_signature[1]) == ["input_0"]
+        assert list(signature.structured_outputs) == ["output_0"]
+
+
 def test_inputs_in_dicts_in_any_order_reach_their_names_in_all_formats(tmp_path):
     a, b = keras.Input((4,), name="z"), keras.Input((2,), name="b")
     student = keras.Model({"z": a, "b": b}, {"sum": dense(3, 1)(a), "also": 2 * b})

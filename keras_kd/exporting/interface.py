@@ -74,7 +74,7 @@ def declared_inputs(student: keras.Model) -> Any:
         tensors = student.inputs[0] if student.inputs else None
     else:
         tensors = getattr(student, "input", None)
-    return None if tensors is None else _named(tensors, lambda x: ((None, *x.shape[1:]), x.dtype, x.name))
+    return None if tensors is None else _named(tensors, lambda x: ((None, *x.shape[1:]), x.dtype, _given_name(x.name)))
 
 
 def inputs_of(batches: list[Any]) -> Any:
@@ -102,6 +102,11 @@ def _named(tensors: Any, describe: Callable[[Any], tuple[Shape, str, str]]) -> A
         names = [f"{name}_{i}" for i, name in enumerate(names)]
     specs = [Spec(name, shape, dtype) for name, (shape, dtype, _) in zip(names, described, strict=True)]
     return tree.pack_sequence_as(tensors, specs)
+
+
+def _given_name(name: str) -> str:
+    """Return the name that a user gave an input, or none: Keras's own counts what a session has made before."""
+    return "" if re.fullmatch(r"keras_tensor(_\d+)?", name) else name
 
 
 def _common(shapes: list[Shape]) -> Shape:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -112,7 +113,8 @@ class ExportReport:
         """Return what JSON can hold; paths are relative, as the folder may be moved."""
         path = None if artefact.path is None else artefact.path.relative_to(self.path).as_posix()
         numbers = {**dataclasses.asdict(artefact), "path": path, "passed": artefact.passed}
-        return {name: None if value != value else value for name, value in numbers.items()}  # JSON has no NaN
+        finite = {name: not isinstance(value, float) or math.isfinite(value) for name, value in numbers.items()}
+        return {name: value if finite[name] else str(value) for name, value in numbers.items()}  # JSON has no NaN
 
 
 def checksums(path: pathlib.Path, root: pathlib.Path) -> dict[str, str]:
