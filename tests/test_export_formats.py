@@ -330,12 +330,33 @@ def test_operations_that_a_format_lacks_are_named_and_the_others_are_written(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_a_runtime_that_crashes_is_its_artefacts_failure(tmp_path):
+def test_a_file_that_its_runtime_cannot_load_is_reported(tmp_path):
     source = Source(mlp(1), *prepare(mlp(1), X))
     path = tmp_path / "student.tflite"
     path.write_bytes(b"no such file format")
     found = check.compare(source, {path: "litert"}, tmp_path, fresh=True)
     assert isinstance(found[path], str) and "ValueError" in found[path]
+
+
+FATAL = """
+import os, sys, keras
+if sys.argv[0].endswith("runtime.py"):
+    os._exit(3)
+class Fatal(keras.Model):
+    def call(self, x):
+        return x
+"""
+
+
+def test_a_process_that_dies_is_reported_for_what_it_ran(tmp_path, monkeypatch):
+    (tmp_path / "fatal.py").write_text(FATAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    student = __import__("fatal").Fatal()
+    student(X)
+    path = tmp_path / "models" / "1"
+    with pytest.raises(ValueError, match="process ended with 3.*Nothing was written"):
+        kd.export(student, path, formats=("keras",), representative=X)
+    assert not path.exists()
 
 
 def test_a_hostile_keras_file_runs_no_code(tmp_path):

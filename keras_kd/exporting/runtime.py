@@ -59,10 +59,11 @@ def _saved_model(path: str, job: dict[str, Any]) -> Run:
 
 
 def _keras(path: str, job: dict[str, Any]) -> Run:
+    classes = {name: getattr(importlib.import_module(module), name) for module, name in job["classes"]}
+
     import keras
     import tensorflow as tf
 
-    classes = {name: getattr(importlib.import_module(module), name) for module, name in job["classes"]}
     model = keras.models.load_model(path, custom_objects=classes, compile=False, safe_mode=True)
     function = tf.function(lambda x: keras.tree.flatten(model(x, training=False)), reduce_retracing=True)
 
