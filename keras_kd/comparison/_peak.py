@@ -78,7 +78,7 @@ def _saved_model() -> Callable[..., Any]:
 
 
 def _litert() -> Callable[..., Any]:
-    from ai_edge_litert.interpreter import Interpreter  # type: ignore  # has no types, or is not installed
+    from ai_edge_litert.interpreter import Interpreter
 
     def answer(path: str, arrays: dict[str, np.ndarray], form: str) -> None:
         interpreter = Interpreter(model_path=path)

@@ -88,7 +88,7 @@ def _litert(path: pathlib.Path, x: Tensors) -> Callable[[], Any]:
 def interpreter_of(path: pathlib.Path) -> Any:
     """Return LiteRT's interpreter of a file, or raise an error that names the extra."""
     try:
-        from ai_edge_litert.interpreter import Interpreter  # type: ignore  # has no types, or is not installed
+        from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError('To run .tflite files, LiteRT is needed: pip install "keras_kd[litert]"') from error
     return Interpreter(model_path=str(path))

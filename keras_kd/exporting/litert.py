@@ -83,7 +83,7 @@ def _calibration(source: Source) -> Iterator[dict[str, np.ndarray]]:
 
 def _check_int8(content: bytes, name: str) -> None:
     """Refuse a file whose numbers go in or out as floats; ids stay integers."""
-    from ai_edge_litert.interpreter import Interpreter  # type: ignore
+    from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=content)
     ends = [*interpreter.get_input_details(), *interpreter.get_output_details()]

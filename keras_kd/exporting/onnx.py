@@ -20,7 +20,7 @@ def write(source: Source, path: pathlib.Path) -> None:
         ValueError: ONNX does not have an operation of the student.
     """
     import onnx
-    import tf2onnx  # type: ignore
+    import tf2onnx
 
     interface, student = source.interface, source.in_float32
     function = tf.function(lambda inputs: interface.call(student, inputs), autograph=False)

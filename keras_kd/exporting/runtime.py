@@ -75,7 +75,7 @@ def _keras(path: str, job: dict[str, Any]) -> Run:
 
 
 def _litert(path: str, job: dict[str, Any]) -> Run:
-    from ai_edge_litert.interpreter import Interpreter  # type: ignore
+    from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(path).get_signature_runner("serving_default")
     takes, gives = runner.get_input_details(), runner.get_output_details()
@@ -94,7 +94,7 @@ def _litert(path: str, job: dict[str, Any]) -> Run:
 
 
 def _onnx(path: str, job: dict[str, Any]) -> Run:
-    import onnxruntime  # type: ignore
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     takes = {each.name for each in session.get_inputs()}
