@@ -9,6 +9,7 @@ from keras_kd import losses as losses
 from keras_kd import methods as methods
 from keras_kd import metrics as metrics
 from keras_kd import preflight as preflight
+from keras_kd import quantization as quantization
 from keras_kd import schedules as schedules
 from keras_kd import stages as stages
 from keras_kd import teachers as teachers
@@ -20,6 +21,7 @@ from keras_kd.comparison import Comparison as Comparison
 from keras_kd.comparison import compare as compare
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.exporting import export as export
+from keras_kd.quantization import quantization_aware as quantization_aware
 from keras_kd.targets import Joined as Joined
 from keras_kd.terms import Term as Term
 from keras_kd.tuning import TuneResult as TuneResult
