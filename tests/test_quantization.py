@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
+from keras_kd import heads
 from keras_kd.quantization import FakeQuantize
 from keras_kd.quantization.layers import fake_quantize_kernel
 from tests.models import assert_same, batch, dense, initial, mlp, numbers, softmax
@@ -236,6 +237,15 @@ def test_every_layer_keeps_its_name():
     model = kd.quantization_aware(student, IMAGES)
     assert {layer.name for layer in student.layers} <= {layer.name for layer in model.layers}
     assert model.name == student.name
+    assert heads.recognise(model.output) == "softmax"
+
+
+@pytest.mark.parametrize("head", [None, "softmax", "sigmoid"])
+def test_a_rounded_student_says_almost_what_it_said(head):
+    student = small(head)
+    received = kd.quantization_aware(student, X).predict(X, verbose=0)
+    expected = student.predict(X, verbose=0)
+    assert 0 < np.max(np.abs(received - expected)) < 0.05 * np.ptp(expected)
 
 
 @pytest.mark.parametrize("head", [None, "softmax"])
