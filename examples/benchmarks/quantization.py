@@ -1,6 +1,6 @@
 """A very small student in 8-bit integers: rounded after training, or trained with the rounding under its teacher?
 
-    python examples/benchmarks/quantization.py            # Fashion-MNIST, three seeds: under ten minutes on two cores
+    python examples/benchmarks/quantization.py            # Fashion-MNIST, three seeds: nine minutes
     python examples/benchmarks/quantization.py --smoke    # embedded digits: does it run?
 
 For each seed a student of depthwise-separable convolutions is distilled on the first 10,000 images. Then it goes on for
@@ -8,6 +8,18 @@ as many epochs again, at a tenth of the learning rate, in two ways: as it is, or
 see the same batches under the same teacher. The first is written as float32 and, with 500 images for its ranges, as
 8-bit LiteRT (post-training quantisation); the second as 8-bit LiteRT, which needs no images. Accuracies are those of
 the LiteRT interpreter on the whole test split. The sizes of the files are also given for the student of the quickstart.
+The teacher is the quickstart's, taken from --output or trained there, which takes some minutes more, once.
+
+On two busy CPU cores, seeds 0, 1 and 2, teacher 91.7 %, mean and standard deviation:
+
+                               test accuracy   below float32
+    float32                     82.33 ± 0.67     0.00 ± 0.00
+    int8, post-training         82.31 ± 0.64     0.03 ± 0.14
+    int8, quantisation-aware    82.21 ± 0.77     0.12 ± 0.16
+
+Here 8 bits with a scale for each channel cost nothing that three seeds could see, either way, so that there was nothing
+for the training to win back. The files are 0.30 of float32 for the quickstart's student of 20,490 parameters, and 0.78
+for this one: what remains is not weights.
 """
 
 import argparse
@@ -38,7 +50,7 @@ CALIBRATION = 500
 
 
 def build(input_shape: tuple[int, ...], classes: int, width: int) -> keras.Model:
-    """Return a student of 2,970 parameters (width 8), ten classes, in the way of MobileNet."""
+    """Return a student of 3,146 parameters (width 8, ten classes), in the way of MobileNet."""
     inputs = keras.Input(input_shape)
     x = normalised(layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False), inputs)
     for channels, strides in ((2 * width, 1), (4 * width, 2), (4 * width, 1)):
@@ -119,7 +131,8 @@ def sizes(student: keras.Model, images: kd.data.Images) -> tuple[int, int]:
 def main() -> None:
     started = time.perf_counter()
     options, images = read_arguments()
-    teacher = quickstart.get_teacher(images, options.recipe, options.output / images.name)
+    folder = options.output / (f"{images.name}-smoke" if options.smoke else images.name)
+    teacher = quickstart.get_teacher(images, options.recipe, folder)
     runs = [run(seed, teacher, images, options) for seed in range(options.seeds)]
     student = build(images.input_shape, images.classes, options.width)
     print(
@@ -148,13 +161,14 @@ def read_arguments() -> tuple[argparse.Namespace, kd.data.Images]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="embedded digits, one seed, one epoch")
     parser.add_argument("--seeds", type=int, default=3, help="default: 3")
-    parser.add_argument("--epochs", type=int, default=6, help="of each half (default: 6)")
+    parser.add_argument("--epochs", type=int, default=5, help="of each half (default: 5)")
     parser.add_argument("--examples", type=int, default=10_000, help="for the students (default: 10000)")
     parser.add_argument("--width", type=int, default=8, help="channels of the student's first layer (default: 8)")
-    parser.add_argument("--output", type=pathlib.Path, default="runs/quantization", help="where the teacher is kept")
+    parser.add_argument("--output", type=pathlib.Path, default="runs/quickstart", help="where the teacher is kept")
     options = parser.parse_args()
-    options.recipe = dataclasses.replace(quickstart.Recipe(), teacher_epochs=1 if options.smoke else 4)
+    options.recipe = quickstart.Recipe()
     if options.smoke:
+        options.recipe = dataclasses.replace(options.recipe, teacher_epochs=1)
         options.seeds, options.epochs, options.examples = 1, 1, 500
     return options, kd.data.load("digits" if options.smoke else "fashion_mnist")
 
