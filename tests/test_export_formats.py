@@ -455,3 +455,11 @@ def test_a_subclassed_student_that_keras_cannot_write_fails_in_that_format_alone
     student(X)
     report = export(student, tmp_path / "1", formats=("saved_model", "keras"), representative=X)
     assert [each.passed for each in report.artefacts] == [True, False] and "get_config" in report["keras"].error
+
+
+def test_arrays_may_come_with_their_labels(tmp_path):
+    x, y = batch(20)
+    student = mlp(1)
+    report = kd.export(student, tmp_path / "1", representative=(x, y), fresh=False)
+    said = np.argmax(student.predict(x, verbose=0), -1)
+    assert report["saved_model"].accuracy == 0.0 and np.mean(said == y) < 1  # the difference to the student's own

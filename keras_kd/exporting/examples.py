@@ -89,10 +89,15 @@ def _draw(student: keras.Model, specs: Any) -> Any:
 def _read(representative: Any, specs: Any) -> tuple[list[Any], list[np.ndarray] | None]:
     """Return at most `_MOST` examples in batches, and their labels if there are any."""
     if not isinstance(representative, tf.data.Dataset):
-        x = tree.map_structure(np.asarray, representative)
+        x, y = representative, None
+        if isinstance(x, tuple) and specs is not None and len(tree.flatten(x)) != len(tree.flatten(specs)):
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(x)
+        x = tree.map_structure(np.asarray, x)
         count = min(len(tree.flatten(x)[0]), _MOST)
         starts = range(0, count, _BATCH)
-        return [tree.map_structure(lambda leaf, i=i: leaf[i : min(i + _BATCH, count)], x) for i in starts], None
+        parts = [tree.map_structure(lambda leaf, i=i: leaf[i : min(i + _BATCH, count)], x) for i in starts]
+        known = None if y is None else np.asarray(y)
+        return parts, None if known is None else [known[i : min(i + _BATCH, count)] for i in starts]
     batches, labels, room = [], [], _MOST
     for element in _batched(representative, specs).as_numpy_iterator():
         x, y, _ = keras.utils.unpack_x_y_sample_weight(element)

@@ -49,7 +49,7 @@ def export(
         path: a folder that does not exist yet. It appears when all is written and compared, or not at all.
         formats: one or several of the above.
         representative: real inputs to compare on, of the structure that the student takes, or a `tf.data.Dataset` of
-            batches or examples of them, with or without labels, (x, y); at most 1,000 examples are taken. "int8"
+            batches or examples of them; with or without labels, (x, y). At most 1,000 examples are taken. "int8"
             measures its ranges on the first 300. None: random numbers of the student's input shapes.
         quantize: how LiteRT keeps numbers: None (float32), "float16" or "dynamic" (int8) for weights alone, "int8" for
             inputs, weights, activations and outputs; or several of these, for one file each.
