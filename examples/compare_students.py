@@ -10,8 +10,8 @@ through the exported file. The page, with plots and the images on which they dis
 
 Each run is kept in `--output`: stopped, the same command goes on. `--processes` runs them side by side.
 
-On two CPU cores: digits two minutes, Fashion-MNIST half an hour, once the teacher is trained. What it prints is in
-examples/benchmarks/RESULTS.md.
+On two CPU cores, seeds 0 to 2: about half an hour on Fashion-MNIST, once the teacher is trained. What it prints there
+is in examples/benchmarks/RESULTS.md.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What training under a teacher costs: against its parts, against others, against a loop written by hand.
 
     python examples/benchmarks/training.py                  # the tables of steps; about ten minutes on two CPU cores
-    python examples/benchmarks/training.py --only growth    # batch, classes, students, replicas; about twenty more
+    python examples/benchmarks/training.py --only growth    # batch size, classes, students, replicas
 
 The models are the quickstart's, on random images of 28 x 28 x 1 that stand in memory. What is timed is the function
 that `fit` calls. The contestants take a call each in turns, in a random order, in one process; the figures are medians
