@@ -1,5 +1,18 @@
 """Knowledge distillation for Keras 3 on TensorFlow: a large teacher trains a small student."""
 
+import importlib
+import sys
+import typing
+
+if typing.TYPE_CHECKING:
+    from keras_kd.benchmarking import BenchmarkResult as BenchmarkResult
+    from keras_kd.benchmarking import benchmark as benchmark
+    from keras_kd.comparison import Comparison as Comparison
+    from keras_kd.comparison import compare as compare
+    from keras_kd.exporting.export import export as export
+    from keras_kd.tuning import TuneResult as TuneResult
+    from keras_kd.tuning.tune import tune as tune
+
 from keras_kd import _backend as _backend
 from keras_kd import bridges as bridges
 from keras_kd import callbacks as callbacks
@@ -14,17 +27,32 @@ from keras_kd import schedules as schedules
 from keras_kd import stages as stages
 from keras_kd import teachers as teachers
 from keras_kd import transforms as transforms
-from keras_kd.benchmarking import BenchmarkResult as BenchmarkResult
-from keras_kd.benchmarking import benchmark as benchmark
 from keras_kd.cache import TeacherCache as TeacherCache
-from keras_kd.comparison import Comparison as Comparison
-from keras_kd.comparison import compare as compare
 from keras_kd.distiller import Distiller as Distiller
-from keras_kd.exporting import export as export
 from keras_kd.quantization import quantization_aware as quantization_aware
 from keras_kd.targets import Joined as Joined
 from keras_kd.terms import Term as Term
-from keras_kd.tuning import TuneResult as TuneResult
-from keras_kd.tuning import tune as tune
 
 __version__ = "0.1.0"
+
+# What comes before or after training is imported when it is first asked for: half of the time of `import keras_kd`.
+_LATER = {
+    "BenchmarkResult": "keras_kd.benchmarking",
+    "benchmark": "keras_kd.benchmarking",
+    "Comparison": "keras_kd.comparison",
+    "compare": "keras_kd.comparison",
+    "export": "keras_kd.exporting",
+    "TuneResult": "keras_kd.tuning",
+    "tune": "keras_kd.tuning",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+    globals()[name] = found = getattr(importlib.import_module(_LATER[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER} - {"_LATER"})

@@ -1,0 +1,45 @@
+"""What `import keras_kd` brings along, and what it leaves until it is asked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+import keras_kd as kd
+
+
+def test_importing_the_library_imports_nothing_beyond_its_core_dependencies():
+    # Keras and TensorFlow themselves import what they find (matplotlib, scikit-learn), so they come first.
+    program = """
+import sys, keras, numpy, tensorflow
+before = set(sys.modules)
+import keras_kd
+print(*{name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["keras_kd"]
+
+
+def test_what_comes_after_training_is_imported_when_it_is_asked_for():
+    program = """
+import sys, keras_kd
+later = ["keras_kd." + name for name in ("benchmarking", "comparison", "exporting", "tuning")]
+print(*(name in sys.modules for name in later))
+keras_kd.benchmark, keras_kd.compare, keras_kd.export, keras_kd.tune
+print(*(name in sys.modules for name in later))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["False False False False", "True True True True"]
+
+
+def test_what_is_imported_later_is_listed_and_found():
+    later = {"BenchmarkResult", "Comparison", "TuneResult", "benchmark", "compare", "export", "tune"}
+    assert later <= set(dir(kd))
+    assert {getattr(kd, name).__name__ for name in later} == later
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="keras_kd.*exprot"):
+        getattr(kd, "exprot")  # noqa: B009
+    with pytest.raises(ImportError, match="exprot"):
+        from keras_kd import exprot  # noqa: F401
