@@ -146,8 +146,12 @@ class Distiller(keras.Model):
 
         Returns:
             Keras's History.
+
+        Warns:
+            UserWarning: before a long training on arrays: the teacher is no better than guessing. See `check`.
         """
         if self.teacher is not None:
+            preflight.warn_of_a_guessing_teacher(self, x, y, batch_size or 32, epochs)
             x = self.teacher.before_fit(x)
             callbacks = distribution.with_callbacks(callbacks, self.teacher.callbacks())
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)

@@ -216,6 +216,38 @@ def test_a_term_that_reads_layers_has_a_cost_and_no_accuracy():
     assert report.entropy is None and report.memory > 0
 
 
+def test_a_good_teacher_of_rare_events_is_not_suspected():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2000, 4)).astype("float32")
+    y = (x[:, 0] > 2.3).astype("float32")[:, None]
+    scorer = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    scorer.set_weights([np.array([[20.0], [0.0], [0.0], [0.0]]), np.array([-42.0])])
+    distiller = kd.Distiller(student=mlp(1, classes=1), teacher=scorer, terms=kd.methods.multi_label())
+    distiller.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    report = distiller.check(x, y, batches=60)
+    assert report.teacher_accuracy > report.guessing > 0.98
+    assert not [advice for advice in report.advice if "it is not shown" in advice]
+
+
+@pytest.mark.parametrize("wrap", [lambda teacher: teacher, kd.teachers.Remembered])
+def test_a_long_fit_begins_with_a_warning_of_a_teacher_that_guesses(digits, trained, wrap):
+    x, y = digits.train
+    order = np.roll(np.arange(10), 3)
+    with pytest.warns(UserWarning, match=r"The teacher is right on .* guessing would be .*distiller.check"):
+        compiled(wrap(trained)).fit(x, order[y], batch_size=1, steps_per_epoch=2, verbose=0)
+
+
+@pytest.mark.filterwarnings("error:The teacher is right")
+def test_a_good_teacher_a_short_fit_and_a_student_that_has_begun_are_not_warned_of(digits, trained):
+    x, y = digits.train
+    wrong = np.roll(np.arange(10), 3)[y]
+    distiller = compiled(trained)
+    distiller.fit(x, y, batch_size=1, steps_per_epoch=2, verbose=0)
+    distiller.fit(x, wrong, batch_size=1, steps_per_epoch=2, verbose=0)
+    compiled(trained).fit(x, wrong, steps_per_epoch=2, verbose=0)
+    compiled(kd.teachers.EMA(0.9)).fit(x, wrong, batch_size=1, steps_per_epoch=2, verbose=0)
+
+
 def test_what_cannot_be_looked_at_is_refused():
     x, y = batch(8)
     with pytest.raises(ValueError, match="Expected a compiled Distiller"):

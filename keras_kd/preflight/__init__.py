@@ -1,4 +1,5 @@
 """What can be seen of a distillation before it has cost hours: see `Distiller.check`."""
 
 from keras_kd.preflight.check import check as check
+from keras_kd.preflight.check import warn_of_a_guessing_teacher as warn_of_a_guessing_teacher
 from keras_kd.preflight.report import Report as Report

@@ -1,17 +1,22 @@
 """Look at a few batches before `fit`."""
 
+import warnings
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import tree
 
 from keras_kd import targets
 from keras_kd._types import Tensors
 from keras_kd.preflight.cost import Batch, measure
-from keras_kd.preflight.judge import judge, labels_fit
-from keras_kd.preflight.report import Report
+from keras_kd.preflight.judge import guesses, judge, labels_fit
+from keras_kd.preflight.report import Report, percent
 from keras_kd.preflight.view import View
+
+#: `fit` looks at its teacher where it will take more steps than this, so that the look is cheap, and at so many rows.
+_LONG, _LOOKED_AT = 1000, 256
 
 
 def check(distiller: Any, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8) -> Report:
@@ -52,6 +57,38 @@ def check(distiller: Any, x: Any, y: Any = None, batch_size: int = 32, batches: 
     return report
 
 
+def warn_of_a_guessing_teacher(distiller: Any, x: Any, y: Any, batch_size: int, epochs: int) -> None:
+    """Warn, at the beginning of a long `fit` on arrays, where the teacher is no better than guessing.
+
+    Of a dataset or generator nothing is taken, as that could change what comes after it.
+    """
+    leaves = tree.flatten((x, y))
+    names = tuple(name for term in distiller.terms for name in term.teacher_names)
+    if (
+        y is None
+        or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves)
+        or len({len(leaf) for leaf in leaves}) != 1
+        or -(-len(leaves[0]) // batch_size) * epochs < _LONG
+        or not distiller.compiled
+        or int(distiller.optimizer.iterations) > 0
+        or tf.distribute.get_strategy().num_replicas_in_sync > 1
+        or not distiller.teacher.constant(names)
+    ):
+        return
+    view = View(distiller)
+    rows = view.read(_batches(x, y, len(leaves[0]), _LOOKED_AT, 1))
+    if rows is None or not labels_fit(rows):
+        return
+    report = Report(examples=len(rows.teacher))
+    judge(report, rows, view.temperature, view.per_label, view.head)
+    if guesses(report):
+        warnings.warn(
+            f"The teacher is right on {percent(report.teacher_accuracy)} of {report.examples} of these examples, where "
+            f"guessing would be on {percent(report.guessing)}. `print(distiller.check(x, y))` says more.",
+            stacklevel=3,
+        )
+
+
 def _look(distiller: Any, x: Any, y: Any, batch_size: int, batches: int) -> tuple[list[Batch], int | None]:
     """Return a few batches, and how many an epoch has, None where that is not known."""
     if isinstance(x, tf.data.Dataset):
@@ -73,4 +110,9 @@ def _batches(x: Tensors, y: Tensors, rows: int, batch_size: int, batches: int) -
     wanted = min(rows, batch_size * batches)
     chosen = [number * rows // wanted for number in range(wanted)]
     parts = [chosen[start : start + batch_size] for start in range(0, wanted, batch_size)]
-    return [(*tree.map_structure(lambda leaf: tf.gather(leaf, part), (x, y)), None) for part in parts]  # noqa: B023
+    return [(*tree.map_structure(lambda leaf: _taken(leaf, part), (x, y)), None) for part in parts]  # noqa: B023
+
+
+def _taken(leaf: Any, places: list[int]) -> Any:
+    # An array is not made a tensor as a whole for a few of its rows.
+    return tf.convert_to_tensor(leaf[places]) if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)

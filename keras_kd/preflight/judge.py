@@ -11,6 +11,9 @@ from keras_kd.preflight.view import Rows
 #: accuracy rises by more than this once its classes are renamed has them in another order.
 _TOO_MUCH = 0.25
 
+#: Where one label is more frequent than this, a good teacher is hardly more often right than guessing.
+_COMMON = 0.8
+
 #: Targets with a smaller, or a larger, share of the largest possible entropy say little: the label alone, or nothing.
 _SHARP, _FLAT = 0.02, 0.98
 
@@ -44,6 +47,15 @@ def judge(report: Report, rows: Rows, temperature: float, per_label: bool, head:
     _judge_targets(report, rows, per_label)
 
 
+def guesses(report: Report) -> bool:
+    """Return whether the teacher is right no more often than guessing would be, beyond chance."""
+    accuracy, guessing = report.teacher_accuracy, report.guessing
+    if accuracy is None or guessing is None:
+        return False
+    noise = _noise(guessing, report.examples)
+    return accuracy <= guessing + noise if guessing <= _COMMON else accuracy < guessing - noise
+
+
 def labels_fit(rows: Rows) -> bool:
     """Return whether there is a class for every label; where there is not, a loss fails."""
     if rows.labels is None or rows.labels.ndim > 1 or rows.teacher.shape[-1] < 2:
@@ -66,7 +78,7 @@ def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
             )
         _compare_classes(report, rows, ids)
     if report.teacher_accuracy is not None:
-        _advise_on_accuracy(report, len(labels))
+        _advise_on_accuracy(report)
 
 
 def _ids(labels: np.ndarray) -> np.ndarray:
@@ -93,11 +105,11 @@ def _compare_yes_and_no(report: Report, rows: Rows) -> None:
     report.confidence = float(np.mean(np.maximum(yes, 1 - yes)))
 
 
-def _advise_on_accuracy(report: Report, count: int) -> None:
+def _advise_on_accuracy(report: Report) -> None:
     accuracy, guessing, confidence = report.teacher_accuracy, report.guessing, report.confidence
     if accuracy is None or guessing is None or confidence is None or report.student_accuracy is None:
         return
-    noise = 3 * math.sqrt(max(guessing * (1 - guessing), 1 / count) / count)
+    noise = _noise(guessing, report.examples)
     renamed = report.renamed_accuracy
     least = max(accuracy + _TOO_MUCH, guessing + noise, confidence - _TOO_MUCH)
     if renamed is not None and renamed > least:
@@ -105,7 +117,7 @@ def _advise_on_accuracy(report: Report, count: int) -> None:
             f"The teacher is right on {percent(accuracy)}, and would be on {percent(renamed)} if its classes were "
             "renamed: they stand in another order than the labels. Compare its list of classes with that of the data."
         )
-    elif accuracy <= guessing + noise or confidence - accuracy > _TOO_MUCH:
+    elif guesses(report) or confidence - accuracy > _TOO_MUCH:
         report.advice.append(
             f"The teacher is right on {percent(accuracy)} where guessing would be on {percent(guessing)}, and is sure "
             f"by {percent(confidence)}: it is not shown what it was trained on. Compare range, normalisation and size "
@@ -113,6 +125,11 @@ def _advise_on_accuracy(report: Report, count: int) -> None:
         )
     elif report.student_accuracy > accuracy + noise:
         report.advice.append("The student is better than its teacher on these examples: what is there to learn?")
+
+
+def _noise(share: float, count: int) -> float:
+    """Return three standard deviations of a share of so many examples."""
+    return 3 * math.sqrt(max(share * (1 - share), 1 / count) / count)
 
 
 def _judge_targets(report: Report, rows: Rows, per_label: bool) -> None:
