@@ -1,9 +1,9 @@
-"""Train in every precision, with and without XLA, on one device and on two replicas, and write what came of it.
+"""Train in every precision, with XLA or several steps an execution, on two replicas, and write what came of it.
 
     python -m tests.combinations FILE.npz
 
-A process of its own, as devices have to be made before TensorFlow starts. XLA on several processors is refused, as
-Keras cannot do it.
+A process of its own, as devices have to be made before TensorFlow starts. XLA and several steps an execution are
+refused on several processors, as Keras cannot do them there.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from tests.strategies import CROSS_ENTROPY, data, strategy_of
 
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 KINDS = ["kd", "feature", "cached"]
+WAYS = {"default": {"jit_compile": False}, "xla": {"jit_compile": True}, "steps": {"steps_per_execution": 4}}
 STEPS, RATE = 8, 0.1
 
 
@@ -34,7 +35,7 @@ class Path(keras.callbacks.Callback):
         self.last = weights
 
 
-def trained(kind: str, policy: str, jit_compile: bool, strategy: tf.distribute.Strategy):
+def trained(kind: str, policy: str, way: str, strategy: tf.distribute.Strategy):
     """Return the student's weights after training, the losses, and the length of the way."""
     keras.utils.clear_session(free_memory=False)
     x, y, _ = data(STEPS * 16)
@@ -49,7 +50,7 @@ def trained(kind: str, policy: str, jit_compile: bool, strategy: tf.distribute.S
         distiller = kd.Distiller(student=student, teacher=used, terms=terms)
         keras.config.set_dtype_policy("float32")
         optimizer = keras.optimizers.SGD(RATE)
-        distiller.compile(optimizer, CROSS_ENTROPY, temperature=3.0, alpha=0.6, jit_compile=jit_compile)
+        distiller.compile(optimizer, CROSS_ENTROPY, temperature=3.0, alpha=0.6, **WAYS[way])
     if kind == "cached":
         x = kd.Joined(x, {"logits": teacher.predict(x, verbose=0)})
     examples = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
@@ -62,11 +63,11 @@ def main(file: str) -> None:
     """Train all, and write weights, losses and ways by the name of the combination."""
     devices = {"mirrored": strategy_of("mirrored"), "one": tf.distribute.get_strategy()}
     found = {}
-    for kind, policy, xla, device in itertools.product(KINDS, POLICIES, (False, True), devices):
-        if xla and device == "mirrored":
+    for kind, policy, way, device in itertools.product(KINDS, POLICIES, WAYS, devices):
+        if way != "default" and device == "mirrored":
             continue
-        weights, losses, length = trained(kind, policy, xla, devices[device])
-        name = f"{kind} {policy} {'xla' if xla else 'default'} {device}"
+        weights, losses, length = trained(kind, policy, way, devices[device])
+        name = f"{kind} {policy} {way} {device}"
         found |= {f"{name}/{number}": weight for number, weight in enumerate(weights)}
         found |= {f"{name}/losses": np.array(losses), f"{name}/length": np.array(length)}
     np.savez(file, **found)

@@ -1,4 +1,4 @@
-"""Every precision, with and without XLA, on one device and two replicas: what tests/combinations.py writes."""
+"""Every precision, XLA or several steps an execution, on one device and two replicas: see tests/combinations.py."""
 
 import pathlib
 import subprocess
@@ -31,7 +31,7 @@ def test_every_combination_gives_the_weights_of_float32_on_one_device(tmp_path):
     assert run.returncode == 0, run.stderr
     found = dict(np.load(tmp_path / "found.npz"))
     names = sorted({key.split("/")[0] for key in found})
-    assert len(names) == len(KINDS) * len(POLICIES) * 3
+    assert len(names) == len(KINDS) * len(POLICIES) * 4
     for name in names:
         kind, policy, *_ = name.split()
         reference = f"{kind} float32 default one"

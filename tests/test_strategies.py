@@ -10,6 +10,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 from keras.src.backend.tensorflow import trainer
 
 from keras_kd import Distiller, distribution
@@ -19,28 +20,28 @@ ROOT = pathlib.Path(__file__).parents[1]
 KINDS = ("mirrored", "worker 0", "worker 1")
 
 
-def run_all(folder):
-    """Return what each kind of run has written, by its name; all run at once."""
+def run_all(module, folder, suffix):
+    """Return where each kind of run has written, by its name; all run at once."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     cluster = {"worker": [f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}"]}
-    running = {}
-    for kind in ("one", *KINDS):
+    running, files = {}, {kind: folder / f"{kind}.{suffix}" for kind in ("one", *KINDS)}
+    for kind, file in files.items():
         name, *index = kind.split()
         task = {"cluster": cluster, "task": {"type": "worker", "index": int(index[0])}} if index else None
         environment = os.environ | ({"TF_CONFIG": json.dumps(task)} if task else {})
-        command = [sys.executable, "-m", "tests.strategies", str(folder / f"{kind}.npz"), name]
+        command = [sys.executable, "-m", module, str(file), name]
         running[kind] = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     for process in running.values():
-        errors = process.communicate(timeout=400)[1]
+        errors = process.communicate(timeout=900)[1]
         assert process.returncode == 0, errors
-    return {kind: dict(np.load(folder / f"{kind}.npz")) for kind in running}
+    return files
 
 
 def test_weights_and_logs_are_those_of_one_device(tmp_path):
     # One test, as the runs take long and every process of pytest would repeat them.
-    found = run_all(tmp_path)
+    found = {kind: dict(np.load(file)) for kind, file in run_all("tests.strategies", tmp_path, "npz").items()}
     assert [int(found[kind]["replicas"]) for kind in ("one", *KINDS)] == [1, 2, 2, 2]
     for name in (case.__name__ for case in CASES):
         expected = {key: value for key, value in found["one"].items() if key.startswith(name)}
@@ -57,6 +58,19 @@ def test_weights_and_logs_are_those_of_one_device(tmp_path):
     )
     for name, said in refused:
         assert f"`{name}` to be left out under MirroredStrategy with 2 replicas" in said
+
+
+@pytest.mark.slow
+def test_curves_with_batch_normalization_and_adam_are_those_of_one_device(tmp_path):
+    # Statistics of a replica's share of the batch are others than the batch's. On average over the seeds, the curves
+    # may differ by no more than a seed changes them.
+    curves = {kind: np.load(file) for kind, file in run_all("tests.curves", tmp_path, "npy").items()}
+    expected = curves.pop("one")
+    spread = np.std(expected, axis=0, ddof=1)
+    assert np.all(expected[:, -1] < 0.7 * expected[:, 0])  # they learn
+    for kind, found in curves.items():
+        assert np.all(np.abs(np.mean(found - expected, axis=0)) < spread), kind
+    np.testing.assert_allclose(curves["worker 0"], curves["worker 1"], rtol=1e-5)
 
 
 def test_keras_still_has_what_fit_on_several_machines_leans_on():
