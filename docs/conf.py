@@ -1,0 +1,70 @@
+"""How Sphinx makes the site. It reads the tree that build.py puts together: see there."""
+
+import inspect
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import keras_kd
+import site_names
+import site_roles
+
+project = "keras_kd"
+author = "the authors of keras_kd"
+version = release = keras_kd.__version__
+html_title = f"keras_kd {release}"
+language = "en"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+root_doc = "index"
+include_patterns = [
+    "index.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/**",
+    "notebooks/*.ipynb",
+    "examples/benchmarks/RESULTS.md",
+]
+exclude_patterns = ["docs/index.md", "docs/_build"]
+nitpicky = True
+suppress_warnings = ["config.cache"]
+
+html_theme = "furo"
+html_static_path = ["docs/_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {"navigation_with_keys": True}
+
+# Notebooks come executed, by run_notebooks.py.
+nb_execution_mode = "off"
+nb_output_stderr = "remove"
+nb_ipywidgets_js = {}  # would be loaded from another host
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+myst_url_schemes = ["http", "https", "mailto"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say types and shapes; [source] shows the annotations
+autodoc_preserve_defaults = True
+autodoc_default_options = {"members": True, "exclude-members": ", ".join(site_names.PLUMBING)}
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Reference", "params_style")]
+default_role = "python_name"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_math_renderer = "mathml"  # by the browser itself: MathJax would come from another host
+linkcheck_anchors = False
+linkcheck_timeout = 20
+
+
+def setup(app):
+    site_roles.setup(app)

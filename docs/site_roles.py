@@ -1,0 +1,70 @@
+"""What our docstrings and pages need of Sphinx beyond its own: names in backticks, papers, formulas."""
+
+import pathlib
+import re
+from typing import Any
+
+import site_names
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxRole
+
+_API = pathlib.Path(__file__).parent / "api"
+_ARXIV = re.compile(r"\barXiv (\d{4}\.\d{4,5})")
+
+
+class PythonName(SphinxRole):
+    """Show `text` as code, and link it where it is a public name, as in `Distiller.compile` or `losses.pkt`."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Return the link, or the code alone."""
+        code = nodes.literal(self.rawtext, self.text)
+        target = full_name(self.text.removesuffix("()"), self.env.ref_context.get("py:module", "keras_kd"))
+        if target is None:
+            return [code], []
+        link = addnodes.pending_xref("", code, refdomain="py", reftype="obj", reftarget=target, refexplicit=True)
+        link["refdoc"] = self.env.docname
+        self.set_source_info(link)
+        return [link], []
+
+
+def full_name(text: str, module: str) -> str | None:
+    """Return the documented name that `text` means in a module, or None where it means none, or several."""
+    objects = site_names.documented_names(_API)
+    names = objects | {f"{name}.{member}" for name in objects for member in _members(name)}
+    for name in (f"{module}.{text}", f"keras_kd.{text}", re.sub(r"^kd\b", "keras_kd", text)):
+        if name in names:
+            return name
+    ending = [name for name in (names if "." in text else objects) if name.endswith(f".{text}")]
+    return ending[0] if len(ending) == 1 else None
+
+
+def _members(name: str) -> list[str]:
+    value = site_names.public_names().get(name)
+    if not isinstance(value, type):
+        return []
+    own = {key for key, member in vars(value).items() if member.__doc__ and not key.startswith("_")}
+    return sorted(own - set(site_names.PLUMBING))
+
+
+def _link_papers(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [_ARXIV.sub(r"`arXiv \1 <https://arxiv.org/abs/\1>`__", line) for line in lines]
+
+
+def _formula(translator: Any, node: nodes.math) -> None:
+    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    raise nodes.SkipNode
+
+
+def _formula_block(translator: Any, node: nodes.math_block) -> None:
+    translator.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Register all of it."""
+    app.add_role("python_name", PythonName())
+    app.connect("autodoc-process-docstring", _link_papers)
+    app.add_html_math_renderer("mathml", inline_renderers=(_formula, None), block_renderers=(_formula_block, None))
