@@ -1,6 +1,5 @@
 """How Sphinx makes the site. It reads the tree that build.py puts together: see there."""
 
-import inspect
 import pathlib
 import sys
 
@@ -34,10 +33,10 @@ include_patterns = [
 ]
 exclude_patterns = ["docs/index.md", "docs/_build"]
 nitpicky = True
-suppress_warnings = ["config.cache"]
+nitpick_ignore_regex = [(r"py:.*", r"(keras|numpy|pathlib|tensorflow)\..*")]  # their own sites are on other hosts
 
 html_theme = "furo"
-html_static_path = ["docs/_static"]
+html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
@@ -56,7 +55,7 @@ autodoc_typehints = "none"  # the docstrings say types and shapes; [source] show
 autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "exclude-members": ", ".join(site_names.PLUMBING)}
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Reference", "params_style")]
+napoleon_use_ivar = True
 default_role = "python_name"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

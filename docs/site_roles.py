@@ -53,6 +53,25 @@ def _link_papers(app: Sphinx, what: str, name: str, obj: Any, options: Any, line
     lines[:] = [_ARXIV.sub(r"`arXiv \1 <https://arxiv.org/abs/\1>`__", line) for line in lines]
 
 
+def _leave_out_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of a named tuple, which its docstring tells of."""
+    return True if (obj.__doc__ or "").startswith("Alias for field number") else None
+
+
+def _unlink_folders(app: Sphinx, document: nodes.document) -> None:
+    """Show a link to a folder of the repository as its text: a folder has no page."""
+    for link in list(document.findall(addnodes.pending_xref)):
+        target = app.srcdir / app.env.doc2path(app.env.docname, base=False)
+        if link["reftype"] == "myst" and (target.parent / link["reftarget"]).is_dir():
+            link.replace_self(link.children)
+
+
+def _without_notebooks(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Ask for no notebooks where there are none: that would be a warning, which cannot be told from others."""
+    if docname == app.config.root_doc and not any(app.srcdir.glob("notebooks/*.ipynb")):
+        source[0] = source[0].replace("notebooks/*", "")
+
+
 def _formula(translator: Any, node: nodes.math) -> None:
     translator.body.append(tex2mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
@@ -67,4 +86,7 @@ def setup(app: Sphinx) -> None:
     """Register all of it."""
     app.add_role("python_name", PythonName())
     app.connect("autodoc-process-docstring", _link_papers)
+    app.connect("autodoc-skip-member", _leave_out_fields)
+    app.connect("source-read", _without_notebooks)
+    app.connect("doctree-read", _unlink_folders)
     app.add_html_math_renderer("mathml", inline_renderers=(_formula, None), block_renderers=(_formula_block, None))

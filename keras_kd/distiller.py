@@ -200,7 +200,7 @@ class Distiller(keras.Model):
             sample_weight: weights, or None.
 
         Returns:
-            Scalars: "loss", "distillation_loss", each term, and "student_loss" where there are labels and a loss.
+            A scalar for "loss", "distillation_loss", each term, and "student_loss" where there are labels and a loss.
         """
         self._check_teacher()
         y_pred, student = self._read_student(x, training=False)
@@ -240,7 +240,7 @@ class Distiller(keras.Model):
 
     @property
     def temperature(self) -> Any:
-        """The temperature: the number, or the function of the step. Assigning a number needs no retrace."""
+        """The temperature, a number or a function of the step. Assigning a number needs no retrace."""
         return schedules.plain(self._loose.temperature)
 
     @temperature.setter
@@ -249,7 +249,7 @@ class Distiller(keras.Model):
 
     @property
     def alpha(self) -> Any:
-        """The weight of the teacher: the number, or the function of the step. Assigning a number needs no retrace."""
+        """The weight of the teacher, a number or a function of the step. Assigning a number needs no retrace."""
         return schedules.plain(self._loose.alpha)
 
     @alpha.setter

@@ -101,7 +101,7 @@ def dist(inter_weight: Schedule = 2.0, intra_weight: Schedule = 2.0, temperature
         temperature: T, above 0; 1 in the paper on ImageNet. None takes the compiled one.
 
     Returns:
-        A list of two terms: of each example, and of the batch, to which sample weights do not apply.
+        A list of two terms, of each example and of the batch; sample weights do not apply to the second.
 
     Reference: Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv 2205.10536.
     """
@@ -140,7 +140,7 @@ def multi_level(temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), weigh
         weight: weight of each divergence, not negative.
 
     Returns:
-        A list of three terms per temperature: a divergence, a correlation of classes and one of examples.
+        A list of three terms per temperature, a divergence, a correlation of classes and one of examples.
 
     Reference: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
     """

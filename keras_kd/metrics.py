@@ -38,7 +38,7 @@ class Agreement(keras.metrics.MeanMetricWrapper):
 
 @keras.saving.register_keras_serializable("keras_kd")
 class ExpectedCalibrationError(keras.metrics.Metric):
-    """How far a model's confidence is from its accuracy: sum_b share_b |accuracy_b - confidence_b|.
+    """How far a model's confidence is from its accuracy: `sum_b share_b |accuracy_b - confidence_b|`.
 
     Confidence is the probability of the predicted class; b are bins of equal width, (0, 1 / bins], ... up to 1. The
     sums of the bins are kept, so the value is that of all examples at once. Few examples, as in one batch, make it too

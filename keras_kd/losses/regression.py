@@ -39,7 +39,7 @@ def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
 def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Reproduce the teacher's values, without minding single large errors.
 
-    mean_k |student_k - teacher_k| over the last axis.
+    `mean_k |student_k - teacher_k|` over the last axis.
 
     Args:
         student: values, (..., n).
@@ -63,8 +63,8 @@ def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
 def huber_error(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
     """Reproduce the teacher's values: squared for small errors, absolute for large ones.
 
-    mean_k h(student_k - teacher_k) over the last axis, with h(e) = e**2 / 2 up to |e| = delta, and
-    delta * |e| - delta**2 / 2 from there.
+    `mean_k h(student_k - teacher_k)` over the last axis, with `h(e) = e**2 / 2` up to `|e| = delta`, and
+    `delta * |e| - delta**2 / 2` from there.
 
     Args:
         student: values, (..., n).
