@@ -6,7 +6,7 @@ BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .NOTPARALLEL:
-.PHONY: help quickstart test test-oldest lint format types wheel clean
+.PHONY: help quickstart test test-oldest docs notebooks lint format types wheel clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -20,6 +20,12 @@ test: .venv/.installed-test  ## run the tests
 
 test-oldest: .venv-oldest/.installed  ## run them with the oldest TensorFlow and Keras that are supported
 	.venv-oldest/bin/python -m pytest -n 2 $(ARGS)
+
+docs: .venv/.installed-docs  ## run the notebooks and build the site in docs/_build/html; ARGS=--smoke in minutes
+	$(BIN)/python docs/build.py $(ARGS)
+
+notebooks: .venv/.installed-docs  ## run the notebooks that have changed; ARGS="--smoke 01_quickstart" one, in a minute
+	$(BIN)/python docs/run_notebooks.py $(ARGS)
 
 lint: .venv/.installed-dev  ## check style and format
 	$(BIN)/ruff check
@@ -37,7 +43,7 @@ wheel: .venv/.installed-dev  ## build a wheel in dist
 	$(BIN)/python -m build --quiet --wheel
 
 clean:  ## remove .venv and what was built, but not runs
-	rm -rf .venv .venv-oldest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra: it is installed again only when what it depends on has changed.

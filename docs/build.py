@@ -27,7 +27,9 @@ PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
 def main() -> None:
     """Build it; the exit code is 1 if a notebook fails, or Sphinx has anything to say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="run the notebooks with their parameters for a minute each")
+    parser.add_argument(
+        "--smoke", action="store_true", help="run the notebooks with their parameters for a minute each"
+    )
     parser.add_argument("--fresh", action="store_true", help="start from nothing, and execute every notebook again")
     parser.add_argument("--links", action="store_true", help="check the links to other hosts")
     options = parser.parse_args()
@@ -43,7 +45,9 @@ def main() -> None:
     check_hosts(BUILD / "html")
     if options.links:
         sphinx("linkcheck")
-    print(f"Open {(BUILD / 'html' / 'index.html').relative_to(ROOT)}, or serve it: python -m http.server -d docs/_build/html")
+    print(
+        f"Open {(BUILD / 'html' / 'index.html').relative_to(ROOT)}, or serve it: python -m http.server -d docs/_build/html"
+    )
 
 
 def gather(notebooks: list[pathlib.Path]) -> None:
@@ -70,12 +74,15 @@ def sphinx(builder: str) -> None:
     folders = ["--conf-dir", SOURCE / "docs", "--doctree-dir", BUILD / "doctrees", SOURCE, BUILD / builder]
     command = [sys.executable, "-m", "sphinx", "--builder", builder, *options, *map(str, folders)]
     if subprocess.run(command, cwd=ROOT).returncode:
+        shutil.rmtree(BUILD / "doctrees", ignore_errors=True)  # or the next run would not repeat the warnings
         sys.exit(f"The site has errors; the paths above are those of the copies in {SOURCE.relative_to(ROOT)}.")
 
 
 def check_hosts(folder: pathlib.Path) -> None:
     """Stop if a page loads anything from another host: the site must work without a network."""
-    loads = re.compile(r"""<(?:script|img|iframe|source)[^>]*\ssrc=["'](?:https?:)?//[^>]*>|<link[^>]*\shref=["'](?:https?:)?//[^>]*>""")
+    loads = re.compile(
+        r"""<(?:script|img|iframe|source)[^>]*\ssrc=["'](?:https?:)?//[^>]*>|<link[^>]*\shref=["'](?:https?:)?//[^>]*>"""
+    )
     outside = {path.name: loads.findall(path.read_text()) for path in sorted(folder.rglob("*.html"))}
     for name, tags in outside.items():
         if tags:

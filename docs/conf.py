@@ -5,9 +5,10 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-import keras_kd
 import site_names
 import site_roles
+
+import keras_kd
 
 project = "keras_kd"
 author = "the authors of keras_kd"
@@ -39,6 +40,7 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
 

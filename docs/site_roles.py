@@ -1,9 +1,11 @@
 """What our docstrings and pages need of Sphinx beyond its own: names in backticks, papers, formulas."""
 
+import inspect
 import pathlib
 import re
 from typing import Any
 
+import keras
 import site_names
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -53,16 +55,27 @@ def _link_papers(app: Sphinx, what: str, name: str, obj: Any, options: Any, line
     lines[:] = [_ARXIV.sub(r"`arXiv \1 <https://arxiv.org/abs/\1>`__", line) for line in lines]
 
 
+def _show_arguments(app: Sphinx, what: str, name: str, obj: Any, *_: Any) -> tuple[str, None] | None:
+    """Show the arguments of a class: Keras's layers and models hide them behind `__new__(*args, **kwargs)`."""
+    if what != "class" or not issubclass(obj, keras.layers.Layer):
+        return None
+    signature = inspect.signature(obj.__init__)
+    bare = [each.replace(annotation=each.empty) for each in list(signature.parameters.values())[1:]]
+    return str(inspect.Signature(bare)), None
+
+
 def _leave_out_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Leave out the fields of a named tuple, which its docstring tells of."""
     return True if (obj.__doc__ or "").startswith("Alias for field number") else None
 
 
-def _unlink_folders(app: Sphinx, document: nodes.document) -> None:
-    """Show a link to a folder of the repository as its text: a folder has no page."""
-    for link in list(document.findall(addnodes.pending_xref)):
-        target = app.srcdir / app.env.doc2path(app.env.docname, base=False)
-        if link["reftype"] == "myst" and (target.parent / link["reftarget"]).is_dir():
+def _mend_links(app: Sphinx, document: nodes.document) -> None:
+    """Send links to the README to the first page, which includes it; a folder has no page, and its link goes."""
+    folder = app.env.doc2path(app.env.docname).parent
+    for link in [link for link in document.findall(addnodes.pending_xref) if link["reftype"] == "myst"]:
+        if link["reftarget"] == "README":
+            link["reftarget"] = app.config.root_doc
+        elif (folder / link["reftarget"]).is_dir():
             link.replace_self(link.children)
 
 
@@ -86,7 +99,8 @@ def setup(app: Sphinx) -> None:
     """Register all of it."""
     app.add_role("python_name", PythonName())
     app.connect("autodoc-process-docstring", _link_papers)
+    app.connect("autodoc-process-signature", _show_arguments)
     app.connect("autodoc-skip-member", _leave_out_fields)
     app.connect("source-read", _without_notebooks)
-    app.connect("doctree-read", _unlink_folders)
+    app.connect("doctree-read", _mend_links)
     app.add_html_math_renderer("mathml", inline_renderers=(_formula, None), block_renderers=(_formula_block, None))

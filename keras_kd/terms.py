@@ -41,7 +41,7 @@ class Mean(keras.losses.Loss):
 class Term(keras.layers.Layer):
     """One part of what the student learns from the teacher.
 
-    With s and t what is read on both sides, after `bridge` (student only) and `transform` (both):
+    With s and t what is read on both sides, after `bridge` (student only) and `transform` (both)::
 
         value = mean over examples and positions of  T**2 * loss(s / T, stop_gradient(t) / T)      where softened
         value = mean over examples and positions of         loss(s, stop_gradient(t))              otherwise

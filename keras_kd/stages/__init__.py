@@ -1,6 +1,6 @@
 """Pipelines of fits: assistants, generations, peers, exits, refinement, pseudo-labels.
 
-Plain functions over `Distiller`. Each returns what it trained and a record, a list of `Stage`. All take
+Plain functions over `Distiller`. Each returns what it trained and a record, a list of `Stage`. All take::
 
     compile_arguments   as for `Distiller.compile`: {"optimizer": ..., "loss": ..., "temperature": 4.0, "alpha": 0.5}
     fit_arguments       as for `fit`: {"x": ..., "y": ..., "validation_data": ..., "epochs": 10}
