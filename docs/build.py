@@ -4,8 +4,8 @@
     make docs ARGS=--smoke             # the same cells on less data, for less time
     make docs ARGS=--links             # also asks whether the links to other hosts are alive: needs a network
 
-Sphinx reads a copy of the tree, docs/_build/source, in which the notebooks are the executed ones. Files keep their places
-there, so a link that works in the repository works on the site.
+Sphinx reads a copy of the tree, docs/_build/source, in which the notebooks are the executed ones. Files keep their
+places there, so a link that works in the repository works on the site.
 """
 
 import argparse
@@ -45,9 +45,7 @@ def main() -> None:
     check_hosts(BUILD / "html")
     if options.links:
         sphinx("linkcheck")
-    print(
-        f"Open {(BUILD / 'html' / 'index.html').relative_to(ROOT)}, or serve it: python -m http.server -d docs/_build/html"
-    )
+    print("Open docs/_build/html/index.html, or serve it: python -m http.server --directory docs/_build/html")
 
 
 def gather(notebooks: list[pathlib.Path]) -> None:
@@ -80,9 +78,8 @@ def sphinx(builder: str) -> None:
 
 def check_hosts(folder: pathlib.Path) -> None:
     """Stop if a page loads anything from another host: the site must work without a network."""
-    loads = re.compile(
-        r"""<(?:script|img|iframe|source)[^>]*\ssrc=["'](?:https?:)?//[^>]*>|<link[^>]*\shref=["'](?:https?:)?//[^>]*>"""
-    )
+    address = r"""["'](?:https?:)?//"""
+    loads = re.compile(rf"<(?:script|img|iframe|source)[^>]*\ssrc={address}[^>]*>|<link[^>]*\shref={address}[^>]*>")
     outside = {path.name: loads.findall(path.read_text()) for path in sorted(folder.rglob("*.html"))}
     for name, tags in outside.items():
         if tags:

@@ -68,4 +68,5 @@ linkcheck_timeout = 20
 
 
 def setup(app):
+    """Let Sphinx take what is ours."""
     site_roles.setup(app)

@@ -2,8 +2,8 @@
 
     python docs/run_notebooks.py [--smoke] [--fresh] [--jobs 2] [--output docs/_build/executed] [NAME ...]
 
-A notebook that was executed, with the same parameters, and has not changed since is left as it is; `--fresh` executes it
-all the same, as after a change of keras_kd. `--smoke` takes the notebook's own metadata {"keras_kd": {"smoke":
+A notebook that was executed, with the same parameters, and has not changed since is left as it is; `--fresh` executes
+it all the same, as after a change of keras_kd. `--smoke` takes the notebook's own metadata {"keras_kd": {"smoke":
 {"epochs": 1, ...}}} as parameters: every cell, in under a minute.
 """
 
@@ -99,7 +99,7 @@ def run_one(path: pathlib.Path, target: pathlib.Path, *, smoke: bool, fresh: boo
 
 
 def smoke_parameters(path: pathlib.Path, notebook: Any) -> dict[str, Any]:
-    """Return a notebook's parameters for a run of a minute, or raise a `ValueError` where it has none, or unknown ones."""
+    """Return a notebook's parameters for a run of a minute, or raise an error where it has none, or unknown ones."""
     parameters = notebook.metadata.get("keras_kd", {}).get("smoke")
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     known = set(re.findall(r"^(\w+)\s*=", "\n".join(cells), re.MULTILINE))

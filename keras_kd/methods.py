@@ -1,4 +1,6 @@
-"""One short function per published method: its terms, with the paper's defaults. They go into a Distiller::
+"""One short function per published method: its terms, with the paper's defaults.
+
+They go into a Distiller::
 
     distiller = kd.Distiller(student=student, teacher=teacher, terms=kd.methods.dkd())
     distiller = kd.Distiller(student=student, teacher=teacher, terms=kd.methods.kd() + kd.methods.fitnets(pairs))
