@@ -114,6 +114,16 @@ def test_every_run_is_there_with_its_evaluation_history_and_student(small):
         np.testing.assert_allclose(result.teacher[name]["accuracy"], np.mean(said == y), rtol=1e-6)
 
 
+def test_a_compiled_teacher_is_measured_as_it_is(tmp_path):
+    compiled = teacher()
+    compiled.compile("sgd", LOSS, metrics=["accuracy"])
+    result = kd.benchmark(**arguments(tmp_path, teacher=compiled, **BRIEF))
+    loss, accuracy = compiled.evaluate(*part(2), verbose=0)
+    np.testing.assert_allclose(
+        [result.teacher["test"][name] for name in ("loss", "accuracy")], [loss, accuracy], rtol=1e-5
+    )
+
+
 def test_a_run_of_a_recipe_is_the_distiller_that_one_would_write_by_hand(small):
     result, _, _ = small
     keras.utils.set_random_seed(1)

@@ -1,5 +1,6 @@
 """How good is a student, and how good its teacher?"""
 
+import types
 from typing import Any
 
 import keras
@@ -58,11 +59,12 @@ class Said(keras.Model):
 
     def __init__(self, teacher: Teacher, head: str) -> None:
         super().__init__(name="teacher")
-        self._teacher_in_use = teacher
+        # Not tracked: the metrics of a compiled teacher would take the place of ours, which have the same names.
+        self._loose = types.SimpleNamespace(teacher=teacher)
         self._activation = {"softmax": keras.ops.softmax, "sigmoid": keras.ops.sigmoid}.get(head)
         self._per_label = head == "sigmoid"
 
     def call(self, x: Tensors, training: bool | None = None) -> Tensor:
         """Return what the teacher says of x, in inference mode."""
-        logits = averaged(self._teacher_in_use(x, {})["logits"], 1.0, self._per_label)
+        logits = averaged(self._loose.teacher(x, {})["logits"], 1.0, self._per_label)
         return logits if self._activation is None else self._activation(logits)
