@@ -1,0 +1,155 @@
+"""The five snippets of docs/snippets.md: both versions run, and ours is the shorter, and says the same."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import average_precision_score
+
+import keras_kd as kd
+from tests.pages import blocks
+
+PAGE = "docs/snippets.md"
+#: The page's first block, and those of each snippet.
+START, *OTHERS = blocks(PAGE)
+SNIPPETS = {
+    heading: [b for b in OTHERS if b.heading == heading] for heading in dict.fromkeys(b.heading for b in OTHERS)
+}
+FRAUD, CLASS, SQUARED, SOFTMAX, SOFT = SNIPPETS
+#: Snippets whose texts use MNIST.
+MNIST = (CLASS, SQUARED, SOFTMAX, SOFT)
+
+
+@pytest.fixture(scope="module")
+def started():
+    """What the page starts from, once."""
+    keras.utils.set_random_seed(0)
+    namespace: dict = {}
+    START.run(namespace)
+    return namespace
+
+
+@pytest.fixture
+def namespace(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a benchmark writes where it is
+    return dict(started)
+
+
+def run(heading: str, namespace: dict, label: str) -> None:
+    """Run what a snippet starts from, and one of its two versions."""
+    *needed, there, here = SNIPPETS[heading]
+    for block in [*needed, {"There": there, "Here": here}[label]]:
+        block.run(namespace)
+
+
+def accuracy(model, part) -> float:
+    x, y = part
+    return float(np.mean(np.argmax(model.predict(x, verbose=0), axis=-1) == y))
+
+
+def of_test(namespace: dict):
+    return namespace["x_test"], namespace["y_test"]
+
+
+def test_the_page_shows_five_snippets_each_in_two_versions():
+    assert len(SNIPPETS) == 5
+    for found in SNIPPETS.values():
+        assert [block.label for block in found][-2:] == ["**There**", "**Here**"]
+
+
+@pytest.mark.parametrize("heading", SNIPPETS)
+def test_ours_has_no_more_lines(heading):
+    there, here = SNIPPETS[heading][-2:]
+    assert here.lines() <= there.lines()
+
+
+@pytest.mark.parametrize("label", ["There", "Here"])
+def test_fraud_is_found_by_a_light_student(label, namespace):
+    run(FRAUD, namespace, label)
+    x, y = namespace["payments"], namespace["fraud"]
+    if label == "Here":
+        said = namespace["distiller"].predict(x, verbose=0)
+    else:
+        said = namespace["sigmoid"](namespace["forward"](x, namespace["small"])[1])
+    assert average_precision_score(y, said) > 5 * y.mean()  # a ranking by chance has the share of the positives
+
+
+def test_the_class_with_a_history_becomes_a_fit(namespace):
+    run(CLASS, namespace, "Here")
+    soft, hard, total = (np.array(namespace[name]) for name in ("soft", "hard", "total"))
+    assert len(total) == 5 and total[-1] < total[0]
+    np.testing.assert_allclose(total, 0.7 * soft + 0.3 * hard, rtol=1e-5)
+    result = namespace["result"]
+    assert {(run.student, run.recipe) for run in result.runs} == {
+        (student, recipe) for student in ("narrow", "deep") for recipe in ("alone", "distilled")
+    }
+    for name, part in (("train", ("x", "y")), ("test", ("x_test", "y_test"))):
+        expected = accuracy(namespace["teacher"], [namespace[each] for each in part])
+        np.testing.assert_allclose(result.teacher[name]["accuracy"], expected, rtol=1e-6)
+        assert all("accuracy" in getattr(run, name) for run in result.runs)
+
+
+def test_the_soft_loss_of_the_class_is_ours_plus_the_teachers_entropy(namespace):
+    run(CLASS, namespace, "There")
+    loop, x, y = namespace["loop"], namespace["x_test"], namespace["y_test"]
+    assert set(loop.history) == {"soft", "hard", "total"} and len(loop.history["total"]) == 5
+    distiller = kd.Distiller(student=loop.student, teacher=loop.teacher)
+    distiller.compile("adam", namespace["cross_entropy"], temperature=loop.temperature, alpha=loop.alpha)
+    soft, hard, _ = loop.loss(x, y)
+    softened = tf.nn.softmax(loop.teacher(x) / loop.temperature).numpy().astype("float64")
+    entropy = -np.mean(np.sum(softened * np.log(softened), axis=-1)) * loop.temperature**2
+    ours = distiller.objective(x, y)
+    np.testing.assert_allclose(ours["distillation_loss"], soft - entropy, rtol=1e-4)
+    np.testing.assert_allclose(ours["student_loss"], hard, rtol=1e-5)
+
+
+def test_the_loss_with_t_squared_is_the_same_number(namespace):
+    run(SQUARED, namespace, "There")
+    student, x, y = namespace["student"], namespace["x_test"], namespace["y_test"]
+    distiller = kd.Distiller(student=student, teacher=namespace["teacher"])
+    distiller.compile("adam", namespace["cross_entropy"], temperature=2.0, alpha=0.7)
+    theirs = namespace["distillation_loss"](y, student(x), namespace["teacher"](x))
+    np.testing.assert_allclose(distiller.objective(x, y)["loss"], theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("heading", [SQUARED, SOFTMAX, SOFT])
+def test_ours_learns_at_least_what_theirs_does(heading, namespace):
+    found = {}
+    for label in ("There", "Here"):
+        keras.utils.set_random_seed(0)
+        run(heading, namespace, label)
+        found[label] = accuracy(
+            namespace["student"] if label == "There" else namespace["distiller"], of_test(namespace)
+        )
+    assert found["Here"] > max(0.5, found["There"] - 0.05)
+
+
+def test_a_softened_teacher_alone_makes_an_unsure_student(namespace):
+    there = SNIPPETS[SOFTMAX][-2].code.partition("gentle")[0]  # before the refinement
+    SNIPPETS[SOFTMAX][0].run(namespace)
+    exec(there, namespace)
+    theirs = namespace["student"].predict(namespace["x_test"], verbose=0).max(axis=-1).mean()
+    exec(SNIPPETS[SOFTMAX][-1].code.partition("gentle")[0], namespace)
+    ours = namespace["student"].predict(namespace["x_test"], verbose=0).max(axis=-1).mean()
+    assert theirs < ours - 0.1
+
+
+def test_the_refinement_keeps_the_best(namespace):
+    run(SOFTMAX, namespace, "Here")
+    logs = namespace["record"][0].logs
+    validation = namespace["x_val"], namespace["y_val"]
+    assert accuracy(namespace["student"], validation) >= logs["before"] - 1e-6
+
+
+@pytest.mark.tfds
+@pytest.mark.parametrize("heading", MNIST)
+def test_ours_runs_on_fashion_mnist(heading, fashion_mnist, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = dataclasses.replace(fashion_mnist, train=tuple(values[:10_000] for values in fashion_mnist.train))
+    monkeypatch.setattr(kd.data, "load", lambda name: few)
+    namespace: dict = {}
+    START.run(namespace)
+    run(heading, namespace, "Here")
+    assert accuracy(namespace["distiller"], of_test(namespace)) > 0.6
