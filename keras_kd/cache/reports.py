@@ -87,14 +87,17 @@ class Info(NamedTuple):
         )
 
     def __str__(self) -> str:
-        pays = "not known" if self.break_even is None else f"{self.break_even:.1f} epochs"
+        pays, why = "not known", ""
+        if self.break_even is not None:
+            never = math.isinf(self.break_even)
+            pays, why = ("never", "  reading took as long as asking") if never else (f"{self.break_even:.1f} epochs", "")
         return "\n".join(
             [
                 f"{'examples':<14}{self.examples:>14,}  x {self.views} views",
                 f"{'size':<14}{size(self.nbytes):>14}  {self.bytes_per_example:.1f} bytes an example and view",
                 f"{'dense':<14}{size(self.bytes_dense):>14}  with all classes",
                 f"{'build':<14}{duration(self.seconds):>14}",
-                f"{'pays off after':<14}{pays:>14}",
+                f"{'pays off after':<14}{pays:>14}{why}",
             ]
         )
 
