@@ -79,8 +79,10 @@ def gradient_diagnostics(
         parts = distiller.objective(x, y, sample_weight)
     gradients: dict[str, Any] = {}
     for name in parts.keys() - {"loss"}:
-        flat = tape.gradient(parts[name], variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradients[name] = ops.concatenate([ops.reshape(ops.convert_to_tensor(part), (-1,)) for part in flat])
+        # A term on features does not reach the layers behind them. TensorFlow cannot fill in zeros for Keras variables.
+        reached = zip(tape.gradient(parts[name], variables), variables, strict=True)
+        flat = [ops.zeros_like(weight) if part is None else ops.convert_to_tensor(part) for part, weight in reached]
+        gradients[name] = ops.concatenate([ops.reshape(part, (-1,)) for part in flat])
     report = {f"gradient_norm/{name}": float(ops.norm(gradient)) for name, gradient in sorted(gradients.items())}
     if "student_loss" in gradients:
         soft, hard = gradients["distillation_loss"], gradients["student_loss"]

@@ -41,6 +41,30 @@ def test_norms_and_cosine_are_those_of_the_gradients_written_by_hand():
     assert report["gradient_cosine"] == pytest.approx(cosine, rel=1e-4)
 
 
+def deep(seed):
+    """Return two linear layers, of which "hidden" is the first."""
+    kernels = [keras.initializers.RandomNormal(seed=seed + number) for number in range(2)]
+    dense = keras.layers.Dense
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            dense(5, use_bias=False, kernel_initializer=kernels[0], name="hidden"),
+            dense(3, use_bias=False, kernel_initializer=kernels[1]),
+        ]
+    )
+
+
+def test_a_term_on_features_does_not_pull_at_the_layers_behind_them():
+    student, teacher = deep(1), deep(5)
+    terms = [kd.Term(kd.losses.kl_divergence), kd.Term(kd.losses.squared_error, at=("hidden", "hidden"), name="hint")]
+    model = kd.Distiller(student=student, teacher=teacher, terms=terms)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    s, t = (X.astype("float64") @ each.get_weights()[0] for each in (student, teacher))
+    # The mean over 6 examples and 5 units of (s - t)**2: of the first kernel x' 2 (s - t) / 30, of the second 0.
+    expected = np.linalg.norm(X.T @ (2.0 * (s - t)) / 30)
+    assert gradient_diagnostics(model, X, Y)["gradient_norm/hint"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_without_labels_there_is_no_cosine():
     model = distiller()
     model.compile("sgd", alpha=1.0)
