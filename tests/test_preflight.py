@@ -113,6 +113,13 @@ def test_a_temperature_at_which_targets_say_nothing_is_answered_with_a_better_on
         assert compiled(trained, better).check(x, y).entropy == pytest.approx(0.3, abs=0.03)
 
 
+def test_no_temperature_is_recommended_where_something_else_is_wrong(digits, trained):
+    x, y = digits.train
+    for teacher, inputs, doubt in ((trained, 1000 * x, "another range"), (net(64), x / 100, "is the teacher trained")):
+        advice = " ".join(compiled(teacher).check(inputs, y).advice)
+        assert doubt in advice and "temperature=" not in advice, advice
+
+
 def test_probabilities_that_are_taken_for_logits_are_caught(digits, trained):
     x, y = digits.train
     said = compiled(lambda x: tf.nn.softmax(trained(x))).check(x, y).advice

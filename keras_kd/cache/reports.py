@@ -89,8 +89,9 @@ class Info(NamedTuple):
     def __str__(self) -> str:
         pays, why = "not known", ""
         if self.break_even is not None:
-            never = math.isinf(self.break_even)
-            pays, why = ("never", "  reading took as long as asking") if never else (f"{self.break_even:.1f} epochs", "")
+            pays = f"{self.break_even:.1f} epochs"
+            if math.isinf(self.break_even):
+                pays, why = "never", "  reading took as long as asking"
         return "\n".join(
             [
                 f"{'examples':<14}{self.examples:>14,}  x {self.views} views",

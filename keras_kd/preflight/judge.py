@@ -20,6 +20,9 @@ _SHARP, _FLAT = 0.02, 0.98
 #: The share of the largest possible entropy that another temperature is recommended by.
 _WANTED = 0.3
 
+#: A temperature outside of this would hide that something else is wrong.
+_USUAL = (0.25, 50.0)
+
 #: A teacher whose logits are so many times the trained student's asks it for their size as well.
 _LARGE = 4.0
 
@@ -139,15 +142,28 @@ def _judge_targets(report: Report, rows: Rows, per_label: bool) -> None:
     if entropy < _SHARP or entropy > _FLAT:
         better = _temperature_for(_WANTED, rows.softened * temperature, per_label)
         what = "hardly more than a label" if entropy < _SHARP else "hardly anything: all classes are as probable"
-        hint = "" if better is None else f" Around temperature={better:.2g} they would say more."
-        doubt = " Or x has another range than the teacher was trained on." if entropy < _SHARP else ""
-        report.advice.append(f"At T = {temperature:.3g} the teacher's targets say {what}.{hint}{doubt}")
+        report.advice.append(
+            f"At T = {temperature:.3g} the teacher's targets say {what}. {_remedy(better, entropy < _SHARP)}"
+        )
     trained = report.student_accuracy is not None and report.student_accuracy > (report.guessing or 0) + _TOO_MUCH
     if trained and (report.teacher_scale or 0) > _LARGE * (report.student_scale or 0):
         report.advice.append(
             "The teacher's logits are much larger than the student's, which has to grow its own to match them: "
             "methods.standardized() compares their shape alone."
         )
+
+
+def _remedy(better: float | None, sharp: bool) -> str:
+    """Return what to do about targets that say little, for the temperature at which they would say more."""
+    if better is not None and _USUAL[0] <= better <= _USUAL[1]:
+        doubt = " Or x has another range than the teacher was trained on." if sharp else ""
+        return f"Around temperature={better:.2g} they would say more.{doubt}"
+    if sharp:
+        return (
+            "No usual temperature would soften them: x has another range than the teacher was trained on, or its "
+            "logits are far too large. Compare range and normalisation of x with the teacher's training."
+        )
+    return "No usual temperature would sharpen them: is the teacher trained, and its weights loaded?"
 
 
 def _renamed(said: np.ndarray, ids: np.ndarray) -> float:
