@@ -1,0 +1,199 @@
+"""The fraud student behind a small HTTP service.
+
+    python examples/serve.py --train                        # train, distil, export to runs/serve/fraud/1, and serve it
+    python examples/serve.py runs/serve/fraud/1 --port 8080   # serve what `kd.export` wrote
+
+    curl localhost:8080/health
+    curl localhost:8080/score -d '{"transaction": [48.5, 1.2, 14.5, 0.8, 3, 600, 1, 0.6, 900, 250, 0, ..., 0]}'
+    curl localhost:8080/scores -d '{"transactions": [[...], [...]]}'
+
+A transaction is its numbers in the order of `fraud.FEATURES`, which /health says, too. What is not that (another number
+of features, text, NaN, a negative number) is refused with 422 and the place where it stands; what is not JSON with 400,
+more than --most-rows rows with 422, and a body larger than --most-bytes with 413, before all of it is read.
+
+The model runs in LiteRT: neither TensorFlow nor keras_kd is imported to serve. Each thread has an interpreter of its
+own. On SIGTERM, /health answers 503 and every answer asks its client to come back on another connection, which goes to
+another server; --drain seconds later the door is closed, and what has come in is answered before the process ends.
+TLS, authentication and slow clients are the business of a proxy in front.
+
+Training takes a minute on two CPU cores (--smoke: seconds), seed 0. What the service does under load, and the teacher
+behind it: examples/benchmarks/serving.py.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import pathlib
+import threading
+from typing import Annotated, Any
+
+import fastapi
+import numpy as np
+import pydantic
+import pydantic_core
+import uvicorn
+from ai_edge_litert.interpreter import Interpreter
+from anyio import to_thread
+from fraud import FEATURES, LABELS
+
+#: A float32 holds no larger one.
+LARGEST = float(np.finfo("float32").max)
+
+
+class Model:
+    """A LiteRT file that `kd.export` wrote, for all threads."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.name, self.version = folder.resolve().parent.name, folder.name
+        self._content = read_checked(folder)
+        self._own = threading.local()
+        width = self._interpreter(1).get_input_details()[0]["shape"][1]
+        if width != len(FEATURES):
+            raise SystemExit(f"Expected a model of {len(FEATURES)} features. Received one of {width}: {folder}")
+
+    def __call__(self, rows: list[list[float]]) -> np.ndarray:
+        """Return probabilities, (rows, labels)."""
+        interpreter = self._interpreter(len(rows))
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.array(rows, "float32"))
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+    def _interpreter(self, rows: int) -> Interpreter:
+        """Return this thread's interpreter for that many rows: one for single transactions, one for batches."""
+        kept = self._own.__dict__
+        kind = "single" if rows == 1 else "batch"
+        if kind not in kept:
+            kept[kind] = Interpreter(model_content=self._content, num_threads=1)
+        interpreter = kept[kind]
+        given = interpreter.get_input_details()[0]
+        if kept.get(f"{kind} rows") != rows:
+            interpreter.resize_tensor_input(given["index"], (rows, given["shape"][1]))
+            interpreter.allocate_tensors()
+            kept[f"{kind} rows"] = rows
+        return interpreter
+
+
+def read_checked(folder: pathlib.Path) -> bytes:
+    """Return the LiteRT file of an export, if it is what was written and compared with the student there."""
+    try:
+        artefacts = json.loads((folder / "export.json").read_text())["artefacts"]
+    except FileNotFoundError:
+        raise SystemExit(f"Expected a folder that kd.export wrote, or --train. Received: {folder}") from None
+    found = [each for each in artefacts if each["name"] == "litert float32" and each["passed"]]
+    if not found:
+        raise SystemExit(f"Expected an export with formats=('litert',) that has passed its comparison: {folder}")
+    ((file, checksum),) = found[0]["checksums"].items()
+    content = (folder / file).read_bytes()
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise SystemExit(f"{folder / file} is not what was exported: its checksum differs from that in export.json.")
+    return content
+
+
+def make_app(model: Model, options: argparse.Namespace) -> fastapi.FastAPI:
+    number = Annotated[float, pydantic.Field(strict=True, ge=0, le=LARGEST, allow_inf_nan=False)]
+    row = Annotated[list[number], pydantic.Field(min_length=len(FEATURES), max_length=len(FEATURES))]
+    rows = Annotated[list[row], pydantic.Field(min_length=1, max_length=options.most_rows, fail_fast=True)]
+    one = pydantic.create_model("Transaction", __config__={"extra": "forbid"}, transaction=row)
+    many = pydantic.create_model("Transactions", __config__={"extra": "forbid"}, transactions=rows)
+    app = fastapi.FastAPI(title="Fraud screening", version=model.version)
+    app.state.draining = False
+
+    def answer(content: Any, status: int = 200) -> fastapi.Response:
+        headers = {"connection": "close"} if app.state.draining else {}
+        return fastapi.Response(pydantic_core.to_json(content), status, headers, "application/json")
+
+    @app.get("/health")
+    async def health() -> fastapi.Response:
+        said = {"status": "draining" if app.state.draining else "ready", "model": model.name, "version": model.version}
+        return answer({**said, "features": FEATURES, "labels": LABELS}, 503 if app.state.draining else 200)
+
+    @app.post("/score", openapi_extra=body_of(one))
+    async def score(request: fastapi.Request) -> fastapi.Response:
+        given = one.model_validate_json(await read(request, options.most_bytes))
+        return answer(dict(zip(LABELS, model([given.transaction])[0].tolist(), strict=True)))
+
+    @app.post("/scores", openapi_extra=body_of(many))
+    async def scores(request: fastapi.Request) -> fastapi.Response:
+        given = many.model_validate_json(await read(request, options.most_bytes))
+        found = await to_thread.run_sync(model, given.transactions)  # others are not to wait for a large batch
+        return answer({"labels": LABELS, "scores": found.tolist()})
+
+    @app.exception_handler(pydantic.ValidationError)
+    async def refuse(request: fastapi.Request, error: pydantic.ValidationError) -> fastapi.Response:
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:5]
+        return answer({"detail": found}, 400 if found[0]["type"] == "json_invalid" else 422)
+
+    return app
+
+
+async def read(request: fastapi.Request, most_bytes: int) -> bytes:
+    """Return the body, or refuse it as soon as it is too large: where it says so, before anything is read."""
+    content = bytearray()
+    if int(request.headers.get("content-length", 0)) <= most_bytes:
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > most_bytes:
+                break
+        else:
+            return bytes(content)
+    # The rest of the body would be taken for the next request: this is the last one on its connection.
+    raise fastapi.HTTPException(413, f"Expected a body of at most {most_bytes} bytes.", {"connection": "close"})
+
+
+def body_of(kind: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """Return what /docs says of a body. FastAPI does not parse it: pydantic reads JSON from the bytes, strictly."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which on SIGTERM lets its clients leave before it closes the door."""
+
+    def __init__(self, app: fastapi.FastAPI, drain: float, **config: Any) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", **config))
+        self.app, self.drain = app, drain
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if self.app.state.draining:  # asked twice
+            super().handle_exit(sig, frame)
+            return
+        self.app.state.draining = True
+        self.loop.call_soon_threadsafe(self.loop.call_later, self.drain, super().handle_exit, sig, frame)
+
+    async def startup(self, sockets: Any = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        print(f"Serving on http://{self.config.host}:{port}", flush=True)
+
+
+def main() -> None:
+    options = read_arguments()
+    if options.train:
+        from fraud_models import train_and_export  # TensorFlow is needed for this alone
+
+        options.model = train_and_export(options.output, options.smoke)["fraud"]
+    model = Model(options.model)
+    print(f"Model {model.name!r}, version {model.version}", flush=True)
+    Server(make_app(model, options), options.drain, host=options.host, port=options.port, access_log=False).run()
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=pathlib.Path, nargs="?", help="folder of an export, as runs/serve/fraud/1")
+    parser.add_argument("--train", action="store_true", help="train, distil and export first")
+    parser.add_argument("--smoke", action="store_true", help="with --train: seconds, and a poor model")
+    parser.add_argument("--output", type=pathlib.Path, default="runs/serve", help="of --train (default: runs/serve)")
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
+    parser.add_argument("--port", type=int, default=8080, help="default: 8080; 0 for any that is free")
+    parser.add_argument("--most-rows", type=int, default=1000, help="transactions in a batch (default: 1000)")
+    parser.add_argument("--most-bytes", type=int, default=1_000_000, help="bytes of a body (default: 1000000)")
+    parser.add_argument("--drain", type=float, default=2.0, help="seconds between SIGTERM and the end (default: 2)")
+    options = parser.parse_args()
+    if options.train == (options.model is not None):
+        parser.error("expected either the folder of an export or --train")
+    return options
+
+
+if __name__ == "__main__":
+    main()

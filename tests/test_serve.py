@@ -1,0 +1,277 @@
+"""The service of examples/serve.py: a real process, spoken to over real connections."""
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import math
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_kd as kd
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+MOST_BYTES = 20_000
+MOST_ROWS = 30
+DRAIN = 0.5
+
+
+@pytest.fixture(scope="module")
+def fraud():
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        yield __import__("fraud")
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+
+def make_student(features=20):
+    inputs = keras.Input((features,))
+    hidden = layers.Dense(8, activation="relu")(ops.log(1.0 + ops.relu(inputs)))
+    return keras.Model(inputs, layers.Dense(3, activation="sigmoid")(hidden), name="student")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    student, folder = make_student(), tmp_path_factory.mktemp("models") / "fraud" / "7"
+    kd.export(student, folder, formats=("litert",), fresh=False)
+    return student, folder
+
+
+def start(folder):
+    command = [sys.executable, EXAMPLES / "serve.py", folder, "--port", "0", "--drain", str(DRAIN)]
+    limits = ["--most-bytes", str(MOST_BYTES), "--most-rows", str(MOST_ROWS)]
+    process = subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if found := re.search(r"Serving on http://127\.0\.0\.1:(\d+)", line):
+            return process, int(found.group(1))
+    raise RuntimeError("".join([*lines, process.stderr.read()]))
+
+
+@contextlib.contextmanager
+def serving(folder):
+    process, port = start(folder)
+    try:
+        yield process, port
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def port(exported):
+    with serving(exported[1]) as (_, port):
+        yield port
+
+
+def ask(port, path, body=None, **headers):
+    """Return status and JSON; a body that is no text is sent as JSON."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        content = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+        connection.request("GET" if body is None else "POST", path, content, headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+def test_health_names_the_model_and_what_it_takes(port, fraud):
+    status, said = ask(port, "/health")
+    assert status == 200
+    assert said == {
+        "status": "ready",
+        "model": "fraud",
+        "version": "7",
+        "features": list(fraud.FEATURES),
+        "labels": list(fraud.LABELS),
+    }
+
+
+def test_single_and_batch_say_what_the_student_says(port, exported, fraud):
+    x, _ = fraud.generate(MOST_ROWS, seed=3)
+    expected = exported[0].predict(x, verbose=0)
+    status, batch = ask(port, "/scores", {"transactions": x.tolist()})
+    assert status == 200
+    assert batch["labels"] == list(fraud.LABELS)
+    np.testing.assert_allclose(batch["scores"], expected, atol=1e-5)
+    singles = [ask(port, "/score", {"transaction": row.tolist()}) for row in x[:5]]
+    assert [status for status, _ in singles] == [200] * 5
+    np.testing.assert_allclose(
+        [[said[label] for label in fraud.LABELS] for _, said in singles], expected[:5], atol=1e-5
+    )
+
+
+def test_many_clients_at_once_get_their_own_answers(port, exported, fraud):
+    """Batches of other sizes and single transactions share threads, and so interpreters."""
+    x, _ = fraud.generate(40 * MOST_ROWS, seed=4)
+    batches = [x[start : start + 1 + start % MOST_ROWS] for start in range(0, len(x), MOST_ROWS - 1)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda rows: ask(port, "/scores", {"transactions": rows.tolist()})[1], batches))
+    for rows, answer in zip(batches, answers, strict=True):
+        np.testing.assert_allclose(answer["scores"], exported[0].predict(rows, verbose=0), atol=1e-5)
+
+
+GOOD = [1.0] * 20
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (math.nan, "finite"),
+        (math.inf, "finite"),
+        (1e39, "less than or equal"),  # a float64 that no float32 holds
+        (-1.0, "greater than or equal to 0"),
+        ("1.0", "valid number"),
+        (None, "valid number"),
+        (True, "valid number"),
+        ([1.0], "valid number"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_its_place(port, first, message):
+    status, said = ask(port, "/score", {"transaction": [*GOOD[:3], first, *GOOD[4:]]})
+    assert status == 422
+    assert said["detail"][0]["loc"] == ["transaction", 3]
+    assert message in said["detail"][0]["msg"]
+    status, said = ask(port, "/scores", {"transactions": [GOOD, [first, *GOOD[1:]]]})
+    assert status == 422
+    assert said["detail"][0]["loc"] == ["transactions", 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/score", {"transaction": GOOD[1:]}, "at least 20"),
+        ("/score", {"transaction": [*GOOD, 1.0]}, "at most 20"),
+        ("/score", {"transaction": []}, "at least 20"),
+        ("/score", {"transactions": [GOOD]}, "required"),
+        ("/score", {"transaction": GOOD, "threshold": 0.5}, "not permitted"),
+        ("/score", [GOOD], "object"),
+        ("/scores", {"transactions": []}, "at least 1"),
+        ("/scores", {"transactions": GOOD}, "valid array"),
+        ("/scores", {"transactions": [GOOD] * (MOST_ROWS + 1)}, f"at most {MOST_ROWS}"),
+    ],
+)
+def test_what_has_another_form_is_refused(port, path, body, message):
+    status, said = ask(port, path, body)
+    assert status == 422
+    assert message in " ".join(each["msg"] for each in said["detail"])
+
+
+@pytest.mark.parametrize("body", ["", '{"transaction": [1, 2', "hello", b"\xff\xfe", "[" * 5000])
+def test_what_is_not_json_is_refused(port, body):
+    status, said = ask(port, "/score", body)
+    assert status == 400
+    assert "Invalid JSON" in said["detail"][0]["msg"]
+
+
+def test_a_body_too_large_is_refused_by_what_it_says_of_its_length(port):
+    status, said = ask(port, "/scores", b" " * (MOST_BYTES + 1))
+    assert status == 413
+    assert str(MOST_BYTES) in said["detail"]
+
+
+def test_the_largest_body_is_read(port):
+    body = json.dumps({"transaction": GOOD}).ljust(MOST_BYTES).encode()
+    assert ask(port, "/score", body)[0] == 200
+
+
+def test_a_body_without_an_end_is_refused_when_it_is_too_large(port):
+    chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"POST /scores HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises(OSError):
+            for _ in range(100_000):  # 400 MB, if nobody stops it
+                connection.sendall(chunk)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_other_paths_and_methods_are_refused(port):
+    assert ask(port, "/nothing")[0] == 404
+    assert ask(port, "/score")[0] == 405
+
+
+def test_the_service_still_answers_after_all_that(port):
+    assert ask(port, "/score", {"transaction": GOOD})[0] == 200
+
+
+def until_told_to_go(port):
+    """Score on one connection until the service asks to leave it; return the number of requests, all answered."""
+    count = 0
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        while True:
+            connection.request("POST", "/score", json.dumps({"transaction": GOOD}))
+            response = connection.getresponse()
+            assert response.status == 200
+            assert len(json.loads(response.read())) == 3
+            count += 1
+            if response.headers["connection"] == "close":
+                return count
+
+
+def test_nothing_is_lost_when_the_service_is_stopped_under_load(exported):
+    with serving(exported[1]) as (process, port), concurrent.futures.ThreadPoolExecutor(8) as pool:
+        body = json.dumps({"transactions": [GOOD] * MOST_ROWS}).encode()
+        head = f"POST /scores HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        slow = socket.create_connection(("127.0.0.1", port), timeout=30)
+        slow.sendall(head + body[:100])
+        clients = [pool.submit(until_told_to_go, port) for _ in range(8)]
+        time.sleep(0.5)
+        assert not any(client.done() for client in clients)
+        process.send_signal(signal.SIGTERM)
+        assert all(client.result(timeout=30) > 0 for client in clients)
+        assert ask(port, "/health")[0] == 503  # still there, for those who have not heard
+        assert ask(port, "/score", {"transaction": GOOD})[0] == 200
+        wait_until_closed(port)
+        slow.sendall(body[100:])
+        with slow, slow.makefile("rb") as answer:
+            assert answer.readline().startswith(b"HTTP/1.1 200 ")
+            assert answer.read().count(b"[") == 2 + MOST_ROWS
+        assert process.wait(timeout=30) == -signal.SIGTERM
+        assert "Error" not in process.stderr.read()
+
+
+def wait_until_closed(port):
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("The service still takes connections.")
+
+
+def refused(folder):
+    process = subprocess.run(
+        [sys.executable, EXAMPLES / "serve.py", folder], capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 1
+    return process.stderr
+
+
+def test_a_file_that_was_changed_after_the_export_is_not_served(tmp_path, exported):
+    folder = tmp_path / "fraud" / "7"
+    folder.mkdir(parents=True)
+    for file in exported[1].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    content = bytearray((folder / "student.tflite").read_bytes())
+    content[-1] ^= 1
+    (folder / "student.tflite").write_bytes(content)
+    assert "checksum differs" in refused(folder)
+
+
+def test_a_folder_without_an_export_or_with_another_model_is_not_served(tmp_path):
+    assert "Expected a folder that kd.export wrote" in refused(tmp_path)
+    kd.export(make_student(features=5), tmp_path / "1", formats=("litert",), fresh=False)
+    assert "Expected a model of 20 features. Received one of 5" in refused(tmp_path / "1")
