@@ -1,10 +1,13 @@
 """The teacher and the student of examples/serve.py: trained on generated transactions, and exported for LiteRT.
 
-    python examples/fraud_models.py            # MINUTES on two CPU cores
+    python examples/fraud_models.py            # about a minute on two CPU cores
     python examples/fraud_models.py --smoke    # seconds, and poor models
 
 100,000 transactions (seed 0); both models answer three questions at once. Average precision on 100,000 others (seed 1):
-NUMBERS
+
+                           stolen card    account takeover    chargeback    parameters
+    teacher                       0.50                0.44          0.34       537,603
+    student, distilled            0.50                0.44          0.32           771
 """
 
 import argparse
@@ -43,7 +46,7 @@ def compile_arguments(rate: float, steps: int) -> dict:
 
 def train_and_export(output: pathlib.Path, smoke: bool = False) -> dict[str, pathlib.Path]:
     """Train a teacher, distil a student, export both for LiteRT; return the folders of the exports."""
-    count, epochs, student_epochs = (5_000, 1, 1) if smoke else (100_000, 6, 10)
+    count, epochs, student_epochs = (5_000, 1, 1) if smoke else (100_000, 6, 20)
     x, y = generate(count, seed=0)
     keras.utils.set_random_seed(0)
     teacher = build("teacher", (512, 512, 512), x, dropout=0.3)
@@ -54,7 +57,7 @@ def train_and_export(output: pathlib.Path, smoke: bool = False) -> dict[str, pat
     distiller = kd.Distiller(
         student=student, teacher=kd.teachers.Remembered(teacher, batch_size=5000), terms=kd.methods.multi_label()
     )
-    distiller.compile(**compile_arguments(5e-3, student_epochs * count // BATCH), alpha=0.9)
+    distiller.compile(**compile_arguments(1e-2, student_epochs * count // BATCH), alpha=0.9)
     distiller.fit(x, y, batch_size=BATCH, epochs=student_epochs, verbose=0)
 
     x_test, y_test = generate(count, seed=1)

@@ -16,8 +16,8 @@ own. On SIGTERM, /health answers 503 and every answer asks its client to come ba
 another server; --drain seconds later the door is closed, and what has come in is answered before the process ends.
 TLS, authentication and slow clients are the business of a proxy in front.
 
-Training takes a minute on two CPU cores (--smoke: seconds), seed 0. What the service does under load, and the teacher
-behind it: examples/benchmarks/serving.py.
+Training takes about a minute on two CPU cores (--smoke: seconds), seed 0. Single transactions took 0.4 ms (p50) and
+0.6 ms (p99) there on one connection, and 16 connections had 3,400 answers a second: examples/benchmarks/serving.py.
 """
 
 import argparse
