@@ -4,7 +4,7 @@
     python examples/serve.py runs/serve/fraud/1 --port 8080   # serve what `kd.export` wrote
 
     curl localhost:8080/health
-    curl localhost:8080/score -d '{"transaction": [48.5, 1.2, 14.5, 0.8, 3, 600, 1, 0.6, 900, 250, 0, ..., 0]}'
+    curl localhost:8080/score -d '{"transaction": [48.5,1.2,14.5,0.8,3,600,1,0.6,900,250,0,0,0,0,1,0,0,0,0,0]}'
     curl localhost:8080/scores -d '{"transactions": [[...], [...]]}'
 
 A transaction is its numbers in the order of `fraud.FEATURES`, which /health says, too. What is not that (another number
