@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_kd.exporting import keras_file, runtime
 from keras_kd.exporting.examples import Examples
+from keras_kd.exporting.served import scores_of
 from keras_kd.exporting.source import Source
 
 
@@ -39,9 +40,8 @@ def compare(
     Returns:
         By path a `Comparison`, or the message of what went wrong.
     """
-    examples = source.examples
     found: dict[pathlib.Path, Comparison | str] = {}
-    np.savez(folder / "batches.npz", *[leaf for batch in examples.batches for leaf in batch])
+    np.savez(folder / "batches.npz", *[leaf for batch in source.examples.batches for leaf in batch])
     for (process, own), paths in _processes(source, written, fresh).items():
         job = _job(source, {path: written[path] for path in paths}, folder / f"{process}.json")
         results = _run(job, folder, own)
@@ -50,7 +50,7 @@ def compare(
             if "error" in result:
                 found[path] = " ".join(str(result["error"]).split())[:600]
             else:
-                found[path] = _compare(examples, folder / f"{path.name}.npz", result["milliseconds"])
+                found[path] = _compare(source, folder / f"{path.name}.npz", result["milliseconds"])
     return found
 
 
@@ -102,12 +102,17 @@ def _run(job: dict[str, Any], folder: pathlib.Path, fresh: bool) -> dict[str, An
     return json.loads(pathlib.Path(job["results"]).read_text())
 
 
-def _compare(examples: Examples, outputs: pathlib.Path, milliseconds: list[float]) -> Comparison | str:
+def _compare(source: Source, outputs: pathlib.Path, milliseconds: list[float]) -> Comparison | str:
+    examples = source.examples
     with np.load(outputs) as arrays:
         leaves = list(arrays.values())
     expected = [leaf for batch in examples.expected for leaf in batch]
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in expected]:
         return f"its outputs have the shapes {[leaf.shape for leaf in leaves]}, the student's are others"
+    try:
+        expected, leaves = (scores_of(source.student, each) for each in (expected, leaves))
+    except ValueError as error:
+        return str(error)
     pairs = [(_number(a), _number(b)) for a, b in zip(expected, leaves, strict=True)]
     largest = [np.max(np.abs(a - b), initial=0.0) for a, b in pairs]
     classes = [np.argmax(a, -1) == np.argmax(b, -1) for a, b in pairs if a.ndim > 1 and a.shape[-1] > 1]

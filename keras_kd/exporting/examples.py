@@ -71,8 +71,9 @@ def _draw(student: keras.Model, specs: Any) -> Any:
     """Return random numbers; free dimensions other than the batch get 8."""
     if specs is None:
         raise ValueError(
-            f"Expected `representative` inputs: {student.name!r} is subclassed, and does not say what it takes. "
-            "Pass a batch of them, as in keras_kd.export(student, path, representative=x[:16])."
+            f"Expected `representative` inputs: {student.name!r} is subclassed, or its `preprocessing` no built model, "
+            "and does not say what it takes. Pass a batch of them, as in keras_kd.export(student, path, "
+            "representative=x[:16])."
         )
     random = np.random.default_rng(0)
 
@@ -90,7 +91,7 @@ def _read(representative: Any, specs: Any) -> tuple[list[Any], list[np.ndarray] 
     """Return at most `_MOST` examples in batches, and their labels if there are any."""
     if not isinstance(representative, tf.data.Dataset):
         x, y = representative, None
-        if isinstance(x, tuple) and specs is not None and len(tree.flatten(x)) != len(tree.flatten(specs)):
+        if isinstance(x, tuple) and (specs is None or len(tree.flatten(x)) != len(tree.flatten(specs))):
             x, y, _ = keras.utils.unpack_x_y_sample_weight(x)
         x = tree.map_structure(np.asarray, x)
         count = min(len(tree.flatten(x)[0]), _MOST)

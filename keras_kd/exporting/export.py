@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from keras_kd.exporting.check import Comparison, compare
 from keras_kd.exporting.examples import prepare
 from keras_kd.exporting.formats import Format, chosen
 from keras_kd.exporting.report import Artefact, ExportReport
+from keras_kd.exporting.served import serve
 from keras_kd.exporting.source import Source
 
 #: Least tolerance for students that compute in 16 bits, which round more coarsely.
@@ -29,6 +30,9 @@ def export(
     formats: Sequence[str] = ("saved_model",),
     representative: Any = None,
     quantize: str | None | Sequence[str | None] = None,
+    outputs: str | None = None,
+    preprocessing: Callable[[Any], Any] | None = None,
+    class_names: Sequence[str] | None = None,
     fresh: bool = True,
 ) -> ExportReport:
     """Write the student alone, reload it in a fresh process and compare its outputs, in one or several formats.
@@ -49,10 +53,19 @@ def export(
         path: a folder that does not exist yet. It appears when all is written and compared, or not at all.
         formats: one or several of the above.
         representative: real inputs to compare on, of the structure that the student takes, or a `tf.data.Dataset` of
-            batches or examples of them; with or without labels, (x, y). At most 1,000 examples are taken. "int8"
-            measures its ranges on the first 300. None: random numbers of the student's input shapes.
+            batches or examples of them (batches, where the student does not say what it takes); with or without
+            labels, (x, y). At most 1,000 examples are taken. "int8" measures its ranges on the first 300. None:
+            random numbers of the student's input shapes.
         quantize: how LiteRT keeps numbers: None (float32), "float16" or "dynamic" (int8) for weights alone, "int8" for
             inputs, weights, activations and outputs; or several of these, for one file each.
+        outputs: what the artefacts give: "logits", or the probabilities "softmax" (of one class among several) or
+            "sigmoid" (of each label by itself), whatever the student ends in, where that is recognised; what is not
+            is taken for logits. None: as the student has it.
+        preprocessing: a Keras layer, a model or a function from raw inputs to what the student takes, to be part of
+            what is written: `keras.layers.Rescaling(1 / 255)` for images of uint8. `representative` are raw inputs
+            then; they say which shapes and types are taken, unless it is a model with inputs of its own.
+        class_names: one for each class, in their order. The outputs are then `scores` and, the name of the largest,
+            `classes`, as TensorFlow Serving calls them.
         fresh: run the artefacts in processes of their own, which takes seconds, for TensorFlow to start. False: in this
             one; it does not show that they need nothing of it.
 
@@ -60,7 +73,7 @@ def export(
         An `ExportReport`.
 
     Raises:
-        TypeError: `student` is not a Keras model, or it is a Distiller.
+        TypeError: `student` is not a Keras model, or it is a Distiller; `preprocessing` is no function.
         ValueError: the student is not built, an argument does not fit, or no artefact says what the student says.
         FileExistsError: `path` exists; nothing is overwritten.
         ImportError: a format needs a package that is not there.
@@ -70,6 +83,8 @@ def export(
         >>> export(distiller.student, "models/student/1")
         >>> export(distiller.student, "models/student/2", formats=("saved_model", "litert"), quantize="int8",
         ...        representative=x_validation)
+        >>> export(distiller.student, "models/student/3", outputs="softmax", class_names=("cat", "dog"),
+        ...        preprocessing=keras.layers.Rescaling(1 / 255), representative=raw_images)
     """
     path = pathlib.Path(path)
     _check_student(student)
@@ -80,7 +95,14 @@ def export(
             "Pass some hundred real inputs, as in representative=x_train[:300]."
         )
     _check_path(path, kinds)
-    source = Source(student, *prepare(student, representative))
+    model = serve(student, outputs, preprocessing, class_names)
+    if model is not student and "keras" in formats:
+        raise ValueError(
+            "Expected `formats` without 'keras' beside `outputs`, `preprocessing` or `class_names`: those are for "
+            "services and devices, and a .keras file needs keras_kd for them. Export the student as it is to 'keras' "
+            f"in another call. Received: formats={tuple(formats)!r}"
+        )
+    source = Source(model, *prepare(model, representative))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")

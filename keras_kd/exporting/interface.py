@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._types import Shape, Tensors
+from keras_kd.exporting.served import Served
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +71,11 @@ class Interface:
 
 def declared_inputs(student: keras.Model) -> Any:
     """Return the Specs of a student that says what it takes, or None: a subclassed one does not."""
-    if isinstance(student, keras.Sequential):
-        tensors = student.inputs[0] if student.inputs else None
+    first = student.first if isinstance(student, Served) else student
+    if isinstance(first, keras.Sequential):
+        tensors = first.inputs[0] if first.built and first.inputs else None
     else:
-        tensors = getattr(student, "input", None)
+        tensors = getattr(first, "input", None)
     return None if tensors is None else _named(tensors, lambda x: ((None, *x.shape[1:]), x.dtype, _given_name(x.name)))
 
 

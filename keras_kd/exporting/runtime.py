@@ -138,9 +138,10 @@ def _restored(output: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
 
 def _plain(output: np.ndarray) -> np.ndarray:
     """Return what an .npz file can hold without pickle."""
-    if output.dtype.kind == "O":
-        return output.astype("S")
-    return output if output.dtype.kind in "biufSU" else output.astype("float32")  # bfloat16
+    if output.dtype.kind in "UO":
+        flat = [each if isinstance(each, bytes) else str(each).encode() for each in output.ravel()]
+        return np.array(flat, "S").reshape(output.shape)
+    return output if output.dtype.kind in "biufS" else output.astype("float32")  # bfloat16
 
 
 def _time(run: Run, single: list[np.ndarray]) -> list[float]:

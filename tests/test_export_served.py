@@ -1,0 +1,224 @@
+"""`kd.export` with what a service wants around the student: raw inputs, a chosen kind of output, names of classes."""
+
+import functools
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd.exporting.served import Served, scores_of, serve
+from tests.models import Subclassed, batch, dense, headed, linear, mlp, numbers, softmax
+
+X, _ = batch(40)
+NAMES = ("bag", "Überschuh", "coat")
+RAW = np.random.default_rng(0).integers(0, 256, (40, 2, 2, 1)).astype("uint8")
+export = functools.partial(kd.export, fresh=False)
+
+
+def pictures(seed=1):
+    """A student of pictures of 2 x 2, in logits."""
+    return keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), dense(3, seed)], name="pictures")
+
+
+def by_hand(student, raw=RAW):
+    """The logits of `pictures` for raw bytes, in float64."""
+    kernel, bias = (np.asarray(w, "float64") for w in student.get_weights())
+    return raw.reshape(len(raw), 4) / 255.0 @ kernel + bias
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+def signature_of(path):
+    loaded = tf.saved_model.load(str(path))
+    return loaded, loaded.signatures["serving_default"]
+
+
+FRESH = """
+import sys, numpy, tensorflow
+raw = numpy.load(sys.argv[2])
+model = tensorflow.saved_model.load(sys.argv[1])
+first, second = model.signatures["serving_default"](input_0=tensorflow.constant(raw)), model.serve(raw[:3])
+scores = [said["scores"].numpy() for said in (first, second)]
+classes = [said["classes"].numpy().astype("S") for said in (first, second)]
+numpy.savez(sys.argv[3], *scores, *classes)
+assert "keras_kd" not in sys.modules
+"""
+
+
+def test_bytes_go_in_and_probabilities_and_names_come_out_in_a_process_with_tensorflow_alone(tmp_path):
+    student, path = pictures(), tmp_path / "models" / "1"
+    rescaling = keras.layers.Rescaling(1 / 255)
+    report = kd.export(student, path, outputs="softmax", preprocessing=rescaling, class_names=NAMES, representative=RAW)
+    assert report.passed and report["saved_model"].agreement == 1.0
+    np.save(tmp_path / "raw.npy", RAW)
+    files = [path, tmp_path / "raw.npy", tmp_path / "said.npz"]
+    subprocess.run([sys.executable, "-P", "-c", FRESH, *files], cwd=tmp_path, check=True, timeout=120)
+    with np.load(tmp_path / "said.npz") as said:
+        scores, few_scores, classes, few_classes = said.values()
+    expected = softmax(by_hand(student))
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(few_scores, expected[:3], atol=1e-5)
+    names = [NAMES[i] for i in expected.argmax(-1)]
+    assert len(set(names)) > 1 and [name.decode() for name in classes] == names
+    assert [name.decode() for name in few_classes] == names[:3]
+
+
+def test_the_variables_are_the_students_alone_byte_for_byte(tmp_path):
+    student = pictures()
+    rescaling = keras.layers.Rescaling(1 / 255)
+    export(student, tmp_path / "1", outputs="softmax", preprocessing=rescaling, class_names=NAMES, representative=RAW)
+    export(student, tmp_path / "2")
+    plain, served = (tmp_path / version / "variables" / "variables.data-00000-of-00001" for version in "21")
+    weights = [w for v in tf.train.list_variables(str(tmp_path / "1" / "variables" / "variables")) for w in v[:1]]
+    read = [tf.train.load_variable(str(tmp_path / "1" / "variables" / "variables"), name) for name in weights]
+    received = sorted(each.tobytes() for each in read if isinstance(each, np.ndarray))
+    assert received == sorted(weight.tobytes() for weight in numbers(student))
+    assert abs(len(plain.read_bytes()) - len(served.read_bytes())) < 1000  # the description of the objects
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential", "subclassed"])
+@pytest.mark.parametrize("outputs", ["logits", "softmax", "sigmoid", None])
+@pytest.mark.parametrize("head", ["logits", "softmax", "sigmoid"])
+def test_outputs_are_what_was_asked_for_whatever_the_student_ends_in(head, outputs, kind):
+    student = headed(3, head, kind)
+    if kind != "subclassed" and {head, outputs} == {"softmax", "sigmoid"}:
+        with pytest.raises(ValueError, match=f"outputs='{head}' or 'logits': .*ends in a {head}.*outputs='{outputs}'"):
+            serve(student, outputs, None, None)
+        return
+    served = tf.function(serve(student, outputs, None, None))
+    kernel, bias = (np.asarray(w, "float64") for w in student.get_weights())
+    turn = {"logits": lambda z: z, "softmax": softmax, "sigmoid": sigmoid}[outputs or head]
+    np.testing.assert_allclose(served(X), turn(X @ kernel + bias), atol=1e-5)
+
+
+ALL = ("saved_model", "litert", "onnx")
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_bytes_and_names_in_every_format_that_is_for_services_and_devices(tmp_path, policy):
+    litert = pytest.importorskip("ai_edge_litert.interpreter", reason="the extra litert is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    keras.config.set_dtype_policy(policy)
+    try:
+        student = pictures()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    report = export(
+        student,
+        tmp_path / "1",
+        formats=ALL,
+        quantize=(None, "int8"),
+        outputs="softmax",
+        preprocessing=lambda raw: tf.cast(raw, "float32") / 255.0,
+        class_names=NAMES,
+        representative=(RAW, by_hand(student).argmax(-1)),
+    )
+    assert report.passed, report
+    assert abs(report["litert int8"].accuracy) < 0.1
+    expected = softmax(by_hand(student))
+    names = np.array(NAMES)[expected.argmax(-1)]
+    session = runtime.InferenceSession(str(report["onnx"].path), providers=["CPUExecutionProvider"])
+    classes, scores = session.run(["classes", "scores"], {"input_0": RAW})
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    assert np.array_equal(classes, names)
+    for kind in ("float32", "int8"):
+        run = litert.Interpreter(str(report[f"litert {kind}"].path)).get_signature_runner("serving_default")
+        said = run(input_0=RAW[:1])
+        assert [each.decode() for each in said["classes"]] == [names[0]]
+        assert run.get_input_details()["input_0"]["dtype"] is np.uint8
+    assert said["scores"].dtype == np.int8
+
+
+def test_a_model_that_prepares_says_itself_what_goes_in(tmp_path):
+    raw = {"height": keras.Input((2,), name="height"), "width": keras.Input((2,), name="width")}
+    before = keras.Model(raw, keras.layers.Concatenate()([raw["height"], raw["width"]]))
+    student = linear(1)
+    export(student, tmp_path / "1", preprocessing=before)
+    loaded, signature = signature_of(tmp_path / "1")
+    kernel, bias = student.get_weights()
+    said = signature(height=tf.constant(X[:, :2]), width=tf.constant(X[:, 2:]))
+    np.testing.assert_allclose(said["output_0"], X @ kernel + bias, atol=1e-5)
+    del loaded
+
+
+def test_statistics_of_a_normalisation_go_along(tmp_path):
+    before = keras.layers.Normalization()
+    before.adapt(10 * X + 3)
+    student = mlp(1)
+    export(student, tmp_path / "1", preprocessing=before, representative=10 * X + 3)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    standardised = (X.astype("float64") - X.mean(0, dtype="float64")) / X.std(0, dtype="float64")
+    first, bias, second, shift = (np.asarray(w, "float64") for w in student.get_weights())
+    np.testing.assert_allclose(
+        loaded.serve(10 * X + 3), np.tanh(standardised @ first + bias) @ second + shift, atol=1e-4
+    )
+
+
+def test_names_of_positions_and_of_a_student_without_a_graph(tmp_path):
+    student = Subclassed(dense(3, 1))
+    student.build((None, 5, 4))
+    steps = np.random.default_rng(1).normal(size=(6, 5, 4)).astype("float32")
+    export(student, tmp_path / "1", class_names=NAMES, representative=steps)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    said = loaded.serve(steps)
+    kernel, bias = student.get_weights()
+    np.testing.assert_allclose(said["scores"], steps @ kernel + bias, atol=1e-5)
+    expected = np.array([name.encode() for name in NAMES])[(steps @ kernel + bias).argmax(-1)]
+    assert np.array_equal(said["classes"].numpy().astype("S"), expected)
+
+
+def test_the_student_is_left_as_it_was(tmp_path):
+    student = headed(1, "softmax")
+    before = numbers(student), student.get_config(), student.name
+    export(student, tmp_path / "1", outputs="logits", class_names=NAMES)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    kernel, bias = student.get_weights()
+    np.testing.assert_allclose(loaded.serve(X)["scores"], X @ kernel + bias, atol=1e-5)
+    assert student.get_config() == before[1] and student.name == before[2]
+    np.testing.assert_equal(numbers(student), before[0])
+
+
+def test_a_name_that_is_not_that_of_the_largest_score_is_found():
+    served = Served(linear(1), class_names=NAMES)
+    scores, classes = np.eye(3, dtype="float32"), np.array([name.encode() for name in NAMES])
+    assert scores_of(served, [classes, scores])[0] is scores
+    with pytest.raises(ValueError, match="not that of its largest score"):
+        scores_of(served, [classes[::-1], scores])
+
+
+def several():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, {"a": dense(3, 1)(inputs), "b": dense(3, 2)(inputs)}, name="several")
+
+
+@pytest.mark.parametrize(
+    "student, arguments, message",
+    [
+        (linear, {"outputs": "probabilities"}, r"'logits', 'softmax', 'sigmoid'\)\. Received: 'probabilities'"),
+        (linear, {"class_names": "abc"}, "different strings.*Received: 'abc'"),
+        (linear, {"class_names": ("a", "a", "b")}, "different strings"),
+        (linear, {"class_names": (0, 1, 2)}, "different strings"),
+        (linear, {"class_names": ()}, "different strings"),
+        (linear, {"class_names": ("a", "b")}, "each of the 3 classes.*Received 2 class_names"),
+        (several, {"outputs": "softmax"}, r"one output.*'several' has several: \['a', 'b'\]"),
+        (functools.partial(linear, classes=1), {"outputs": "softmax"}, "outputs='sigmoid'.*one output an example"),
+        (linear, {"preprocessing": keras.layers.Rescaling(0.5)}, "`representative` inputs.*`preprocessing`"),
+        (linear, {"outputs": "softmax", "formats": ("saved_model", "keras")}, "without 'keras'.*in another call"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path, student, arguments, message):
+    student = student() if student is several else student(1)
+    with pytest.raises(ValueError, match=message):
+        export(student, tmp_path / "1", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_preprocessing_that_cannot_be_called_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"layer, a model or a function.*Received: 0\.5"):
+        export(linear(1), tmp_path / "1", preprocessing=0.5)
