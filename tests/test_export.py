@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd.exporting.scratch import scratch
 from tests.models import Subclassed, batch, dense, linear, mlp, numbers, softmax, statistical, tagger
 
 X, Y = batch(8)
@@ -153,8 +154,25 @@ def test_a_killed_export_leaves_nothing_under_the_final_name_and_does_not_block_
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(timeout=60) == -signal.SIGKILL
     assert list(tmp_path.glob("student/*")) and not path.exists()
-    export(mlp(1), path)
-    assert (path / "saved_model.pb").exists()
+    export(mlp(1), path.with_name("2"))
+    assert (path.with_name("2") / "saved_model.pb").exists()
+
+
+def test_the_next_export_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
+    path, root = tmp_path / "1", pathlib.Path(kd.__file__).parent.parent
+    process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=root, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob(".1-*/keras_kd-export.lock")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    (tmp_path / ".mine-12345678").mkdir()
+    with scratch(tmp_path / "3") as other:
+        export(mlp(1), tmp_path / "2")  # beside two that go on, one of them in another process
+        assert other.exists() and list(tmp_path.glob(".1-*"))
+        process.kill()
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        export(mlp(1), tmp_path / "4")
+        assert {each.name for each in tmp_path.iterdir()} == {".mine-12345678", "2", "4", other.name}
+    assert not other.exists()
 
 
 # Kinds of students.

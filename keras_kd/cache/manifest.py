@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from keras_kd._locks import lock_now
 from keras_kd.cache.shards import REMEDY
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -92,7 +93,7 @@ def lock(path: pathlib.Path) -> Iterator[None]:
         ) from error
     with opened as file:
         try:
-            _lock_now(file.fileno())
+            lock_now(file.fileno())
         except OSError as error:
             raise ValueError(
                 f"Another process is building into {str(path.parent)!r}, and holds {path.name!r}. Wait for it, or "
@@ -103,17 +104,6 @@ def lock(path: pathlib.Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):  # Windows does not remove what is open
                 path.unlink()
-
-
-def _lock_now(descriptor: int) -> None:
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
 
 
 def _bytes(content: Any) -> bytes:

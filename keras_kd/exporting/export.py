@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from keras_kd.exporting.check import Comparison, compare
 from keras_kd.exporting.examples import prepare
 from keras_kd.exporting.formats import Format, chosen
 from keras_kd.exporting.report import Artefact, ExportReport
+from keras_kd.exporting.scratch import scratch
 from keras_kd.exporting.served import serve
 from keras_kd.exporting.source import Source
 
@@ -103,14 +103,9 @@ def export(
             f"in another call. Received: formats={tuple(formats)!r}"
         )
     source = Source(model, *prepare(model, representative))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
-    except OSError as error:
-        raise type(error)(f"Expected a folder that can be written to: {path.parent}. Received: {error}") from error
-    with scratch as folder:
-        report = _fill(source, kinds, pathlib.Path(folder), path, fresh)
-        os.rename(pathlib.Path(folder) / "version", path)
+    with scratch(path) as folder:
+        report = _fill(source, kinds, folder, path, fresh)
+        os.rename(folder / "version", path)
     _say.say(str(report))
     return report
 
