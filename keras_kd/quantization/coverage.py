@@ -83,7 +83,7 @@ def _problem(graph: Graph, call: Call) -> str | None:
 
 def _problem_of_norm(graph: Graph, call: Call) -> str | None:
     if not any(graph.folded(each) is call.layer for each in graph.calls):
-        return "not the only reader of a Dense, Conv2D or DepthwiseConv2D without activation, to be folded into it"
+        return "not the only reader of a Dense or convolution without activation, to be folded into it"
     rank = len(call.output.shape)
     return None if call.layer.axis in (-1, rank - 1) else "normalises another axis than the last"
 

@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 #: What runs a kernel over its input.
-WEIGHTED = (layers.Dense, layers.Conv2D, layers.DepthwiseConv2D)
+WEIGHTED = (layers.Dense, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 
 
 @dataclasses.dataclass

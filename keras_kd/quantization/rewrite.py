@@ -9,7 +9,7 @@ from keras import layers, tree
 from keras_kd import taps
 from keras_kd._types import Tensor, Tensors
 from keras_kd.quantization import coverage
-from keras_kd.quantization.graph import Call, Graph
+from keras_kd.quantization.graph import WEIGHTED, Call, Graph
 from keras_kd.quantization.layers import FakeQuantize, QuantizedConv2D, QuantizedDense, QuantizedDepthwiseConv2D
 
 _COUNTERPARTS: dict[type, Any] = {
@@ -29,19 +29,21 @@ def quantization_aware(student: keras.Model, representative: Tensors) -> keras.M
     converter with `optimizations=[tf.lite.Optimize.DEFAULT]` and `inference_input_type = inference_output_type =
     tf.int8` needs no representative data for it.
 
-    Layers keep their names. A layer into which a BatchNormalization is folded hands on the normalised value. Where a
-    name is that of an output, the layer itself is "name_float".
+    Layers keep their names; the depthwise half of a SeparableConv2D is "name_depthwise". A layer into which a
+    BatchNormalization is folded hands on the normalised value. Where a name is that of an output, the layer itself is
+    "name_float".
 
     Covered, all in channels-last layout:
 
-    - Dense on vectors, Conv2D without groups, DepthwiseConv2D; BatchNormalization right after one of them;
+    - Dense on vectors, Conv2D without groups, DepthwiseConv2D, SeparableConv2D; BatchNormalization right after one of
+      them;
     - their activations, or `ReLU` or `Activation` layers: relu, relu6; at the outputs also softmax and sigmoid, and
       the `Softmax` layer;
     - MaxPooling2D, AveragePooling2D, GlobalMaxPooling2D, GlobalAveragePooling2D, ZeroPadding2D, Add of two, Flatten,
       Reshape, Dropout, Identity.
 
-    Anything else is not: other activations, nested models, layers that are called twice, SeparableConv2D (write its
-    two halves), Concatenate, attention, recurrent layers, operations of `keras.ops` between layers.
+    Anything else is not: other activations, nested models, layers that are called twice, Concatenate, attention,
+    recurrent layers, operations of `keras.ops` between layers.
 
     Args:
         student: a built Functional or Sequential model.
@@ -95,7 +97,7 @@ def _run(graph: Graph, call: Call, x: Tensors) -> Tensor:
     """Call the counterpart of a layer, and round what it hands on unless the next layer is one with it."""
     layer, name = call.layer, call.layer.name
     inner = f"{name}_float"
-    if coverage.is_probability(call) and type(layer) in _COUNTERPARTS:
+    if coverage.is_probability(call) and type(layer) in WEIGHTED:
         # LiteRT has fixed 8 bits for probabilities; what needs a range is what goes into them.
         logits = FakeQuantize(name=f"{name}_quantized")(_weighted(graph, call, x, inner, activation="linear"))
         return layers.Activation(layer.activation, name=name)(logits)
@@ -108,7 +110,7 @@ def _run(graph: Graph, call: Call, x: Tensors) -> Tensor:
 
 
 def _counterpart(graph: Graph, call: Call, x: Tensors, name: str) -> Tensor:
-    if type(call.layer) in _COUNTERPARTS:
+    if type(call.layer) in WEIGHTED:
         return _weighted(graph, call, x, name)
     if isinstance(call.layer, layers.BatchNormalization):  # folded into the layer before; the name can still be read
         return layers.Identity(name=name)(x)
@@ -116,12 +118,40 @@ def _counterpart(graph: Graph, call: Call, x: Tensors, name: str) -> Tensor:
 
 
 def _weighted(graph: Graph, call: Call, x: Tensor, name: str, **changes: Any) -> Tensor:
-    norm = graph.folded(call)
-    config = {**call.layer.get_config(), "name": name, "dtype": "float32", **changes}
-    config["use_bias"] = call.layer.use_bias or norm is not None
-    layer = _COUNTERPARTS[type(call.layer)].from_config(config)
-    value = layer(x)
-    layer.set_weights(call.layer.get_weights() if norm is None else _fold(call.layer, norm))
+    layer = call.layer
+    if type(layer) is layers.SeparableConv2D:  # two operations of LiteRT, and a rounded tensor between them
+        first, layer = _halves(layer, x)
+        x = FakeQuantize(name=f"{first.name}_quantized")(_rounding(first, x, None, first.name))
+    return _rounding(layer, x, graph.folded(call), name, **changes)
+
+
+def _halves(layer: keras.layers.SeparableConv2D, x: Tensor) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+    """Return the depthwise and the pointwise convolution that a separable one is."""
+    first = layers.DepthwiseConv2D(
+        layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        depth_multiplier=layer.depth_multiplier,
+        dilation_rate=layer.dilation_rate,
+        use_bias=False,
+        name=f"{layer.name}_depthwise",
+    )
+    second = layers.Conv2D(layer.filters, 1, activation=layer.activation, use_bias=layer.use_bias)
+    second.build(first.compute_output_shape(x.shape))
+    first.build(x.shape)
+    depthwise, *pointwise = layer.get_weights()
+    first.set_weights([depthwise])
+    second.set_weights(pointwise)
+    return first, second
+
+
+def _rounding(layer: Any, x: Tensor, norm: Any, name: str, **changes: Any) -> Tensor:
+    """Call the counterpart of a layer, with its weights, into which a normalisation is folded where there is one."""
+    config = {**layer.get_config(), "name": name, "dtype": "float32", **changes}
+    config["use_bias"] = layer.use_bias or norm is not None
+    counterpart = _COUNTERPARTS[type(layer)].from_config(config)
+    value = counterpart(x)
+    counterpart.set_weights(layer.get_weights() if norm is None else _fold(layer, norm))
     return value
 
 
