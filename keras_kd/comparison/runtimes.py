@@ -86,12 +86,12 @@ def _litert(path: pathlib.Path, x: Tensors) -> Callable[[], Any]:
 
 
 def interpreter_of(path: pathlib.Path) -> Any:
-    """Return LiteRT's interpreter of a file, or raise an error that names the extra."""
+    """Return LiteRT's interpreter of a file, on one thread, or raise an error that names the extra."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError('To run .tflite files, LiteRT is needed: pip install "keras_kd[litert]"') from error
-    return Interpreter(model_path=str(path))
+    return Interpreter(model_path=str(path), num_threads=1)  # its default depends on the device
 
 
 def ordered(x: Tensors, names: list[str]) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 import pathlib
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -65,7 +66,9 @@ def _convert(source: Source, interface: Interface, quantize: str | None, scratch
             converter.representative_dataset = lambda: _calibration(source)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
-        return converter.convert()
+        with warnings.catch_warnings():  # TensorFlow, of its own interpreter, which it measures the ranges with
+            warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite.Interpreter is deprecated")
+            return converter.convert()
 
 
 def _convert_one(source: Source, quantize: str | None, scratch: pathlib.Path) -> bytes:

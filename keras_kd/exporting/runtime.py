@@ -77,7 +77,7 @@ def _keras(path: str, job: dict[str, Any]) -> Run:
 def _litert(path: str, job: dict[str, Any]) -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(path).get_signature_runner("serving_default")
+    runner = Interpreter(path, num_threads=1).get_signature_runner("serving_default")
     takes, gives = runner.get_input_details(), runner.get_output_details()
 
     def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
