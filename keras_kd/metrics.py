@@ -9,11 +9,38 @@ from keras_kd._types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+def same_answer(student: Tensor, teacher: Tensor, threshold: float | None = None) -> Tensor:
+    """Say for each example whether the student answers as the teacher: [argmax(student) = argmax(teacher)].
+
+    It has no gradient. As a term of weight 0, not softened, it is logged while a `Distiller` trains, and changes
+    nothing.
+
+    Args:
+        student: outputs, (..., classes).
+        teacher: outputs, (..., classes), or class ids, (...) or (..., 1).
+        threshold: None, or a number above which each output is a yes of its own, see `Agreement`.
+
+    Returns:
+        1 or 0; by threshold, the share of outputs that agree; (...).
+
+    Example:
+        >>> agreement = Term(metrics.same_answer, weight=0.0, soften=False, name="agreement")
+        >>> distiller = Distiller(student=student, teacher=teacher, terms=[*methods.kd(), agreement])
+    """
+    student, teacher = ops.convert_to_tensor(student), ops.convert_to_tensor(teacher)
+    if threshold is not None:
+        return ops.mean(ops.cast((teacher > threshold) == (student > threshold), "float32"), axis=-1)
+    said = ops.cast(ops.argmax(student, axis=-1), "int32")
+    return ops.cast(said == _ids(teacher, student.shape[-1], len(said.shape)), "float32")
+
+
+@keras.saving.register_keras_serializable("keras_kd")
 class Agreement(keras.metrics.MeanMetricWrapper):
     """How often a student gives the answer that its teacher gives: mean of [argmax(teacher) = argmax(student)].
 
     What the teacher says takes the place of the labels, as for every metric: a model that is trained on a teacher's
-    outputs as y can be compiled with it; a loop of one's own calls `update_state(teacher_output, student_output)`.
+    outputs as y can be compiled with it; a loop of one's own calls `update_state(teacher_output, student_output)`. In a
+    `Distiller`, metrics see the labels: there it is a term of weight 0, see `same_answer`.
 
     Args:
         threshold: None: the answer is the class of the largest output. A number: every output is a yes-or-no of its
@@ -27,7 +54,7 @@ class Agreement(keras.metrics.MeanMetricWrapper):
     """
 
     def __init__(self, threshold: float | None = None, name: str = "agreement", dtype: Any = None) -> None:
-        super().__init__(_same_answer, name=name, dtype=dtype, threshold=threshold)
+        super().__init__(_as_metric, name=name, dtype=dtype, threshold=threshold)
         self.threshold = threshold
         self._direction = "up"
 
@@ -115,12 +142,8 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         return ops.max(probabilities, axis=-1), ops.cast(correct, self.dtype)
 
 
-def _same_answer(teacher: Tensor, student: Tensor, threshold: float | None) -> Tensor:
-    teacher, student = ops.convert_to_tensor(teacher), ops.convert_to_tensor(student)
-    if threshold is not None:
-        return ops.mean(ops.cast((teacher > threshold) == (student > threshold), "float32"), axis=-1)
-    said = ops.cast(ops.argmax(student, axis=-1), "int32")
-    return ops.cast(said == _ids(teacher, student.shape[-1], len(said.shape)), "float32")
+def _as_metric(teacher: Tensor, student: Tensor, threshold: float | None) -> Tensor:
+    return same_answer(student, teacher, threshold)
 
 
 def _ids(labels: Tensor, classes: int, rank: int) -> Tensor:

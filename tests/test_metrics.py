@@ -7,8 +7,9 @@ import tensorflow as tf
 from scipy import special
 from sklearn.metrics import accuracy_score
 
+from keras_kd import Distiller, Term, losses
 from keras_kd.comparison.sums import Calibration
-from keras_kd.metrics import Agreement, ExpectedCalibrationError
+from keras_kd.metrics import Agreement, ExpectedCalibrationError, same_answer
 from tests.models import batch, linear, tagger
 
 RANDOM = np.random.default_rng(3)
@@ -105,6 +106,38 @@ def test_any_model_trains_and_evaluates_with_both():
     correct = p.argmax(-1) == probabilities.argmax(-1)
     assert logs["agreement"] == pytest.approx(np.mean(correct), abs=1e-6)
     assert logs["expected_calibration_error"] == pytest.approx(error(p.max(-1), correct, np.ones(21)), abs=1e-6)
+
+
+def distilled(more, eagerly, rate):
+    """Train for an epoch of uneven batches; return what was logged, and the student."""
+    (x, y), weights = batch(21), np.linspace(0.0, 2.0, 21)
+    student = linear(2)
+    terms = [Term(losses.kl_divergence), *more]
+    distiller = Distiller(student=student, teacher=linear(1), terms=terms)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(keras.optimizers.SGD(rate), loss, temperature=4.0, run_eagerly=eagerly)
+    history = distiller.fit(x, y, batch_size=8, sample_weight=weights, shuffle=False, verbose=0).history
+    return history, student.get_weights()
+
+
+@pytest.mark.parametrize("eagerly", [True, False], ids=["eager", "graph"])
+def test_a_term_of_weight_0_logs_agreement_while_a_student_trains_and_changes_nothing(eagerly):
+    (x, _), weights = batch(21), np.linspace(0.0, 2.0, 21)
+    term = Term(same_answer, weight=0.0, soften=False, name="agreement")
+    same = linear(1).predict(x, verbose=0).argmax(-1) == linear(2).predict(x, verbose=0).argmax(-1)
+    assert 0 < same.mean() < 1
+    # Keras's mean of a batch is sum(w v) / examples, and the epoch's is over batches by their size.
+    assert distilled([term], eagerly, 0.0)[0]["agreement"] == [pytest.approx(np.mean(weights * same), abs=1e-6)]
+    with_it, without = distilled([term], eagerly, 0.5), distilled([], eagerly, 0.5)
+    for received, expected in zip(with_it[1], without[1], strict=True):
+        np.testing.assert_array_equal(received, expected)
+    assert with_it[0]["loss"] == without[0]["loss"]
+
+
+def test_the_term_of_agreement_is_loaded_with_its_function():
+    term = Term(same_answer, weight=0.0, soften=False, threshold=0.5, name="agreement")
+    loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(term))
+    assert loaded.loss is same_answer and loaded.get_config() == term.get_config()
 
 
 def test_masked_positions_do_not_count():
