@@ -13,7 +13,6 @@ Reference: Beyer et al., Knowledge distillation: A good teacher is patient and c
 import argparse
 import os
 import pathlib
-import statistics
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
@@ -23,6 +22,7 @@ import quickstart
 import tensorflow as tf
 from keras import layers
 from models import build_student
+from report import spread
 
 import keras_kd as kd
 
@@ -42,7 +42,11 @@ def main() -> None:
     print(f"{'the teacher sees':<18}{f'{epochs} epochs':>16}{f'{4 * epochs} epochs':>16}")
     for view in VIEWS:
         found = [train(seed, view, teacher, x, images, epochs, recipe) for seed in range(options.seeds)]
-        print(f"{view:<18}" + "".join(f"{spread(each):>16}" for each in zip(*found, strict=True)), flush=True)
+        print(
+            f"{view:<18}"
+            + "".join(f"{spread([100 * value for value in each]):>16}" for each in zip(*found, strict=True)),
+            flush=True,
+        )
     print(f"{'(the teacher)':<18}{100 * quickstart.accuracy(teacher, images.test):>16.2f}")
 
 
@@ -81,11 +85,6 @@ def views(x: np.ndarray, view: str, batch_size: int, seed: int) -> tf.data.Datas
     mix = layers.MixUp(alpha=0.4, seed=seed)
     augment = lambda batch: {"view": mix(shift(batch, training=True), training=True), "original": batch}  # noqa: E731
     return data.map(augment).prefetch(1)
-
-
-def spread(values: list[float]) -> str:
-    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{deviation}"
 
 
 def read_arguments() -> argparse.Namespace:

@@ -6,6 +6,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -14,6 +15,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 COLORS = ("#0b7a75", "#d1495b")
+
+#: Trains and tests with a seed; label of a row -> value.
+Way = Callable[[int], dict[str, float]]
 
 
 def print_table(rows: list[tuple[str, keras.Model, list[float]]], x: np.ndarray) -> None:
@@ -29,6 +33,33 @@ def print_table(rows: list[tuple[str, keras.Model, list[float]]], x: np.ndarray)
         mean = f"{100 * statistics.mean(accuracies):.2f} %"
         spread = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
         print(f"{label:<18}{mean:>9}{spread:<7}{known[id(model)]}")
+
+
+def print_gains(ways: Sequence[Way], seeds: int, over: Sequence[str]) -> None:
+    """Run ways to train a student for several seeds, and print each row as soon as it is known.
+
+    Args:
+        ways: functions of the seed that train and test, and return a value for each of their rows, by its label.
+        seeds: runs of each way, with seeds 0, 1, ...
+        over: labels of earlier rows that later ones are compared with, seed by seed.
+    """
+    width = max(17, *(len(f"over {base}") + 2 for base in over))
+    print(f"\n{'':<26}{'mean ± sd':>15}" + "".join(f"{'over ' + base:>{width}}" for base in over))
+    rows: dict[str, list[float]] = {}
+    for way in ways:
+        found = [way(seed) for seed in range(seeds)]
+        for label in found[0]:
+            rows[label] = [each[label] for each in found]
+            bases = [rows[base] for base in over if base in rows and base != label]
+            gains = [[a - b for a, b in zip(rows[label], base, strict=True)] for base in bases]
+            printed = "".join(f"{spread(gain, '+'):>{width}}" for gain in gains)
+            print(f"{label:<26}{spread(rows[label]):>15}{printed}", flush=True)
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Return mean ± standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.2f}{deviation}"
 
 
 def verdict(alone: list[float], distilled: list[float]) -> str:

@@ -31,28 +31,13 @@ import numpy as np
 import quickstart
 import tensorflow as tf
 from keras import layers
-from models import build_student, build_teacher
+from models import build_small, build_student, build_teacher
 
 import keras_kd as kd
 from keras_kd import methods, stages
 
 FEW = 500
 IN_SMOKE = ("one teacher", "small, chain of 1 assistant", "500 labels, EMA on the rest")
-
-
-def build_small(input_shape: tuple[int, ...], classes: int) -> keras.Model:
-    """A student of fewer than 2,000 parameters: 1,810 on images of 28 x 28 x 1."""
-    return keras.Sequential(
-        [
-            layers.Input(input_shape),
-            layers.Conv2D(6, 3, strides=2, padding="same", activation="relu"),
-            layers.Conv2D(12, 3, strides=2, padding="same", activation="relu"),
-            layers.MaxPooling2D(),
-            layers.Flatten(),
-            layers.Dense(classes),
-        ],
-        name="small",
-    )
 
 
 def build_shifting(input_shape: tuple[int, ...], classes: int) -> keras.Model:

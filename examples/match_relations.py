@@ -1,0 +1,49 @@
+"""Methods that read relations: which examples are alike to the teacher? The student's features may have any width.
+
+    python examples/match_relations.py                   # all of them
+    python examples/match_relations.py --method rkd crd  # some of them
+
+The task is that of task.py; weights are the papers', those of RKD a tenth where it joins KD. Relations are of the
+examples in one batch, here of ten; CRD compares with a memory of 4,096.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+
+import keras
+import task
+from report import Way, print_gains
+
+from keras_kd import methods
+
+#: Name -> the method's terms at its paper's weights, given one pair of layers: the last features on both sides.
+METHODS = {
+    "pkt": methods.pkt,  # who are the neighbours, as probabilities
+    "rkd": methods.rkd,  # distances of pairs and angles of triples
+    "similarity_preserving": methods.similarity_preserving,  # rows of the Gram matrix
+    "correlation": methods.correlation,  # Gaussian similarities
+    "crd": methods.crd,  # tell an example from 4,096 others, as the teacher embeds them
+    "kd + rkd": lambda at: methods.kd() + methods.rkd(at, distance_weight=2.5, angle_weight=5.0),
+}
+IN_SMOKE = ["crd"]
+
+
+def main() -> None:
+    parser = task.parser(__doc__)
+    parser.add_argument("--method", nargs="+", choices=list(METHODS), metavar="NAME", help="some (default: all)")
+    options = parser.parse_args()
+    digits = task.make(options)
+    hidden = [layer.name for layer in digits.teacher.layers if isinstance(layer, keras.layers.Dense)][-2]
+    at = [("flat", hidden)]
+    names = options.method or (IN_SMOKE if options.smoke else METHODS)
+
+    def distil(name: str) -> Way:
+        return lambda seed: digits.distilled(seed, name, METHODS[name](at), alpha=0.5)
+
+    ways = [digits.alone, digits.distilled, *map(distil, names)]
+    print_gains(ways, options.seeds, over=("alone", "kd"))
+
+
+if __name__ == "__main__":
+    main()

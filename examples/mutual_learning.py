@@ -1,0 +1,46 @@
+"""No teacher: two students of one size learn from each other while they learn from their labels.
+
+    python examples/mutual_learning.py
+
+The task is that of task.py, without its teacher. Two models that are averaged are mostly better than one, so what
+mutual learning brings is seen against two that were trained alone: peer against student, average against average.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+
+import keras
+import task
+from report import print_gains
+
+from keras_kd import stages
+
+
+def main() -> None:
+    options = task.parser(__doc__).parse_args()
+    keras.config.disable_interactive_logging()  # the lines of `stages`
+    digits = task.make(options)
+
+    def pair(seed: int) -> list[keras.Model]:
+        return [digits.student(seed), digits.student(seed + 1000)]
+
+    def alone(seed: int) -> dict[str, float]:
+        students = pair(seed)
+        for student in students:
+            digits.fit(student, seed)
+        return {"alone": digits.test(students[0]), "two alone, averaged": digits.test(stages.averaged(students))}
+
+    def mutual(seed: int) -> dict[str, float]:
+        peers, _ = stages.mutual(pair(seed), **digits.arguments(seed, temperature=1.0, alpha=0.5))
+        return {
+            "mutual": digits.test(peers[0]),
+            "mutual, the other peer": digits.test(peers[1]),
+            "mutual, averaged": digits.test(stages.averaged(peers)),
+        }
+
+    print_gains([alone, mutual], options.seeds, over=("alone", "two alone, averaged"))
+
+
+if __name__ == "__main__":
+    main()

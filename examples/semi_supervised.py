@@ -1,0 +1,84 @@
+"""100 labels, and 978 images that nobody has labelled for the student: who can say what is on them?
+
+    python examples/semi_supervised.py
+
+"own": a teacher that has seen nothing but the same 100 labels, the larger of the two models. "given": the quickstart's
+teacher, which has learned elsewhere. "average": the student's own moving average (mean teacher). All students take the
+same number of steps.
+"""
+
+import dataclasses
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+
+import keras
+import quickstart
+import task
+import tensorflow as tf
+from report import Way, print_gains
+
+import keras_kd as kd
+
+
+def main() -> None:
+    options = task.parser(__doc__).parse_args()
+    keras.config.disable_interactive_logging()  # the lines of `stages`
+    digits = task.make(options)
+    rest = digits.images.train[0][len(digits.few[0]) :]
+    recipe = dataclasses.replace(digits.recipe, teacher_epochs=10 * digits.recipe.teacher_epochs)
+    few = dataclasses.replace(digits.images, train=digits.few)
+    own = quickstart.get_teacher(few, recipe, digits.folder / "few")
+    steps = digits.recipe.epochs * -(-len(digits.few[0]) // digits.recipe.batch_size)
+
+    def labelled_by(name: str, teacher: keras.Model, threshold: float) -> Way:
+        """Let a teacher label the rest, softly, once; keep what it is sure of, and train on it as on any data."""
+
+        def run(seed: int) -> dict[str, float]:
+            student = digits.student(seed)
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+            x, y, _ = kd.stages.soft_labels(teacher, rest, threshold, labeled=digits.few)
+            student.compile(**digits.compiled(loss=loss, metrics=None))
+            student.fit(forever((x, y), 10, seed), steps_per_epoch=steps, verbose=0, shuffle=False)
+            return {name: digits.test(student)}
+
+        return run
+
+    def mixed(name: str, make_teacher: object, temperature: float, alpha: object) -> Way:
+        """Distil on 10 images with labels and 30 without in every batch: label -1, which the loss leaves out."""
+
+        def run(seed: int) -> dict[str, float]:
+            student = digits.student(seed)
+            distiller = kd.Distiller(student=student, teacher=make_teacher())
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+            distiller.compile(**digits.compiled(loss=loss, metrics=None, temperature=temperature, alpha=alpha))
+            data = tf.data.Dataset.zip(forever(digits.few, 10, seed), forever((rest,), 30, seed)).map(join)
+            distiller.fit(data, steps_per_epoch=steps, verbose=0, shuffle=False)
+            return {name: digits.test(student)}
+
+        return run
+
+    ways = [
+        digits.alone,
+        labelled_by("own, sure above 0.9", own, 0.9),
+        labelled_by("own, all", own, 0.0),
+        mixed("average, live", lambda: kd.teachers.EMA(0.99), 1.0, kd.schedules.Ramp(0.0, 0.5, steps // 4)),
+        lambda seed: digits.distilled(seed, "given, on 100 images"),
+        mixed("given, live", lambda: digits.teacher, 4.0, 0.9),
+    ]
+    print_gains(ways, options.seeds, over=("alone",))
+    print(f"The teachers: own {digits.test(own):.2f}, given {digits.test(digits.teacher):.2f}")
+
+
+def forever(part: tuple, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Return shuffled batches without end."""
+    return tf.data.Dataset.from_tensor_slices(part).shuffle(2000, seed=seed).repeat().batch(batch_size)
+
+
+def join(labelled: tuple[tf.Tensor, tf.Tensor], others: tuple[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    none = -tf.ones(tf.shape(others[0])[0], labelled[1].dtype)
+    return tf.concat([labelled[0], others[0]], 0), tf.concat([labelled[1], none], 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Three teachers, none of whom has seen what the others have seen: is it worth asking them all?
+
+    python examples/several_teachers.py
+
+As where data may not leave the house in which they were gathered: each teacher has learned from another third of the
+training images, and the student of task.py, with 100 labels of its own, learns from what they say. `teacher=` takes a
+list. Its probabilities are averaged at the temperature in use; one term for each teacher would have the same gradient,
+as the mean of KL(p_m || q) and KL(mean of p_m || q) differ by what does not depend on q.
+"""
+
+import dataclasses
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+
+import keras
+import quickstart
+import task
+from report import Way, print_gains
+
+import keras_kd as kd
+
+TEACHERS = 3
+
+
+def main() -> None:
+    options = task.parser(__doc__).parse_args()
+    digits = task.make(options)
+    teachers = [train_teacher(digits, number, digits.folder / f"part-{number}") for number in range(TEACHERS)]
+
+    def taught_by(name: str, teacher: object) -> Way:
+        return lambda seed: dataclasses.replace(digits, teacher=teacher).distilled(seed, name)
+
+    ways = [
+        digits.alone,
+        taught_by("first teacher", teachers[0]),
+        taught_by("all, probabilities", teachers),
+        taught_by("all, logits", kd.teachers.Ensemble(teachers, over="logits")),
+        taught_by("all, by agreement", kd.teachers.Ensemble(teachers, weights="agreement")),
+    ]
+    print_gains(ways, options.seeds, over=("alone", "first teacher"))
+    scores = [f"{digits.test(teacher):.2f}" for teacher in teachers]
+    print(f"The teachers: {', '.join(scores)}; averaged {digits.test(kd.stages.averaged(teachers)):.2f}")
+
+
+def train_teacher(digits: task.Task, number: int, folder: object) -> keras.Model:
+    """Train on each third image, or take the teacher of an earlier run."""
+    part = tuple(values[number::TEACHERS] for values in digits.images.train)
+    return quickstart.get_teacher(dataclasses.replace(digits.images, train=part), digits.recipe, folder)
+
+
+if __name__ == "__main__":
+    main()
