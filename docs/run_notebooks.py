@@ -79,6 +79,7 @@ def run_one(path: pathlib.Path, target: pathlib.Path, *, smoke: bool, fresh: boo
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         raw = pathlib.Path(folder) / path.name
+        (raw.parent / "examples").symlink_to(ROOT / "examples")  # as at the root, where a notebook may import from it
         command = [sys.executable, "-m", "papermill", str(path), str(raw), "--kernel", "python3", "--no-progress-bar"]
         for name, value in parameters.items():
             command += ["--parameters_yaml", json.dumps({name: value})]

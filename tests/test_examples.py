@@ -13,12 +13,15 @@ SCRIPTS = {
     for path in sorted(EXAMPLES.rglob("*.py"))
     if '__name__ == "__main__"' in path.read_text()
 }
-#: Those that measure time or make devices, and so need a process of their own: .ci/run runs them with few steps.
+#: Those that measure time, make devices or serve, and so need a process of their own: .ci/run runs them with few steps,
+#: and tests/test_serve.py the service.
 OF_THEIR_OWN = {
     "check_devices.py",
     "benchmarks/cache.py",
     "benchmarks/loss_cost.py",
+    "benchmarks/serving.py",
     "benchmarks/training.py",
+    "serve.py",
 }
 #: `make quickstart` runs it, in .ci/run.
 SMOKED = sorted(set(SCRIPTS) - OF_THEIR_OWN - {"quickstart.py"})
