@@ -58,9 +58,8 @@ def models() -> dict:
     backbone.name = "backbone"
     head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
     teacher = keras.Sequential([keras.Input((28, 28, 1)), backbone, *head])
-    student = keras.Sequential(
-        [*convolutional("conv_", 2, 2, 2).layers, keras.layers.Flatten(), keras.layers.Dense(10)]
-    )
+    maps = convolutional("conv_", 2, 2, 2).layers
+    student = keras.Sequential([keras.Input((28, 28, 1)), *maps, keras.layers.Flatten(), keras.layers.Dense(10)])
     return {"teacher": teacher, "student": student}
 
 
