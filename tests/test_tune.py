@@ -184,6 +184,13 @@ def test_flatness_is_told_by_the_standard_error_of_an_accuracy(tmp_path):
     assert "kd.benchmark" in str(TuneResult({"alpha": 0.5}, net(), trials, "loss", None))
 
 
+def test_a_short_range_of_temperatures_has_labels_that_can_be_read(tmp_path):
+    trials = [Trial({"temperature": temperature}, 0.9, 1) for temperature in (1.3, 2.6)]
+    TuneResult({"temperature": 1.3}, net(), trials, "accuracy", None).plot(tmp_path / "search.svg")
+    drawn = re.findall("<!-- (.*?) -->", (tmp_path / "search.svg").read_text())  # each text that is drawn
+    assert "2" in drawn and not any("times" in text for text in drawn)
+
+
 def test_what_cannot_be_searched_is_refused_before_any_work(tmp_path):
     for change, message in (
         ({"tuner": "grid"}, "Expected `tuner` to be one of"),

@@ -67,7 +67,9 @@ class TuneResult:
                 top = self.trials[0].score
                 axes.axhspan(top - self.noise, top + self.noise, alpha=0.15, linewidth=0, label="within the noise")
             if name == "temperature" or name.startswith("weight"):
-                axes.set_xscale("log")
+                axes.set_xscale("log", subs=(2, 5))
+                for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                    ticks("{x:g}")  # as powers of ten, the labels of a short range lie on one another
             axes.set_xlabel(name)
             axes.grid(alpha=0.25)
         panels[0].set_ylabel(f"validation {self.metric}")
