@@ -7,7 +7,7 @@ under noise. The teacher, a U-Net of 41,820 parameters, learns from 1,000 of the
 50. Nothing is special about dense prediction: logits of (batch, height, width, classes) have one KL for each pixel, and
 the mean is over all pixels. CWD matches where each channel is active: on the logits, as here, or on features.
 
-Seeds 0, 1 and 2. The teacher's mean IoU is 81.80 %.
+Mean IoU in percent: the teacher has 81.80, the student alone, seeds 0, 1 and 2, 44.78 ± 2.48.
 """
 
 import os
