@@ -4,6 +4,17 @@
 
 The task is that of task.py, without its teacher. Two models that are averaged are mostly better than one, so what
 mutual learning brings is seen against two that were trained alone: peer against student, average against average.
+
+Test accuracy in percent, seeds 0, 1 and 2; a minute and a half of processor time:
+
+                                    mean ± sd                over alone  over two alone, averaged
+    alone                        85.92 ± 0.51
+    two alone, averaged          85.92 ± 0.59              +0.00 ± 1.09
+    mutual                       86.03 ± 0.59              +0.11 ± 0.10              +0.11 ± 1.17
+    mutual, the other peer       86.20 ± 0.26              +0.28 ± 0.75              +0.28 ± 0.35
+    mutual, averaged             86.64 ± 0.67              +0.72 ± 0.96              +0.72 ± 0.67
+
+None of the gains is larger than its spread: with 100 images, two students of one size have little to tell each other.
 """
 
 import os

@@ -5,6 +5,19 @@
 "own": a teacher that has seen nothing but the same 100 labels, the larger of the two models. "given": the quickstart's
 teacher, which has learned elsewhere. "average": the student's own moving average (mean teacher). All students take the
 same number of steps.
+
+Test accuracy in percent, seeds 0, 1 and 2; a minute and a half of processor time:
+
+                                    mean ± sd       over alone
+    alone                        85.92 ± 0.51
+    own, sure above 0.9          89.43 ± 1.02     +3.51 ± 0.58
+    own, all                     87.87 ± 0.19     +1.95 ± 0.51
+    average, live                82.64 ± 0.50     -3.28 ± 0.59
+    given, on 100 images         91.71 ± 0.26     +5.79 ± 0.26
+    given, live                  94.10 ± 0.59     +8.18 ± 1.02
+
+The teachers have 88.81 ("own") and 95.49 ("given"). A larger model of the same labels already helps where it says what
+it is sure of; a teacher that has seen more is best asked about all images. The student's own average makes it worse.
 """
 
 import dataclasses

@@ -6,6 +6,18 @@ As where data may not leave the house in which they were gathered: each teacher 
 training images, and the student of task.py, with 100 labels of its own, learns from what they say. `teacher=` takes a
 list. Its probabilities are averaged at the temperature in use; one term for each teacher would have the same gradient,
 as the mean of KL(p_m || q) and KL(mean of p_m || q) differ by what does not depend on q.
+
+Test accuracy in percent, seeds 0, 1 and 2; a minute and a half of processor time:
+
+                                    mean ± sd          over alone  over first teacher
+    alone                        85.92 ± 0.51
+    first teacher                87.09 ± 0.63        +1.17 ± 0.83
+    all, probabilities           88.54 ± 0.63        +2.62 ± 1.11        +1.45 ± 0.63
+    all, logits                  88.15 ± 0.60        +2.23 ± 0.95        +1.06 ± 0.26
+    all, by agreement            88.15 ± 0.33        +2.23 ± 0.51        +1.06 ± 0.35
+
+The teachers have 87.48, 88.48 and 89.15, averaged 88.98. All of them teach better than the first alone, and how they
+are averaged matters less than the seed.
 """
 
 import dataclasses

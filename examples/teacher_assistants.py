@@ -5,6 +5,19 @@
 The task is that of task.py, with a student of 850 parameters under a teacher of 14,978. The assistant is made from the
 teacher, narrower in all layers; each stage has as many steps as the student alone. "refined": then labels alone, with a
 small learning rate, and the best epoch by validation, the state before the first included.
+
+Test accuracy in percent, seeds 0, 1 and 2; two minutes of processor time:
+
+                                    mean ± sd       over alone      over direct
+    alone                        81.52 ± 3.08
+    direct                       89.87 ± 1.07     +8.35 ± 3.33
+    direct, refined              89.87 ± 1.07     +8.35 ± 3.33     +0.00 ± 0.00
+    by an assistant: assistant_1   87.42 ± 0.77     +5.90 ± 2.57     -2.45 ± 0.84
+    by an assistant              86.20 ± 1.93     +4.67 ± 1.37     -3.67 ± 2.52
+    by an assistant, refined     86.87 ± 0.79     +5.34 ± 2.30     -3.01 ± 1.43
+
+The teacher itself is worth most, and the way by an assistant is not: this gap is not too wide for one step. Refining
+adds nothing to the best, and less than its spread to the other.
 """
 
 import os

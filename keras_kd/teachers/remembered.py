@@ -101,11 +101,14 @@ class Remembered(Teacher):
         return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
 
     def _ask(self, x: Tensors, count: int) -> dict[str, targets.Parts]:
-        ask = tf.function(lambda batch: said_by(self.teacher, batch, self._names), reduce_retracing=True)
+        spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
+        function = tf.function(lambda batch: said_by(self.teacher, batch, self._names), input_signature=[spec])
+        ask = function.get_concrete_function()  # or TensorFlow warns of several teachers in a process
         progress = keras.utils.Progbar(count, unit_name="example")
         memory: Any = None
         for start in range(0, count, self.batch_size):
-            batch = tree.map_structure(lambda leaf: leaf[start : start + self.batch_size], x)  # noqa: B023
+            rows = slice(start, start + self.batch_size)
+            batch = tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[rows]), x)  # noqa: B023
             said = tree.map_structure(np.asarray, ask(batch))
             if memory is None:
                 memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), said)
