@@ -5,6 +5,18 @@
 The task is that of task.py, without its teacher. "generation 2" learns from fresh weights under the student alone, and
 so on; at the end, all are averaged. "with an early exit" is the student after one training in which an exit, a dense
 layer on the averaged maps of its last convolution, learned from labels and from the last layer.
+
+Test accuracy in percent, seeds 0, 1 and 2; two minutes of processor time:
+
+                                    mean ± sd       over alone
+    alone                        85.92 ± 0.51
+    generation 2                 85.81 ± 1.17     -0.11 ± 1.55
+    generation 3                 85.75 ± 0.51     -0.17 ± 0.33
+    all 3 averaged               86.09 ± 0.39     +0.17 ± 0.58
+    with an early exit           83.58 ± 1.35     -2.34 ± 1.77
+    the exit itself              83.97 ± 2.30     -1.95 ± 2.71
+
+No gain is larger than its spread, and the exit costs a student as small as this one: it has no layers to spare.
 """
 
 import os
