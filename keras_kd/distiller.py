@@ -25,9 +25,10 @@ class Distiller(keras.Model):
 
     The objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
 
-    `fit`, `evaluate`, `predict`, callbacks and saving are Keras's own. `predict` and `evaluate` run the student alone;
-    after `fit` it is a plain Keras model, `distiller.student`. No file that the Distiller or a callback writes holds
-    the teacher: after loading, assign `distiller.teacher` before `fit`.
+    `fit`, `evaluate`, `predict`, callbacks and saving are Keras's own. `predict` and `evaluate` run the student alone
+    (`evaluate` where there are labels and a loss; else it asks the teacher); after `fit` it is a plain Keras model,
+    `distiller.student`. No file that the Distiller or a callback writes holds the teacher: after loading, assign
+    `distiller.teacher` before `fit`.
 
     Args:
         student: the model that is trained.
@@ -93,9 +94,11 @@ class Distiller(keras.Model):
         Args:
             optimizer: as in `keras.Model.compile`.
             loss: the loss on labels, as in `keras.Model.compile`. None only with `alpha=1`; there, a loss that is given
-                is computed and logged.
-            metrics: as in `keras.Model.compile`; they see the student's outputs.
-            temperature: T, above 0. A number, a Keras schedule, or a function of the optimizer's step.
+                is computed and logged. Without one, `evaluate` and validation ask the teacher, and report how far the
+                student is from it.
+            metrics: as in `keras.Model.compile`; they see the student's outputs, and need labels where these are given.
+            temperature: T, above 0. A number, a Keras schedule, or a function of the optimizer's step. For terms that
+                have none of their own: most of `methods` bring their paper's.
             alpha: weight of the teacher, 0 to 1. 0 is plain training, 1 needs no labels. A number, a Keras schedule, or
                 a function of the optimizer's step.
             **keras_arguments: `loss_weights`, `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`,

@@ -239,6 +239,16 @@ def test_a_recipe_may_be_a_function_of_the_models(tmp_path):
     assert result.rows()[-1].recipe == "hints"
 
 
+def test_data_from_a_function_of_the_seed_are_recognised_whatever_was_random_before(tmp_path):
+    # tf.data's shuffle(seed=) goes by the global seed, too.
+    given = arguments(tmp_path, train=shuffled, recipes={}, **BRIEF)
+    runs = []
+    for before in (1, 2):
+        keras.utils.set_random_seed(before)
+        runs.append(kd.benchmark(**given).runs)
+    assert runs[0] == runs[1]
+
+
 def test_data_from_a_function_of_the_seed_come_in_the_same_order_for_all_recipes(tmp_path):
     given = arguments(tmp_path, train=shuffled, recipes={"off": {"alpha": 0.0}}, **BRIEF)
     result = kd.benchmark(**given)

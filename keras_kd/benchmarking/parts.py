@@ -73,7 +73,10 @@ class Part:
             )
 
     def _dataset(self, seed: int) -> tf.data.Dataset:
-        data = self.source if isinstance(self.source, tf.data.Dataset) else self.source(seed)
+        data = self.source
+        if not isinstance(data, tf.data.Dataset):
+            tf.random.set_seed(seed)  # on which shuffle(seed=seed) depends, too
+            data = self.source(seed)
         if not isinstance(data, tf.data.Dataset):
             raise TypeError(f"Expected `{self.name}` to return a tf.data.Dataset. Received: {data!r}")
         return data

@@ -73,7 +73,8 @@ class Cached(Teacher):
         if not isinstance(x, targets.Joined):
             raise ValueError(
                 "Expected examples that carry a teacher's targets: cache.join(dataset) before shuffle and batch, or "
-                f"keras_kd.Joined(x, targets). Received x without targets: {x!r}"
+                f"keras_kd.Joined(x, targets). Received x without targets: {x!r}. For validation data without targets, "
+                "compile with a `loss`: evaluation then runs the student alone; at alpha=1 the loss is only logged."
             )
         marks = [name for name in x.targets if name.startswith(targets.MARK)]
         if self._cache is not None and marks != [self._cache.mark]:
