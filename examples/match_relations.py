@@ -5,6 +5,20 @@
 
 The task is that of task.py; weights are the papers', those of RKD a tenth where it joins KD. Relations are of the
 examples in one batch, here of ten; CRD compares with a memory of 4,096.
+
+Test accuracy in percent, seeds 0, 1 and 2:
+
+                                    mean ± sd       over alone          over kd
+    alone                        85.92 ± 0.51
+    kd                           91.71 ± 0.26     +5.79 ± 0.26
+    pkt                          89.59 ± 0.84     +3.67 ± 0.88     -2.11 ± 0.82
+    rkd                          89.04 ± 2.01     +3.12 ± 2.20     -2.67 ± 2.09
+    similarity_preserving        89.32 ± 0.29     +3.39 ± 0.63     -2.39 ± 0.42
+    correlation                  86.14 ± 0.93     +0.22 ± 0.82     -5.56 ± 0.84
+    crd                          87.48 ± 0.88     +1.56 ± 0.39     -4.23 ± 0.63
+    kd + rkd                     91.82 ± 0.58     +5.90 ± 0.84     +0.11 ± 0.67
+
+All but the correlations are worth it; none comes near plain KD, and beside it RKD adds less than its spread.
 """
 
 import os

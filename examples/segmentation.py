@@ -3,11 +3,21 @@
     python examples/segmentation.py
 
 Images of 32 x 32 are drawn here: discs, squares and triangles of random sizes and grey values, which cover each other,
-under noise. The teacher, a U-Net of 41,820 parameters, learns from 1,000 of them, the student, of 1,069, from the first
+under noise. The teacher, a U-Net of 41,820 parameters, learns from 1,000 of them, the student, of 5,965, from the first
 50. Nothing is special about dense prediction: logits of (batch, height, width, classes) have one KL for each pixel, and
 the mean is over all pixels. CWD matches where each channel is active: on the logits, as here, or on features.
 
-Mean IoU in percent: the teacher has 81.80, the student alone, seeds 0, 1 and 2, 44.78 ± 2.48.
+Mean IoU in percent, seeds 0, 1 and 2; the teacher has 81.15. Five minutes of processor time:
+
+                                    mean ± sd             over alone  over kd of each pixel
+    alone                        58.87 ± 4.47
+    kd of each pixel             60.68 ± 4.27           +1.81 ± 1.91
+    kd, all images, no labels    65.04 ± 5.19           +6.16 ± 8.20           +4.36 ± 6.77
+    cwd                          63.69 ± 4.88           +4.82 ± 8.14           +3.01 ± 8.75
+    kd + cwd                    58.52 ± 12.03          -0.36 ± 14.62          -2.16 ± 15.62
+
+Three seeds of 50 images are too few to tell: no gain is larger than its spread. What is most likely to help is a teacher
+that explains all images, without a label, or that says where each class is (CWD).
 """
 
 import os
@@ -45,30 +55,24 @@ def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_teacher() -> keras.Model:
-    """A U-Net of two levels."""
-    convolve = lambda filters: layers.Conv2D(filters, 3, padding="same", activation="relu")  # noqa: E731
+    return build_u_net(16, "teacher")
+
+
+def build_u_net(width: int, name: str) -> keras.Model:
+    """Two levels; `width` filters at the first."""
+    convolve = lambda times: layers.Conv2D(int(times * width), 3, padding="same", activation="relu")  # noqa: E731
     inputs = keras.Input((SIZE, SIZE, 1))
-    first = convolve(16)(inputs)
-    second = convolve(32)(layers.MaxPooling2D()(first))
-    x = convolve(48)(layers.MaxPooling2D()(second))
-    x = convolve(24)(layers.Concatenate()([layers.UpSampling2D()(x), second]))
-    x = convolve(16)(layers.Concatenate()([layers.UpSampling2D()(x), first]))
-    return keras.Model(inputs, layers.Conv2D(CLASSES, 1, name="scores")(x), name="teacher")
+    first = convolve(1)(inputs)
+    second = convolve(2)(layers.MaxPooling2D()(first))
+    x = convolve(3)(layers.MaxPooling2D()(second))
+    x = convolve(1.5)(layers.Concatenate()([layers.UpSampling2D()(x), second]))
+    x = convolve(1)(layers.Concatenate()([layers.UpSampling2D()(x), first]))
+    return keras.Model(inputs, layers.Conv2D(CLASSES, 1, name="scores")(x), name=name)
 
 
 def build_student() -> keras.Model:
-    """A plain chain at half the resolution."""
-    convolve = lambda **options: layers.SeparableConv2D(20, 5, padding="same", activation="relu", **options)  # noqa: E731
-    return keras.Sequential(
-        [
-            layers.Input((SIZE, SIZE, 1)),
-            convolve(strides=2),
-            convolve(),
-            layers.UpSampling2D(),
-            layers.Conv2D(CLASSES, 1, name="scores"),
-        ],
-        name="student",
-    )
+    """The same with three eighths of the filters."""
+    return build_u_net(6, "student")
 
 
 def supervised(learning_rate: float) -> dict:
@@ -95,16 +99,17 @@ def main() -> None:
     teacher.fit(x, y, batch_size=32, epochs=teacher_epochs, verbose=0)
     print(f"teacher, {teacher.count_params():,} parameters: mean IoU {mean_iou(teacher, *test):.2f} %")
 
-    def way(name: str, terms: list[kd.Term] | None, alpha: float = 0.5) -> Way:
+    def way(name: str, terms: list[kd.Term] | None, alpha: float = 0.5, seen: int = few) -> Way:
         def run(seed: int) -> dict[str, float]:
             keras.utils.set_random_seed(seed)
             student = model = build_student()
             if terms is None:
-                model.compile(**supervised(1e-2), **how)
+                model.compile(**supervised(4e-3), **how)
             else:
                 model = kd.Distiller(student=student, teacher=teacher, terms=terms)
-                model.compile(**supervised(1e-2), **how, alpha=alpha)
-            model.fit(x[:few], y[:few], batch_size=10, epochs=epochs, verbose=0)
+                model.compile(**supervised(4e-3), **how, alpha=alpha)
+            steps = epochs * few // 10  # the same for all
+            model.fit(x[:seen], y[:seen], batch_size=10, epochs=max(1, steps * 10 // seen), verbose=0)
             return {name: mean_iou(student, *test)}
 
         return run
@@ -112,9 +117,10 @@ def main() -> None:
     on_logits = [("scores", "scores")]
     ways = [
         way("alone", None),
-        way("kd of each pixel", kd.methods.kd(temperature=2.0), alpha=0.9),
+        way("kd of each pixel", kd.methods.kd(temperature=1.0)),
+        way("kd, all images, no labels", kd.methods.kd(temperature=1.0), alpha=1.0, seen=count),
         way("cwd", kd.methods.cwd(on_logits)),
-        way("kd + cwd", kd.methods.kd(temperature=2.0) + kd.methods.cwd(on_logits), alpha=0.9),
+        way("kd + cwd", kd.methods.kd(temperature=1.0) + kd.methods.cwd(on_logits)),
     ]
     print_gains(ways, options.seeds, over=("alone", "kd of each pixel"))
 

@@ -47,6 +47,7 @@ def test_a_script_can_be_tried_in_seconds(name):
 def test_a_script_runs(name, tmp_path_factory, monkeypatch, capsys):
     folder = tmp_path_factory.getbasetemp() / "examples"  # one for all: the quickstart's teacher is trained once
     monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(SCRIPTS[name].parent)  # as for a script that is started
     monkeypatch.setattr(sys, "argv", [name, "--smoke", "--output", str(folder)])
     runpy.run_path(str(SCRIPTS[name]), run_name="__main__")
     assert capsys.readouterr().out.count("\n") > 3

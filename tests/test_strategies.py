@@ -35,7 +35,7 @@ def run_all(module, folder, suffix):
         running[kind] = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     for process in running.values():
         errors = process.communicate(timeout=900)[1]
-        assert process.returncode == 0, errors
+        assert process.returncode == 0, (process.args, errors)
     return files
 
 
@@ -64,7 +64,13 @@ def test_weights_and_logs_are_those_of_one_device(tmp_path):
 def test_curves_with_batch_normalization_and_adam_are_those_of_one_device(tmp_path):
     # Statistics of a replica's share of the batch are others than the batch's. On average over the seeds, the curves
     # may differ by no more than a seed changes them.
-    curves = {kind: np.load(file) for kind, file in run_all("tests.curves", tmp_path, "npy").items()}
+    try:
+        files = run_all("tests.curves", tmp_path, "npy")
+    except AssertionError as error:
+        if "-11 ==" not in str(error):
+            raise
+        files = run_all("tests.curves", tmp_path, "npy")  # TensorFlow has crashed here, once in six runs
+    curves = {kind: np.load(file) for kind, file in files.items()}
     expected = curves.pop("one")
     spread = np.std(expected, axis=0, ddof=1)
     assert np.all(expected[:, -1] < 0.7 * expected[:, 0])  # they learn
