@@ -16,7 +16,7 @@ Mean IoU in percent, seeds 0, 1 and 2; the teacher has 81.15. Five minutes of pr
     cwd                          63.69 ± 4.88           +4.82 ± 8.14           +3.01 ± 8.75
     kd + cwd                    58.52 ± 12.03          -0.36 ± 14.62          -2.16 ± 15.62
 
-Three seeds of 50 images are too few to tell: no gain is larger than its spread. What is most likely to help is a teacher
+Three seeds of 50 images are too few to tell: no gain is larger than its spread. What may well help is a teacher
 that explains all images, without a label, or that says where each class is (CWD).
 """
 
