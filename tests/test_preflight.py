@@ -245,6 +245,15 @@ def test_a_long_fit_begins_with_a_warning_of_a_teacher_that_guesses(digits, trai
 
 
 @pytest.mark.filterwarnings("error:The teacher is right")
+def test_a_look_gives_a_teacher_the_numbers_that_fit_gives_it(digits, trained):
+    x, y = digits.train
+    kernel = tf.constant(np.random.default_rng(0).normal(size=(64, 10)), "float32")
+    exact = compiled(lambda x: trained(x) + 0.0 * tf.matmul(tf.reshape(x, (-1, 64)), kernel))  # float32 and no other
+    exact.fit(x.astype("float64"), y, batch_size=1, steps_per_epoch=2, verbose=0)
+    assert exact.check(x.astype("float64"), y).teacher_accuracy > 0.9
+
+
+@pytest.mark.filterwarnings("error:The teacher is right")
 def test_a_good_teacher_a_short_fit_and_a_student_that_has_begun_are_not_warned_of(digits, trained):
     x, y = digits.train
     wrong = np.roll(np.arange(10), 3)[y]

@@ -114,5 +114,6 @@ def _batches(x: Tensors, y: Tensors, rows: int, batch_size: int, batches: int) -
 
 
 def _taken(leaf: Any, places: list[int]) -> Any:
-    # An array is not made a tensor as a whole for a few of its rows.
-    return tf.convert_to_tensor(leaf[places]) if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
+    # An array is not made a tensor as a whole for a few of its rows. Numbers come in the precision that fit gives them.
+    rows = tf.convert_to_tensor(leaf[places]) if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
+    return tf.cast(rows, keras.config.floatx()) if rows.dtype.is_floating else rows
