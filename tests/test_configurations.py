@@ -148,16 +148,26 @@ def compiled(drawn):
 def model(drawn, which, head, scale, regularizer):
     """Return a student (0) or a teacher (1): a hidden layer, and a head."""
     policy = drawn["policies"][which]
-    arguments = {"kernel_initializer": initial(drawn["seed"] + which), "dtype": policy}
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)  # the model's own: by it, Keras scales the loss, and skips what overflows
+    try:
+        return layered(drawn, which, head, scale, regularizer)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def layered(drawn, which, head, scale, regularizer):
+    """Return the layers as a model, under the policy in force."""
+    arguments = {"kernel_initializer": initial(drawn["seed"] + which)}
     hidden = keras.layers.Dense(drawn["units"][which], "tanh", name="hidden", **arguments)
     scores = keras.layers.Dense(drawn["classes"], name="scores", kernel_regularizer=regularizer, **arguments)
     activation = head if head in ("softmax", "sigmoid") else None
     if head == "positions":
         inputs = keras.Input((None,), dtype="int32")
-        x = keras.layers.Embedding(5, 3, mask_zero=True, dtype=policy)(inputs)
+        x = keras.layers.Embedding(5, 3, mask_zero=True)(inputs)
     else:
         inputs = x = keras.Input((drawn["features"],), dtype="float32")
-    outputs = scores(keras.layers.Rescaling(scale, dtype=policy)(hidden(x)))
+    outputs = scores(keras.layers.Rescaling(scale)(hidden(x)))
     # In float32, as Keras advises for heads.
     outputs = keras.layers.Activation(activation, dtype="float32")(outputs) if activation else outputs
     return keras.Model(inputs, outputs)
