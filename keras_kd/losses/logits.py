@@ -4,7 +4,6 @@ They take logits that are already softened: temperature and T**2 are applied by 
 that a value is a divergence in nats whatever the number of classes; nothing is averaged over examples or positions.
 """
 
-import math
 from typing import Any
 
 import keras
@@ -12,10 +11,16 @@ from keras import ops
 
 from keras_kd._types import Tensor
 from keras_kd.losses._chunks import by_chunks
-from keras_kd.losses._shapes import require_classes, require_fraction, require_labels, require_same_shape
-
-#: Takes a class out of a softmax: the probability it leaves is exactly 0, and differences of it are finite.
-_REMOVED = -1e30
+from keras_kd.losses._divergences import (
+    binary_divergence,
+    class_ids,
+    divergence,
+    log_probabilities,
+    mixed_both_ways,
+    mixed_excess,
+    target_and_others,
+)
+from keras_kd.losses._shapes import require_classes, require_fraction, require_same_shape
 
 #: Squared length below which deviations from a constant are rounding: about (1e-7)**2, float32's at probabilities of 1.
 _CONSTANT = 1e-14
@@ -45,7 +50,7 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv 1503.02531.
     """
     require_classes(student, teacher)
-    return _divergence(*_log_probabilities(teacher, student))
+    return divergence(*log_probabilities(teacher, student))
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -72,7 +77,7 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Gu et al., MiniLLM: Knowledge Distillation of Large Language Models, 2023, arXiv 2306.08543.
     """
     require_classes(student, teacher)
-    return _divergence(*_log_probabilities(student, teacher))
+    return divergence(*log_probabilities(student, teacher))
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -102,11 +107,10 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tenso
     """
     require_fraction("beta", beta)
     require_classes(student, teacher)
-    log_p, log_q = _log_probabilities(teacher, student)
+    log_p, log_q = log_probabilities(teacher, student)
     if beta in (0, 1):
-        return _divergence(log_p, log_q) if beta == 0 else _divergence(log_q, log_p)
-    log_m = _log_mixture(log_p, log_q, beta)
-    return beta * _divergence(log_p, log_m) + (1 - beta) * _divergence(log_q, log_m)
+        return divergence(log_p, log_q) if beta == 0 else divergence(log_q, log_p)
+    return ops.sum(mixed_both_ways(beta)(log_p, log_q), axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -135,8 +139,10 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     """
     require_fraction("skew", skew)
     require_classes(student, teacher)
-    log_p, log_q = _log_probabilities(teacher, student)
-    return _divergence(log_p, _log_mixture(log_p, log_q, skew))
+    log_p, log_q = log_probabilities(teacher, student)
+    if skew in (0, 1):
+        return divergence(log_p, log_q if skew == 0 else log_p)
+    return ops.sum(mixed_excess(skew)(log_p, log_q), axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -173,11 +179,10 @@ def decoupled_kl(
     Reference: Zhao et al., Decoupled Knowledge Distillation, 2022, arXiv 2203.08679.
     """
     require_classes(student, teacher)
-    is_target = _is_target(labels, student)
-    log_p, log_not_p = _target_split(teacher, is_target)
-    log_q, log_not_q = _target_split(student, is_target)
-    target = _excess(log_p, log_q) + _excess(log_not_p, log_not_q)
-    non_target = kl_divergence(_without(student, is_target), _without(teacher, is_target))
+    ids = class_ids(labels, student)
+    target_p, others_p = target_and_others(teacher, ids)
+    target_q, others_q = target_and_others(student, ids)
+    target, non_target = binary_divergence(target_p, target_q), divergence(others_p, others_q)
     return target_weight * target + non_target_weight * non_target
 
 
@@ -208,12 +213,11 @@ def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_w
     Reference: Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, 2023, arXiv 2303.13005.
     """
     require_classes(student, teacher)
-    is_target = _is_target(labels, student)
-    log_p, _ = _target_split(teacher, is_target)
-    log_q, _ = _target_split(student, is_target)
-    others_p = ops.log_softmax(_without(teacher, is_target), axis=-1)
-    others_q = ops.log_softmax(_without(student, is_target), axis=-1)
-    return -ops.exp(log_p) * log_q - non_target_weight * ops.sum(ops.exp(others_p) * others_q, axis=-1)
+    ids = class_ids(labels, student)
+    target_p, others_p = target_and_others(teacher, ids)
+    target_q, others_q = target_and_others(student, ids)
+    target = ops.sigmoid(target_p) * ops.softplus(-target_q)
+    return target - non_target_weight * ops.sum(ops.exp(others_p) * others_q, axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -293,8 +297,7 @@ def class_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
     """
     require_classes(student, teacher)
-    p, q = _rows(teacher), _rows(student)
-    difference = ops.matmul(ops.transpose(p), p) - ops.matmul(ops.transpose(q), q)
+    difference = _difference_of_products(ops.transpose(_rows(teacher)), ops.transpose(_rows(student)))
     return ops.sum(ops.square(difference)) / student.shape[-1]
 
 
@@ -323,8 +326,7 @@ def batch_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
     """
     require_classes(student, teacher)
-    p, q = _rows(teacher), _rows(student)
-    difference = ops.matmul(p, ops.transpose(p)) - ops.matmul(q, ops.transpose(q))
+    difference = _difference_of_products(_rows(teacher), _rows(student))
     return ops.reshape(ops.sum(ops.square(difference), axis=-1), ops.shape(student)[:-1])
 
 
@@ -384,97 +386,23 @@ def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: the objective of Hinton et al. (arXiv 1503.02531), for each label a distribution over two classes.
     """
     require_same_shape(student, teacher)
-    return ops.mean(_binary_divergence(teacher, student), axis=-1)
-
-
-def label_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return log softmax(logits)[label], (...), for class ids, (...) or (..., 1), or one-hot labels, (..., classes)."""
-    return _target_split(logits, _is_target(labels, logits))[0]
-
-
-def _log_probabilities(*logits: Tensor) -> list[Tensor]:
-    return [ops.log_softmax(each, axis=-1) for each in logits]
-
-
-def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return KL(p || q) over the last axis, of distributions given by their logarithms."""
-    return ops.sum(_excess(log_p, log_q), axis=-1)
-
-
-@ops.custom_gradient
-def _excess(log_p: Tensor, log_q: Tensor) -> Any:
-    """Return p * (log p - log q) + q - p: what one class adds to the divergence, never negative.
-
-    Over all classes q - p adds nothing. With it, no small divergence is the difference of large numbers: at T = 20,
-    p * (log p - log q) alone is off by 1e-4 in float32, times T**2. The gradients, -p * (log q - log p) and q - p, are
-    in the forward pass already: found by TensorFlow, they are 20 small operations more.
-    """
-    p, q, ratio = ops.exp(log_p), ops.exp(log_q), log_q - log_p
-    near = ops.abs(ratio) < 1.0
-    small = ops.where(near, ratio, 0.0)  # expm1 of a large one is infinite, and its gradient NaN, chosen or not
-    difference = ops.where(near, p * ops.expm1(small), q - p)
-    return difference - p * ratio, lambda upstream: (-upstream * p * ratio, upstream * difference)
-
-
-@ops.custom_gradient
-def _binary_divergence(teacher: Tensor, student: Tensor) -> Any:
-    """Return p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q)), of sigmoids, element by element.
-
-    It is softplus(b) - softplus(a) - p (b - a), for logits a and b, and the same for -a and -b: the side on which the
-    teacher is below one half is exact where p rounds to 1. Near 0, softplus(b) - softplus(a) = log1p(p expm1(b - a))
-    has no cancellation, nor has the gradient, q - p = (1 - p) g / (1 + g) with g = p expm1(b - a).
-    """
-    sign = ops.where(teacher < 0, ops.ones_like(teacher), -ops.ones_like(teacher))
-    low, ratio = sign * teacher, sign * (student - teacher)
-    p, high = ops.sigmoid(low), sign * student
-    near = ops.abs(ratio) < 1.0
-    growth = p * ops.expm1(ops.where(near, ratio, 0.0))
-    difference = ops.where(near, (1.0 - p) * growth / (1.0 + growth), ops.sigmoid(high) - p)
-    value = ops.where(near, ops.log1p(growth), ops.softplus(high) - ops.softplus(low)) - p * ratio
-    return value, lambda upstream: (-upstream * sign * p * (1.0 - p) * ratio, upstream * sign * difference)
-
-
-def _log_mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
-    """Return log(share * a + (1 - share) * b)."""
-    if share in (0, 1):
-        return log_a if share == 1 else log_b
-    return _log_sum(log_a + math.log(share), log_b + math.log1p(-share))
-
-
-@ops.custom_gradient
-def _log_sum(log_a: Tensor, log_b: Tensor) -> Any:
-    """Return log(a + b). `ops.logaddexp` and the gradient found for it are many more operations."""
-    ratio = log_a - log_b
-    total = ops.maximum(log_a, log_b) + ops.softplus(-ops.abs(ratio))
-    return total, lambda upstream: (upstream * ops.sigmoid(ratio), upstream * ops.sigmoid(-ratio))
-
-
-def _is_target(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return a boolean of the shape of `logits`, true at the label, for class ids or one-hot labels."""
-    require_labels(labels, logits)
-    classes, rank = logits.shape[-1], len(logits.shape)
-    if len(labels.shape) == rank and labels.shape[-1] != 1:
-        labels = ops.argmax(labels, axis=-1)
-    elif len(labels.shape) == rank:
-        labels = ops.squeeze(labels, axis=-1)
-    return ops.equal(ops.expand_dims(ops.cast(labels, "int32"), -1), ops.arange(classes, dtype="int32"))
-
-
-def _target_split(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of the label and of all other classes together."""
-    total = ops.logsumexp(logits, axis=-1)
-    target = ops.sum(ops.where(is_target, logits, ops.zeros_like(logits)), axis=-1)
-    return target - total, ops.logsumexp(_without(logits, is_target), axis=-1) - total
-
-
-def _without(logits: Tensor, is_target: Tensor) -> Tensor:
-    """Take the label out of the softmax."""
-    return ops.where(is_target, ops.cast(_REMOVED, logits.dtype), logits)
+    return ops.mean(binary_divergence(teacher, student), axis=-1)
 
 
 def _rows(logits: Tensor) -> Tensor:
     """Return the probabilities of every example and position, (examples, classes)."""
     return ops.reshape(ops.softmax(logits, axis=-1), (-1, logits.shape[-1]))
+
+
+@ops.custom_gradient
+def _difference_of_products(a: Tensor, b: Tensor) -> Any:
+    """Return a a' - b b'. TensorFlow would find gradients of two products each, of matrices that are symmetric."""
+
+    def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+        both = upstream + ops.transpose(upstream)
+        return ops.matmul(both, a), -ops.matmul(both, b)
+
+    return ops.matmul(a, ops.transpose(a)) - ops.matmul(b, ops.transpose(b)), gradient
 
 
 def _correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:

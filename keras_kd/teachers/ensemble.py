@@ -9,7 +9,7 @@ from keras import ops, tree
 
 from keras_kd import schedules
 from keras_kd._types import Schedule, Tensor, Tensors
-from keras_kd.losses.logits import label_log_probability
+from keras_kd.losses._divergences import label_log_probability
 from keras_kd.mixtures import Mixture
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.frozen import Frozen
