@@ -3,10 +3,11 @@
 import json
 import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import tree
 
@@ -50,7 +51,7 @@ class Question:
 
     def __init__(self, asked: Asked, examples: Examples, augment: Augment | None) -> None:
         self._asked = asked
-        x = examples.x(examples.seen(augment, asked.key, tf.zeros((), tf.int64)).element_spec[1])
+        x = examples.seen_specs(augment, asked.key)
         checks.check_specs(x)
         spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), x)
         said = tf.function(self._ask, input_signature=[spec])
@@ -148,7 +149,7 @@ class Build:
         started, rows = time.perf_counter(), 0
         for places, element in self._batches(view, first):
             x = self.examples.x(element)
-            keys = places if self.key is None else key_of(self.key, element)
+            keys = tf.constant(places) if self.key is None else key_of(self.key, element)
             answer, sound = self.question.answer(x, keys)
             start, end = int(places[0]), int(places[-1]) + 1
             if not sound:
@@ -175,11 +176,13 @@ class Build:
             self._timing.write_text(json.dumps(self._spent))
         return 0, time.perf_counter()
 
-    def _batches(self, view: int, first: int) -> Iterable[tuple[Tensor, Any]]:
-        size, jobs = self.plan["rows_per_shard"], self.job.count
-        batches = self.examples.batches(self.plan["batch_size"], first * size)
-        if batches is not None and self.augment is None:  # a shard ends with a batch
-            return (each for each in batches if int(each[0][0]) // size % jobs == self.job.index)
+    def _batches(self, view: int, first: int) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yield the places of the examples of a batch, and the examples."""
+        size, jobs, batch_size = self.plan["rows_per_shard"], self.job.count, self.plan["batch_size"]
+        if self.augment is None and self.examples.is_arrays:
+            batches = self.examples.batches(batch_size, first * size)  # a shard ends with a batch
+            yield from (each for each in batches if each[0][0] // size % jobs == self.job.index)
+            return
         data = self.examples.dataset.enumerate().skip(first * size)
         if jobs > 1:
             data = data.filter(lambda place, element: place // size % jobs == self.job.index)
@@ -187,7 +190,8 @@ class Build:
             data = augmented(data, self.augment, self.key, tf.constant(view, tf.int64))
         if self.key is None and not self.examples.is_dense:  # y may be of several shapes; the teacher needs x alone
             data = data.map(lambda place, element: (place, (self.examples.x(element),)))
-        return data.batch(self.plan["batch_size"]).prefetch(tf.data.AUTOTUNE)
+        for places, element in data.batch(batch_size).prefetch(tf.data.AUTOTUNE):
+            yield places.numpy(), element
 
     def _refuse(self, start: int, end: int) -> None:
         raise ValueError(

@@ -1,5 +1,6 @@
 """The examples of a data set: arrays or a tf.data.Dataset, one by one, and the view of each that a teacher sees."""
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -37,10 +38,10 @@ class Examples:
 
     def __init__(self, data: Any) -> None:
         self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(data)
-        self.dataset = data if self._arrays is None else tf.data.Dataset.from_tensor_slices((self._arrays,))
-        self.spec: Any = self.dataset.element_spec
+        self._dataset = data
+        self.spec: Any = data.element_spec if self._arrays is None else _first(self._arrays).element_spec
         checks.check_specs(self.x(self.spec))
-        count = int(self.dataset.cardinality())
+        count = int(data.cardinality()) if self._arrays is None else len(tree.flatten(self._arrays)[0])
         if count == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
                 "Expected a dataset that ends. Received one that goes on for ever: join it before repeat()."
@@ -49,6 +50,11 @@ class Examples:
             raise ValueError("Expected at least one example. Received an empty data set.")
         self.count = None if count < 0 else count
         self._probe: list[Tensors] | None = None
+
+    @functools.cached_property
+    def dataset(self) -> tf.data.Dataset:
+        """The examples one by one. Of arrays it holds a copy, and is made only where it is needed."""
+        return self._dataset if self._arrays is None else tf.data.Dataset.from_tensor_slices((self._arrays,))
 
     @property
     def inputs(self) -> list[list[Any]]:
@@ -77,18 +83,26 @@ class Examples:
         numbered = self.dataset.enumerate()
         return numbered if augment is None else augmented(numbered, augment, key, view)
 
-    def batches(self, batch_size: int, start: int) -> Iterator[tuple[Tensor, Any]] | None:
-        """Return (places, element) of batches from an example on, straight from arrays; None for a dataset.
+    def seen_specs(self, augment: Augment | None, key: Key | None) -> Tensors:
+        """Return the specs of x as the teacher sees it."""
+        if augment is None:
+            return self.x(self.spec)
+        return self.x(self.seen(augment, key, tf.zeros((), tf.int64)).element_spec[1])
+
+    @property
+    def is_arrays(self) -> bool:
+        """Whether the examples are arrays, and not a dataset."""
+        return self._arrays is not None
+
+    def batches(self, batch_size: int, start: int) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yield (places, element) of batches of arrays from an example on.
 
         A tf.data.Dataset of arrays would copy each example by itself, twice.
         """
-        return None if self._arrays is None else self._slices(batch_size, start)
-
-    def _slices(self, batch_size: int, start: int) -> Iterator[tuple[Tensor, Any]]:
         for first in range(start, self.count or 0, batch_size):
             end = min(first + batch_size, self.count or 0)
             x = tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[first:end]), self._arrays)  # noqa: B023
-            yield tf.range(first, end, dtype=tf.int64), (x,)
+            yield np.arange(first, end, dtype=np.int64), (x,)
 
     @staticmethod
     def x(element: Any) -> Tensors:
@@ -129,7 +143,8 @@ class Examples:
 
     def _probed(self) -> list[Tensors]:
         if self._probe is None:
-            self._probe = [self.x(element) for element in self.dataset.take(_PROBED)]
+            few = self.dataset.take(_PROBED) if self._arrays is None else _first(self._arrays)
+            self._probe = [self.x(element) for element in few]
         return self._probe
 
 
@@ -205,6 +220,11 @@ def _checked(data: Any) -> Tensors:
     if len({len(leaf) for leaf in leaves}) > 1:
         raise ValueError(f"Expected arrays of one length. Received: {[tuple(leaf.shape) for leaf in leaves]}")
     return tuple(data) if isinstance(data, list) else data
+
+
+def _first(arrays: Tensors) -> tf.data.Dataset:
+    """Return the first examples of arrays, which tell one data set from another."""
+    return tf.data.Dataset.from_tensor_slices((tree.map_structure(lambda leaf: leaf[:_PROBED], arrays),))
 
 
 def _nbytes(leaf: Any) -> int:
