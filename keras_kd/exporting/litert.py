@@ -58,6 +58,7 @@ def _convert(source: Source, interface: Interface, quantize: str | None, scratch
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         save(source.in_float32, interface, pathlib.Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        converter.exclude_conversion_metadata = True  # how the file was made is of no use on a phone
         if quantize is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantize == "float16":
