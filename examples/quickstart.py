@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
@@ -117,9 +118,9 @@ def report(
     print(f"Learning curves: {folder / 'curves.png'}")
 
 
-def train_teacher(images: kd.data.Images, recipe: Recipe) -> keras.Model:
+def train_teacher(images: kd.data.Images, recipe: Recipe, build: Callable[..., keras.Model]) -> keras.Model:
     keras.utils.set_random_seed(0)
-    teacher = build_teacher(images.input_shape, images.classes)
+    teacher = build(images.input_shape, images.classes)
     steps = recipe.teacher_epochs * -(-len(images.train[0]) // 64)
     teacher.compile(**supervised(keras.optimizers.schedules.CosineDecay(2e-3, steps)))
     fit("teacher", teacher, batches(images.train, 64, seed=0), images, recipe.teacher_epochs)
@@ -182,16 +183,18 @@ def accuracy(model: keras.Model, part: tuple[np.ndarray, np.ndarray]) -> float:
     return float(np.mean(np.argmax(model.predict(x, batch_size=500, verbose=0), axis=-1) == y))
 
 
-def get_teacher(images: kd.data.Images, recipe: Recipe, folder: pathlib.Path) -> keras.Model:
+def get_teacher(
+    images: kd.data.Images, recipe: Recipe, folder: pathlib.Path, build: Callable[..., keras.Model] = build_teacher
+) -> keras.Model:
     """Take the teacher of an earlier run if this run would make the same one; otherwise train it."""
     path, settings_path = folder / "teacher.keras", folder / "teacher.json"
-    settings = json.dumps(teacher_settings(images, recipe), indent=2)
+    settings = json.dumps(teacher_settings(images, recipe, build), indent=2)
     if path.exists() and settings_path.exists() and settings_path.read_text() == settings:
         print(f"Teacher of an earlier run: {path}")
         return keras.models.load_model(path)
     if path.exists():
         print(f"{path} was not made by these settings and this code. It is kept as {set_aside(path)}.")
-    teacher = train_teacher(images, recipe)
+    teacher = train_teacher(images, recipe, build)
     folder.mkdir(parents=True, exist_ok=True)
     settings_path.unlink(missing_ok=True)  # first gone and last written: an interrupted run leaves no valid pair
     teacher.save(path)
@@ -199,9 +202,9 @@ def get_teacher(images: kd.data.Images, recipe: Recipe, folder: pathlib.Path) ->
     return teacher
 
 
-def teacher_settings(images: kd.data.Images, recipe: Recipe) -> dict[str, str | int]:
+def teacher_settings(images: kd.data.Images, recipe: Recipe, build: Callable[..., keras.Model]) -> dict[str, str | int]:
     """Return all that decides which teacher comes out."""
-    code = "".join(inspect.getsource(part) for part in (build_teacher, train_teacher, supervised, batches))
+    code = "".join(inspect.getsource(part) for part in (build, train_teacher, supervised, batches))
     return {
         "dataset": images.name,
         "images": zlib.crc32(images.train[0].tobytes()),
