@@ -47,6 +47,8 @@ html_theme_options = {"navigation_with_keys": True}
 # Notebooks come executed, by run_notebooks.py.
 nb_execution_mode = "off"
 nb_output_stderr = "remove"
+nb_code_prompt_show = "Show the solution"  # the only cells that are folded: tests/test_docs.py
+nb_code_prompt_hide = "Hide the solution"
 nb_ipywidgets_js = {}  # would be loaded from another host
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4

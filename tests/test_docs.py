@@ -5,6 +5,7 @@ import doctest
 import functools
 import importlib
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
@@ -23,6 +24,7 @@ import site_names  # noqa: E402
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TROUBLES = {block.heading: block for block in blocks("docs/troubleshooting.md")}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -209,6 +211,17 @@ def test_the_weight_undoes_t_squared(trouble):
         distiller.compile("adam", alpha=1.0, temperature=4.0)
         parts.append(float(distiller.objective(trouble["x"])["loss"]))
     np.testing.assert_allclose(parts[0] * 16, parts[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_on_the_site_a_reader_has_to_ask_for_a_solution(path):
+    """What is folded is the code below "## Solution", and nothing else: docs/conf.py names it so."""
+    below, solutions, folded = False, [], []
+    for cell in json.loads(path.read_text())["cells"]:
+        below = below or "## Solution" in "".join(cell["source"])
+        solutions += [cell["id"]] if below and cell["cell_type"] == "code" else []
+        folded += [cell["id"]] if "hide-cell" in cell["metadata"].get("tags", []) else []
+    assert solutions and folded == solutions
 
 
 def test_every_public_name_is_on_an_api_page():
