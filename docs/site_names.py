@@ -7,6 +7,7 @@ import inspect
 import pathlib
 import re
 import types
+import typing
 from typing import Any
 
 import keras_kd
@@ -85,3 +86,25 @@ def undocumented(folder: pathlib.Path) -> list[str]:
     names = public_names()
     shown = [names[name] for name in documented_names(folder) if name in names]
     return [name for name, value in names.items() if not any(value is each for each in shown)]
+
+
+def undocumented_results(folder: pathlib.Path) -> list[str]:
+    """Return the classes of the library that a public function, method or property returns and no API page shows."""
+    shown = [functools.reduce(getattr, name.split(".")[1:], keras_kd) for name in documented_names(folder)]
+    returned = {each for value in public_names().values() for each in _returned(value)}
+    ours = [each for each in returned if getattr(each, "__module__", "").startswith("keras_kd.")]
+    return sorted(f"{each.__module__}.{each.__name__}" for each in ours if not any(each is other for other in shown))
+
+
+def _returned(value: Any) -> list[Any]:
+    """Return the types in what a function returns, or in what each method and property of a class does."""
+    if isinstance(value, property):
+        value = value.fget
+    if inspect.isclass(value):
+        members = [member for name, member in vars(value).items() if name[0] != "_" and name not in PLUMBING]
+        return [each for member in members for each in _returned(member)]
+    return _types_in(typing.get_type_hints(value).get("return")) if inspect.isfunction(value) else []
+
+
+def _types_in(hint: Any) -> list[Any]:
+    return [hint, *(each for part in typing.get_args(hint) for each in _types_in(part))]

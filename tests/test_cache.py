@@ -250,6 +250,15 @@ def test_verify_finds_what_no_fingerprint_shows(tmp_path):
     assert found.mean["logits"] == pytest.approx(differences.mean(), rel=1e-4)
 
 
+def test_its_representation_says_where_it_is_what_it_keeps_and_whether_it_is_built(tmp_path):
+    cache = kd.TeacherCache(tmp_path / "said", teacher=teacher(), taps=("logits", "hidden"), top_k=2)
+    kept = "taps=['hidden', 'logits'], dtype='float16', top_k=2"
+    assert repr(cache) == f"<TeacherCache at {str(tmp_path / 'said')!r}: not built, {kept}>"
+    cache.build(dataset(1200), verbose=0)
+    for each in (cache, kd.TeacherCache(tmp_path / "said")):
+        assert repr(each) == f"<TeacherCache at {str(tmp_path / 'said')!r}: 1,200 examples, {kept}>"
+
+
 def test_info_and_estimate_say_what_is_there(tmp_path):
     cache = built(tmp_path, top_k=2)
     info, estimate = cache.info(), cache.estimate(dataset(), batch_size=8)

@@ -228,6 +228,10 @@ def test_every_public_name_is_on_an_api_page():
     assert site_names.undocumented(ROOT / "docs" / "api") == []
 
 
+def test_what_public_functions_return_is_on_an_api_page():
+    assert site_names.undocumented_results(ROOT / "docs" / "api") == []
+
+
 def test_every_name_on_an_api_page_exists():
     for name in site_names.documented_names(ROOT / "docs" / "api"):
         module, _, attribute = name.rpartition(".")

@@ -101,6 +101,12 @@ class TeacherCache:
         if (self.path / manifest.MANIFEST).exists():
             self._read()
 
+    def __repr__(self) -> str:
+        """Return the folder, whether the cache is built, and what it keeps."""
+        state = "not built" if self._manifest is None else f"{self._manifest['count']:,} examples"
+        kept = ", ".join(f"{name}={self._settings[name]!r}" for name in ("dtype", "top_k"))
+        return f"<TeacherCache at {str(self.path)!r}: {state}, taps={sorted(self.taps)}, {kept}>"
+
     @property
     def taps(self) -> tuple[str, ...]:
         """The names that this cache offers to terms."""
@@ -215,8 +221,8 @@ class TeacherCache:
             seed: decides which.
 
         Returns:
-            For each tap, the largest and the mean absolute difference; of a top-k target, over the classes that it
-            keeps, between logarithms of probabilities.
+            A `Verification`: for each tap, the largest and the mean absolute difference; of a top-k target, over the
+            classes that it keeps, between logarithms of probabilities.
 
         Raises:
             ValueError: the cache was opened without a teacher; as for `join`.
@@ -230,7 +236,7 @@ class TeacherCache:
         return verify(source, question, examples, self.augment, self.key, fraction, seed)
 
     def info(self) -> Info:
-        """Return the size of the cache, and after how many epochs it has paid off, by the time that its build took."""
+        """Return an `Info`: its size, and after how many epochs it has paid off, by the time that its build took."""
         self._require()
         content: dict[str, Any] = self._manifest or {}
         timings = [read_timing(path) for path in sorted(self.path.glob("timing-*.json"))]
@@ -253,7 +259,7 @@ class TeacherCache:
             batches: how many to time, after one that compiles.
 
         Returns:
-            Time, size and memory; it prints as three lines.
+            An `Estimate`: time, size and memory. It prints as three lines.
         """
         teacher, examples = self._require_teacher(), Examples(dataset)
         question = self._question(teacher, examples)
