@@ -205,6 +205,12 @@ def test_by_key_any_order_and_any_part_of_the_data_gets_its_targets(tmp_path):
     assert cache.verify(keyed(), 0.5).largest["logits"] < 1e-5
 
 
+def test_by_key_the_order_of_the_build_is_free_too(tmp_path):
+    cache = built(tmp_path, keyed().shuffle(50, seed=1), teacher=of_x(teacher()), key="id", dtype="float32")
+    for x, _ in cache.join(keyed()).batch(8):
+        np.testing.assert_allclose(x.targets["logits"]["values"], teacher()(x.inputs["x"]), atol=1e-5)
+
+
 def _dict_jitter(x, seed):
     return {**x, "x": jittered(x["x"], seed)}
 

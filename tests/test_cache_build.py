@@ -184,6 +184,27 @@ def test_data_that_cannot_be_cached_is_refused(tmp_path, examples, message):
     assert not list(tmp_path.iterdir())  # before anything is written
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda examples: examples.shuffle(50),
+        lambda examples: examples.shuffle(50, seed=1),
+        lambda examples: examples.map(lambda x, y: (x + tf.random.normal([FEATURES]), y)),
+        lambda examples: examples.map(lambda x, y: (x + tf.random.normal([FEATURES], seed=1), y)),
+    ],
+    ids=["shuffled", "shuffled from a seed", "augmented", "augmented from a seed"],
+)
+def test_a_dataset_that_is_another_one_each_time_is_refused_before_the_teacher_is_asked(tmp_path, change):
+    with pytest.raises(ValueError, match="same order each time.*begins otherwise.*until after `join`.*`key`"):
+        built(tmp_path, change(dataset()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_order_that_stays_is_as_good_as_any_other(tmp_path):
+    fixed = dataset().shuffle(50, seed=1, reshuffle_each_iteration=False)
+    assert sum(1 for _ in built(tmp_path, fixed).join(fixed)) == 50
+
+
 def test_an_augmentation_that_ignores_its_seed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="stateless"):
         built(tmp_path, augment=lambda x, seed: x + tf.random.normal([FEATURES]))

@@ -118,6 +118,24 @@ class Examples:
         """Return a checksum of the first examples."""
         return _digest(self._probed())
 
+    def check_order(self) -> None:
+        """Refuse a dataset that begins otherwise when it is read again, where that can be seen in its first examples.
+
+        Raises:
+            ValueError: it is shuffled anew each time, or changed at random.
+        """
+        if self._arrays is not None:
+            return
+        # In one pass: a new one may begin with the same random numbers.
+        twice = [self.x(element) for element in self.dataset.take(_PROBED).repeat(2)]
+        half = len(twice) // 2
+        if _digest(twice[:half]) != _digest(twice[half:]):
+            raise ValueError(
+                "Expected a dataset that gives the same examples in the same order each time: a cache is joined to it "
+                "by position. Received one that begins otherwise when it is read again. Leave shuffle() and random "
+                "steps until after `join`, or give the cache `augment`; where only the order changes, a `key`."
+            )
+
     def digest_of_views(self, augment: Augment, views: int) -> str:
         """Return a checksum of the first examples as augmented.
 
@@ -137,7 +155,7 @@ class Examples:
         examples = tf.data.Dataset.from_tensor_slices(
             tree.map_structure(lambda *leaves: tf.stack(leaves), *self._probed())
         )
-        twice = examples.enumerate().repeat(2)  # in one pass: a new one may begin with the same random numbers
+        twice = examples.enumerate().repeat(2)  # in one pass, as in `check_order`
         views = [x for _, x in augmented(twice, augment, None, tf.cast(view, tf.int64)).as_numpy_iterator()]
         return views[: len(views) // 2], views[len(views) // 2 :]
 

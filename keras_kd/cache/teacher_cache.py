@@ -144,11 +144,14 @@ class TeacherCache:
             verbose: 1 for a progress bar, 0 for silence.
 
         Raises:
-            ValueError: the folder holds something else; another process is building there; the teacher cannot read the
-                examples, or says what cannot be kept.
+            ValueError: the dataset is shuffled or changed at random, unless it is joined by `key`; the folder holds
+                something else; another process is building there; the teacher cannot read the examples, or says what
+                cannot be kept.
             OSError: no space is left. What is finished is kept.
         """
         examples = Examples(dataset)
+        if self.key is None:
+            examples.check_order()
         cluster = job_of_cluster() if shard is None else None
         job = cluster or _check_job(shard)
         _check_batch_size(batch_size)
