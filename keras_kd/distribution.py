@@ -262,6 +262,18 @@ def with_value_errors(model: Any, function: Any) -> Callable:
     return guarded
 
 
+@contextlib.contextmanager
+def in_own_words() -> Iterator[None]:
+    """Raise what a layer of ours refuses in its own words: Keras puts others around them, about shapes and calls."""
+    try:
+        yield
+    except ValueError as error:
+        found: BaseException = error
+        while found.__cause__ is None and isinstance(found.__context__, ValueError):  # Keras raises its own from None
+            found = found.__context__
+        raise found from found.__cause__
+
+
 def supports_jit(layer: keras.layers.Layer) -> bool:
     """Return whether a layer and all layers in it can be compiled with XLA."""
     return all(part.supports_jit for part in all_layers(layer))

@@ -134,7 +134,8 @@ class Term(keras.layers.Layer):
                 lambda side: keras.KerasTensor(side.shape, "float32"),  # as __call__ would cast them
                 (sides, self.pick(teacher, self._pair[1], "teacher")),
             )
-            self.compute_output_spec(sides, targets, softened=softened)
+            with distribution.in_own_words():
+                self.compute_output_spec(sides, targets, softened=softened)
         self.built = True
 
     def _find_bridge(self, side: Tensors, teacher: dict[str, Tensor] | None) -> keras.layers.Layer | None:
@@ -158,7 +159,9 @@ class Term(keras.layers.Layer):
     def read(self, student: dict[str, Tensor], teacher: dict[str, Tensor], **arguments: Any) -> Tensor:
         """Return the value of this term for what the student and the teacher said; see `call` for the arguments."""
         sides = self.pick(student, self._pair[0], "student")
-        return self(sides, self.pick(teacher, self._pair[1], "teacher"), **arguments)
+        targets = self.pick(teacher, self._pair[1], "teacher")
+        with distribution.in_own_words():
+            return self(sides, targets, **arguments)
 
     def call(
         self,

@@ -24,8 +24,8 @@ def require_classes(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(
             "Expected logits over at least 2 classes: the softmax of a single logit is always 1, "
             f"and nothing would be learned. Received: student {tuple(student.shape)}. "
-            "Use keras_kd.losses.binary_kl for a yes-or-no output, "
-            "keras_kd.losses.squared_error for a value."
+            "Use Term(keras_kd.losses.binary_kl) for a yes-or-no output, "
+            "Term(keras_kd.losses.squared_error) for a value."
         )
 
 
