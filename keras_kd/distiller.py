@@ -155,7 +155,7 @@ class Distiller(keras.Model):
         """
         if self.teacher is not None:
             preflight.warn_of_a_guessing_teacher(self, x, y, batch_size or 32, epochs)
-            x = self.teacher.before_fit(x)
+            x = self.teacher.before_fit(x, verbose)
             callbacks = distribution.with_callbacks(callbacks, self.teacher.callbacks())
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 

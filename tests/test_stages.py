@@ -113,6 +113,14 @@ def test_a_first_generation_may_have_a_teacher():
     assert [stage.teacher for stage in record] == ["teacher"]
 
 
+def test_a_remembered_teacher_tells_no_more_in_a_stage_than_fit(capsys):
+    for verbose, told in ((0, False), (2, True)):
+        common = arguments(1)
+        common["fit_arguments"]["verbose"] = verbose
+        stages.born_again(lambda: named(5, "student"), 1, kd.teachers.Remembered(named(8, "teacher")), **common)
+        assert ("MB of memory" in capsys.readouterr().out) == told
+
+
 def test_generations_from_the_same_weights_are_refused():
     with pytest.raises(ValueError, match="fresh weights"):
         stages.born_again(lambda: linear(1), 2, **arguments(1))

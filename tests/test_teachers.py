@@ -53,7 +53,7 @@ def saved_model(folder):
 class JoinedInFit(teachers.Cached):
     """Joins in `fit`, as the tests of all teachers give x as it is."""
 
-    def before_fit(self, x):
+    def before_fit(self, x, verbose="auto"):
         return self._cache.join(x)
 
     def call(self, x, student, labels=None, step=0):

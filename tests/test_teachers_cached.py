@@ -45,7 +45,7 @@ def test_a_remembered_teacher_trains_as_the_live_one():
         assert_same(trained(known, terms=terms(), sample_weight=weight), expected, 1e-6)
 
 
-def test_a_remembered_teacher_is_asked_once_for_each_example(capsys):
+def test_a_remembered_teacher_is_asked_once_for_each_example():
     counted = Counted(teacher())
     distiller = distill(student(), kd.teachers.Remembered(counted), **SGD)
     for _ in range(2):
@@ -53,7 +53,18 @@ def test_a_remembered_teacher_is_asked_once_for_each_example(capsys):
         assert counted.asked == len(X)
     distiller.fit(X + 1, Y, verbose=0)  # other examples
     assert counted.asked == 2 * len(X)
-    assert f"50 examples, {50 * CLASSES * 4 / 1e6:.1f} MB of memory" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrap", [kd.teachers.Remembered, lambda teacher: [kd.teachers.Remembered(teacher)]])
+def test_what_is_said_while_a_teacher_is_asked_follows_fit(capsys, wrap):
+    line, bar, said = f"50 examples, {50 * CLASSES * 4 / 1e6:.1f} MB of memory", "━", {}
+    for verbose in (0, 1, 2, "auto"):
+        distiller = distill(student(), wrap(teacher()), **SGD)
+        distiller.fit(X, Y, epochs=0, verbose=verbose)
+        said[verbose] = capsys.readouterr().out
+    assert said[0] == ""
+    assert all(line in said[verbose] and "50/50" in said[verbose] for verbose in (1, 2, "auto"))
+    assert [bar in said[verbose] for verbose in (1, 2, "auto")] == [True, False, True]
 
 
 def test_a_remembered_teacher_still_answers_for_other_examples():

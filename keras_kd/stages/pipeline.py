@@ -141,7 +141,8 @@ class Pipeline:
     ) -> None:
         arguments = dict(self.fit_arguments)
         if isinstance(trained, Distiller) and trained.teacher is not None:
-            arguments["x"] = trained.teacher.before_fit(arguments["x"])  # which may want the arrays
+            verbose = arguments.get("verbose", "auto")
+            arguments["x"] = trained.teacher.before_fit(arguments["x"], verbose)  # which may want the arrays
         data = _dataset(arguments, seed)
         arguments["validation_data"] = validation_data(arguments)
         if label is not None:

@@ -36,8 +36,8 @@ class Teacher(keras.layers.Layer):
         """Return what the student is fed of `x`, without targets that it may carry; a plain `x` passes through."""
         return targets.inputs(x)
 
-    def before_fit(self, x: Tensors) -> Tensors:
-        """Return what `fit` is to read for the x that it was given."""
+    def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
+        """Return what `fit` is to read for the x that it was given, and tell as much of it as `fit` is to tell."""
         return x
 
     def callbacks(self) -> list[keras.callbacks.Callback]:

@@ -59,7 +59,7 @@ class Cached(Teacher):
         """Return False: there is nobody to ask."""
         return False
 
-    def before_fit(self, x: Tensors) -> Tensors:
+    def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Let data be read before the first epoch begins, as Keras does under a strategy."""
         self._follow(0)
         return x

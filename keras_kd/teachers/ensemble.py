@@ -98,9 +98,9 @@ class Ensemble(Teacher):
         common = [name for name in said[0] if all(name in one for one in said)]
         return {name: self._combined(name, [one[name] for one in said], labels, step) for name in common}
 
-    def before_fit(self, x: Tensors) -> Tensors:
+    def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Let the members prepare x, one after the other."""
-        return functools.reduce(lambda prepared, each: each.before_fit(prepared), self.teachers, x)
+        return functools.reduce(lambda prepared, each: each.before_fit(prepared, verbose), self.teachers, x)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Return what has to follow `fit` for the members."""

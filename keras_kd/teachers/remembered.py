@@ -64,7 +64,7 @@ class Remembered(Teacher):
         """Return the kind of the teacher's output."""
         return self.teacher.kind(name)
 
-    def before_fit(self, x: Tensors) -> Tensors:
+    def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
         if isinstance(x, tf.data.Dataset) and targets.are_in(x):
             return x  # of arrays that were joined before, by a pipeline of stages
@@ -82,7 +82,7 @@ class Remembered(Teacher):
             )
         digest = digest_of(leaves) + "".join(fingerprint.of_teacher(self.teacher).values())
         if digest != self._digest:
-            self._memory, self._digest = self._ask(x, len(leaves[0])), digest
+            self._memory, self._digest = self._ask(x, len(leaves[0]), verbose), digest
         return targets.Joined(x, self._memory)
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
@@ -100,11 +100,11 @@ class Remembered(Teacher):
         """Make a teacher from `get_config`'s dict; it has to ask again."""
         return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
 
-    def _ask(self, x: Tensors, count: int) -> dict[str, targets.Parts]:
+    def _ask(self, x: Tensors, count: int, verbose: int | str) -> dict[str, targets.Parts]:
         spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
         function = tf.function(lambda batch: said_by(self.teacher, batch, self._names), input_signature=[spec])
         ask = function.get_concrete_function()  # or TensorFlow warns of several teachers in a process
-        progress = keras.utils.Progbar(count, unit_name="example")
+        progress = keras.utils.Progbar(count, unit_name="example", verbose=1 if verbose == "auto" else verbose)
         memory: Any = None
         for start in range(0, count, self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -112,8 +112,9 @@ class Remembered(Teacher):
             said = tree.map_structure(np.asarray, ask(batch))
             if memory is None:
                 memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), said)
-                size = targets.nbytes(memory) / 1e6
-                say(f"Remembering the teacher: {count:,} examples, {size:,.1f} MB of memory")
+                if verbose:
+                    size = targets.nbytes(memory) / 1e6
+                    say(f"Remembering the teacher: {count:,} examples, {size:,.1f} MB of memory")
             for whole, part in zip(tree.flatten(memory), tree.flatten(said), strict=True):
                 whole[start : start + len(part)] = part
             progress.update(min(start + self.batch_size, count))
