@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     options = parser.parse_args()
     moments = random.Random(0)
+    if options.kills:
+        print("ready", flush=True)  # the first may be killed before it can say so
     for number in range(options.kills):
         # TensorFlow takes seconds to import, and may be forked as long as it has not run anything.
         process = multiprocessing.get_context("fork").Process(target=build, args=(options,))

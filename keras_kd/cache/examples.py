@@ -129,7 +129,8 @@ class Examples:
         # In one pass: a new one may begin with the same random numbers.
         twice = [self.x(element) for element in self.dataset.take(_PROBED).repeat(2)]
         half = len(twice) // 2
-        if _digest(twice[:half]) != _digest(twice[half:]):
+        self._probe = twice[:half]
+        if _digest(self._probe) != _digest(twice[half:]):
             raise ValueError(
                 "Expected a dataset that gives the same examples in the same order each time: a cache is joined to it "
                 "by position. Received one that begins otherwise when it is read again. Leave shuffle() and random "
