@@ -94,7 +94,7 @@ def tune(
         raise ValueError(f"Expected `tuner` to be one of {sorted(_TUNERS)}. Received: tuner={tuner!r}")
     space = check_space({"temperature": (1.0, 16.0), "alpha": (0.1, 1.0)} if space is None else dict(space))
     metric = first_metric(compile_arguments) if metric is None else metric
-    direction, sign = ("max", -1.0) if larger_is_better(metric, mode) else ("min", 1.0)
+    direction = "max" if larger_is_better(metric, mode) else "min"
     parts = {"train": Part("train", train, batch_size), "validation": Part("validation", validation, batch_size)}
     for part in parts.values():
         part.check_order()
@@ -116,17 +116,25 @@ def tune(
                 **limits,
             )
         search.go_on_from(tuning)
-        try:
-            tuning.search(epochs=epochs, verbose=0)
-        except KeyboardInterrupt:
-            say(f"Stopped. The trials that are finished are kept in {str(folder)!r}; the same call goes on.")
-            raise
-        ordered = sorted(completed(tuning), key=lambda trial: (sign * trial.score, trial.trial_id))
-        if not ordered:
-            raise ValueError(f"Expected a trial that ends. None did; see the messages in {str(folder)!r}.")
+        ordered = _searched(tuning, epochs, direction)
         best = tuning.load_model(ordered[0]).student
     found = [_trial(each, epochs) for each in ordered]
     return TuneResult(found[0].settings, best, found, metric, _noise(metric, found[0].score, parts["validation"]))
+
+
+def _searched(tuning: Any, epochs: int, direction: str) -> list[Any]:
+    """Search to the end, and return the records of the trials, the best first."""
+    folder = str(tuning.directory)
+    try:
+        tuning.search(epochs=epochs, verbose=0)
+    except KeyboardInterrupt:
+        say(f"Stopped. The trials that are finished are kept in {folder!r}; the same call goes on.")
+        raise
+    sign = -1.0 if direction == "max" else 1.0
+    ordered = sorted(completed(tuning), key=lambda trial: (sign * trial.score, trial.trial_id))
+    if not ordered:
+        raise ValueError(f"Expected a trial that ends. None did; see the messages in {folder!r}.")
+    return ordered
 
 
 def _check_folder(folder: pathlib.Path, decides: dict[str, Any]) -> None:
