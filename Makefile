@@ -16,10 +16,10 @@ quickstart: .venv/.installed-examples  ## distil a teacher into a student, and p
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: .venv/.installed-test  ## run the tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-oldest: .venv-oldest/.installed  ## run them with the oldest TensorFlow and Keras that are supported
-	.venv-oldest/bin/python -m pytest -n 2 $(ARGS)
+	.venv-oldest/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 docs: .venv/.installed-docs  ## run the notebooks and build the site in docs/_build/html; ARGS=--smoke in minutes
 	$(BIN)/python docs/build.py $(ARGS)
