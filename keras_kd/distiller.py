@@ -32,8 +32,9 @@ class Distiller(keras.Model):
 
     Args:
         student: the model that is trained.
-        teacher: a trained Keras model, layer or function of x; a `keras_kd.teachers.Teacher`; or a list of these, whose
-            probabilities are averaged. None only for a Distiller that gets its teacher later.
+        teacher: a trained Keras model, layer or function of x, which returns logits unless `teachers.Frozen(function,
+            head=...)` says else; a `keras_kd.teachers.Teacher`; or a list of these, whose probabilities are averaged.
+            None only for a Distiller that gets its teacher later.
         terms: what is learned from the teacher. None: `[Term(losses.kl_divergence)]`, plain knowledge distillation.
         student_head: what the student's outputs mean (see `teachers.Frozen`), where "auto" cannot tell.
         name: name of the model.
@@ -151,9 +152,11 @@ class Distiller(keras.Model):
             Keras's History.
 
         Warns:
-            UserWarning: before a long training on arrays: the teacher is no better than guessing. See `check`.
+            UserWarning: before a training on arrays: what a function returns looks like probabilities, and is taken for
+                logits; before a long one: the teacher is no better than guessing. See `check`.
         """
         if self.teacher is not None:
+            preflight.warn_of_probabilities(self, x)
             preflight.warn_of_a_guessing_teacher(self, x, y, batch_size or 32, epochs)
             x = self.teacher.before_fit(x, verbose)
             callbacks = distribution.with_callbacks(callbacks, self.teacher.callbacks())

@@ -7,6 +7,7 @@ sees logits: softmax(log p / T) is the softmax at temperature T, exactly.
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_kd._types import Tensor
@@ -72,3 +73,10 @@ def recognise(output: Any) -> str:
         return "softmax"
     activation = getattr(layer, "activation", None)  # most layers have none
     return {keras.activations.softmax: "softmax", keras.activations.sigmoid: "sigmoid"}.get(activation, "auto")
+
+
+def are_probabilities(values: Any) -> bool:
+    """Return whether numbers, (..., classes), look like those of a softmax: none below 0, and a sum of 1 everywhere."""
+    values = np.asarray(values, "float64")
+    several = values.ndim > 1 and values.shape[-1] > 1
+    return several and values.min() >= 0 and bool(np.allclose(values.sum(axis=-1), 1, atol=1e-3))

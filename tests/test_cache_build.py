@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -132,6 +133,17 @@ def test_a_teacher_that_says_nan_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="examples 0 to 3.*NaN"):
         built(tmp_path, teacher=broken)
+
+
+@pytest.mark.parametrize("augment", [None, jittered])
+def test_probabilities_that_are_taken_for_logits_are_warned_of_before_they_are_kept(tmp_path, augment):
+    model = teacher()
+    probable = lambda x: tf.nn.softmax(model(x))  # noqa: E731
+    with pytest.warns(UserWarning, match="look like probabilities.*taken for logits"):
+        built(tmp_path / "unsaid", teacher=[teacher(), probable], augment=augment)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The outputs of")
+        built(tmp_path / "said", teacher=[teacher(), kd.teachers.Frozen(probable, head="softmax")], augment=augment)
 
 
 def test_features_that_half_precision_cannot_hold_are_refused(tmp_path):

@@ -128,6 +128,60 @@ def test_probabilities_that_are_taken_for_logits_are_caught(digits, trained):
     assert compiled(named).check(x, y).advice == []
 
 
+def probable():
+    model = mlp(3)
+    return lambda x: tf.nn.softmax(model(x))
+
+
+def of_another_origin(x):
+    return kd.Joined(x, {"logits": np.asarray(probable()(x))})
+
+
+UNSAID = {
+    "a function": probable,
+    "in an ensemble": lambda: [mlp(2), probable()],
+    "remembered": lambda: kd.teachers.Remembered([mlp(2), probable()]),
+    "joined by hand": kd.teachers.Cached,
+}
+SAID = {
+    "a model": lambda: mlp(2),
+    "with its head": lambda: [mlp(2), kd.teachers.Frozen(probable(), head="softmax")],
+    "as logits": lambda: kd.teachers.Frozen(probable(), head="logits"),
+    "of logits": lambda: [mlp(2), mlp(3).call],
+    "joined with its head": lambda: kd.teachers.Cached(head="softmax"),
+}
+
+
+@pytest.mark.parametrize("teacher", UNSAID.values(), ids=UNSAID)
+def test_probabilities_of_any_member_are_warned_of_before_fit_and_by_the_check(teacher):
+    x, y = batch(32)
+    given = of_another_origin(x) if teacher is kd.teachers.Cached else x
+    distiller = compiled(teacher(), student=mlp(1))
+    with pytest.warns(UserWarning, match="look like probabilities.*taken for logits.*head=") as caught:
+        distiller.fit(given, y, epochs=0, verbose=0)
+    (told,) = [each for each in caught if "probabilities" in str(each.message)]
+    assert told.filename == __file__
+    (advice,) = [each for each in distiller.check(given, y).advice if "probabilities" in each]
+    assert advice == str(told.message)
+
+
+@pytest.mark.filterwarnings("error:The outputs of")
+@pytest.mark.parametrize("teacher", SAID.values(), ids=SAID)
+def test_logits_and_outputs_whose_head_is_known_are_not_warned_of(teacher):
+    x, y = batch(32)
+    made = teacher()
+    given = of_another_origin(x) if isinstance(made, kd.teachers.Cached) else x
+    distiller = compiled(made, student=mlp(1))
+    distiller.fit(given, y, epochs=0, verbose=0)
+    assert not any("probabilities" in each for each in distiller.check(given, y).advice)
+
+
+def test_values_that_add_up_to_one_are_no_matter_where_nothing_is_softened(recwarn):
+    terms = [kd.Term(kd.losses.squared_error, soften=False)]
+    compiled(probable(), student=mlp(1), terms=terms).fit(*batch(32), epochs=0, verbose=0)
+    assert not [each for each in recwarn if "probabilities" in str(each.message)]
+
+
 def test_a_trained_student_with_small_logits_is_told_of_standardisation(digits, trained):
     x, y = digits.train
     copy = keras.models.clone_model(trained)
@@ -207,6 +261,14 @@ def test_ensembles_masks_several_labels_and_cached_targets_are_read(tmp_path):
     many.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     yes = (mlp(2).predict(x, verbose=0) > 0).astype("float32")
     assert many.check(x, yes).teacher_accuracy == 1.0
+
+
+def test_without_labels_the_targets_are_still_looked_at():
+    x, y = batch(32)
+    distiller = kd.Distiller(student=mlp(1), teacher=mlp(2))
+    distiller.compile("adam", alpha=1.0)
+    report = distiller.check(x)
+    assert report.teacher_accuracy is None and report.entropy == distiller.check(x, y).entropy
 
 
 def test_values_that_are_no_classes_have_a_cost_and_no_accuracy():

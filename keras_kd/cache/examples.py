@@ -89,6 +89,13 @@ class Examples:
             return self.x(self.spec)
         return self.x(self.seen(augment, key, tf.zeros((), tf.int64)).element_spec[1])
 
+    def first(self, augment: Augment | None, key: Key | None) -> Tensors:
+        """Return the x of the first examples, a few, as the teacher sees them: a batch."""
+        if augment is None:
+            return tree.map_structure(lambda *leaves: tf.stack(leaves), *self._probed())
+        seen = self.seen(augment, key, tf.zeros((), tf.int64)).map(lambda place, element: (self.x(element),))
+        return next(iter(seen.batch(_PROBED)))[0]
+
     @property
     def is_arrays(self) -> bool:
         """Whether the examples are arrays, and not a dataset."""

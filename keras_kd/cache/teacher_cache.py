@@ -3,6 +3,7 @@
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ from keras_kd.cache.plan import (
 from keras_kd.cache.reports import Estimate, Info, Verification
 from keras_kd.cache.settings import make_settings
 from keras_kd.cache.verify import verify
-from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.base import Teacher, taken_for_logits
 from keras_kd.teachers.ensemble import as_teacher
 
 
@@ -148,6 +149,9 @@ class TeacherCache:
                 something else; another process is building there; the teacher cannot read the examples, or says what
                 cannot be kept.
             OSError: no space is left. What is finished is kept.
+
+        Warns:
+            UserWarning: what the teacher returns looks like probabilities, and is taken for logits.
         """
         examples = Examples(dataset)
         if self.key is None:
@@ -164,6 +168,8 @@ class TeacherCache:
         self._look_at_teacher()
         teacher = self._teacher
         question = self._question(teacher, examples)
+        for warning in taken_for_logits(teacher, examples.first(self.augment, self.key), self.taps):
+            warnings.warn(warning, stacklevel=2)
         plan = make_plan(self._settings, question.layout, examples, self.augment, batch_size, job)
         with manifest.lock(self.path / f"{job.name}.lock"):
             begin(self.path, plan)

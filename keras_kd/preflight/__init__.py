@@ -2,4 +2,5 @@
 
 from keras_kd.preflight.check import check as check
 from keras_kd.preflight.check import warn_of_a_guessing_teacher as warn_of_a_guessing_teacher
+from keras_kd.preflight.check import warn_of_probabilities as warn_of_probabilities
 from keras_kd.preflight.report import Report as Report

@@ -14,9 +14,13 @@ from keras_kd.preflight.cost import Batch, measure
 from keras_kd.preflight.judge import guesses, judge, labels_fit
 from keras_kd.preflight.report import Report, percent
 from keras_kd.preflight.view import View
+from keras_kd.teachers.base import taken_for_logits
 
 #: `fit` looks at its teacher where it will take more steps than this, so that the look is cheap, and at so many rows.
 _LONG, _LOOKED_AT = 1000, 256
+
+#: So many rows tell probabilities from logits.
+_FEW = 8
 
 
 def check(distiller: Any, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8) -> Report:
@@ -47,11 +51,14 @@ def check(distiller: Any, x: Any, y: Any = None, batch_size: int = 32, batches: 
     seen, count = _look(distiller, x, y, batch_size, max(1, batches))
     if not seen:
         raise ValueError("Expected data to look at. Received none.")
-    report = Report(examples=sum(len(tree.flatten(targets.inputs(batch[0]))[0]) for batch in seen))
+    report = Report(
+        examples=sum(len(tree.flatten(targets.inputs(batch[0]))[0]) for batch in seen),
+        advice=taken_for_logits(distiller.teacher, seen[0][0], _softened(distiller)),
+    )
     view = View(distiller)
     rows = view.read(seen)
     if rows is not None:
-        judge(report, rows, view.temperature, view.per_label, view.head)
+        judge(report, rows, view.temperature, view.per_label)
     if rows is None or labels_fit(rows):
         measure(report, distiller, seen, count)
     return report
@@ -66,8 +73,7 @@ def warn_of_a_guessing_teacher(distiller: Any, x: Any, y: Any, batch_size: int, 
     names = tuple(name for term in distiller.terms for name in term.teacher_names)
     if (
         y is None
-        or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves)
-        or len({len(leaf) for leaf in leaves}) != 1
+        or not _are_arrays((x, y))
         or -(-len(leaves[0]) // batch_size) * epochs < _LONG
         or not distiller.compiled
         or int(distiller.optimizer.iterations) > 0
@@ -80,13 +86,41 @@ def warn_of_a_guessing_teacher(distiller: Any, x: Any, y: Any, batch_size: int, 
     if rows is None or not labels_fit(rows):
         return
     report = Report(examples=len(rows.teacher))
-    judge(report, rows, view.temperature, view.per_label, view.head)
+    judge(report, rows, view.temperature, view.per_label)
     if guesses(report):
         warnings.warn(
             f"The teacher is right on {percent(report.teacher_accuracy)} of {report.examples} of these examples, where "
             f"guessing would be on {percent(report.guessing)}. `print(distiller.check(x, y))` says more.",
             stacklevel=3,
         )
+
+
+def warn_of_probabilities(distiller: Any, x: Any) -> None:
+    """Warn, at the beginning of a `fit` on arrays, where a function returns probabilities that are taken for logits.
+
+    Models with a graph are not asked: their last layer can be seen, and a look at a large one is not free.
+    """
+    if not _are_arrays(x) or not distiller.compiled or int(distiller.optimizer.iterations) > 0:
+        return
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        ((few, _, _),) = _batches(x, None, len(tree.flatten(x)[0]), _FEW, 1)
+        for warning in taken_for_logits(distiller.teacher, few, _softened(distiller), graphs=False):
+            warnings.warn(warning, stacklevel=3)
+
+
+def _softened(distiller: Any) -> tuple[str, ...]:
+    """Return what the softened terms read of the teacher."""
+    terms = [term for term in distiller.terms if (distiller._softened(term) if term.soften is None else term.soften)]
+    return tuple(name for term in terms for name in term.teacher_names)
+
+
+def _are_arrays(data: Tensors) -> bool:
+    """Return whether data are arrays of one length, at least 1."""
+    leaves = tree.flatten(data)
+    if not all(isinstance(leaf, (np.ndarray, tf.Tensor)) and len(leaf.shape) > 0 for leaf in leaves):
+        return False
+    sizes = {len(leaf) for leaf in leaves}
+    return len(sizes) == 1 and 0 not in sizes
 
 
 def _look(distiller: Any, x: Any, y: Any, batch_size: int, batches: int) -> tuple[list[Batch], int | None]:
@@ -114,6 +148,8 @@ def _batches(x: Tensors, y: Tensors, rows: int, batch_size: int, batches: int) -
 
 
 def _taken(leaf: Any, places: list[int]) -> Any:
+    if leaf is None:
+        return None  # no labels
     # An array is not made a tensor as a whole for a few of its rows. Numbers come in the precision that fit gives them.
     rows = tf.convert_to_tensor(leaf[places]) if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
     return tf.cast(rows, keras.config.floatx()) if rows.dtype.is_floating else rows

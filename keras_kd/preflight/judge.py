@@ -27,7 +27,7 @@ _USUAL = (0.25, 50.0)
 _LARGE = 4.0
 
 
-def judge(report: Report, rows: Rows, temperature: float, per_label: bool, head: str) -> None:
+def judge(report: Report, rows: Rows, temperature: float, per_label: bool) -> None:
     """Fill in what the logits say, and the advice that follows.
 
     Args:
@@ -35,17 +35,11 @@ def judge(report: Report, rows: Rows, temperature: float, per_label: bool, head:
         rows: of student, teacher and labels.
         temperature: T.
         per_label: whether each logit is a yes-or-no of its own.
-        head: what the teacher's outputs are taken for.
     """
     report.classes = rows.teacher.shape[-1]
     report.teacher_scale, report.student_scale = (float(np.mean(np.std(side, axis=-1))) for side in rows[1::-1])
     report.temperature = temperature
     report.entropy = _entropy(rows.softened, per_label)
-    if head in ("auto", "logits") and _are_probabilities(rows.teacher):
-        report.advice.append(
-            "The teacher's outputs look like probabilities, and are taken for logits: say so with "
-            'teachers.Frozen(model, head="softmax").'
-        )
     _judge_labels(report, rows, per_label)
     _judge_targets(report, rows, per_label)
 
@@ -196,10 +190,6 @@ def _temperature_for(wanted: float, logits: np.ndarray, per_label: bool) -> floa
         found = _entropy(logits / middle, per_label)
         low, high = (middle, high) if found is not None and found < wanted else (low, middle)
     return None if low >= 0.99e3 or high <= 1.01e-2 else middle
-
-
-def _are_probabilities(values: np.ndarray) -> bool:
-    return values.shape[-1] > 1 and values.min() >= 0 and bool(np.allclose(values.sum(axis=-1), 1, atol=1e-3))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

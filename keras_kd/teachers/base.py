@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_kd import targets
+from keras_kd import heads, targets
 from keras_kd._types import Tensor, Tensors
 
 
@@ -60,6 +60,10 @@ class Teacher(keras.layers.Layer):
         """Return whether what it says of an example under some names is the same in every epoch, and so can be kept."""
         return not self.stateful() and not self.layers_of_student(names)
 
+    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list["Teacher"]:
+        """Return the teachers in this one that take outputs for logits only because nothing says what they are."""
+        return []
+
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return the targets for a batch.
 
@@ -77,6 +81,27 @@ class Teacher(keras.layers.Layer):
     def after_step(self, student: keras.Model, step: Tensor) -> None:
         """Follow the student, after each of its steps; `step` is their number."""
         return
+
+
+def taken_for_logits(teacher: Teacher, x: Tensors, names: tuple[str, ...], graphs: bool = True) -> list[str]:
+    """Return a warning for each teacher whose outputs look like probabilities, of which nothing says that they are not.
+
+    Args:
+        teacher: one, or an ensemble, of which each member is asked.
+        x: a few examples.
+        names: what is read of it.
+        graphs: whether models are asked whose graph is known, and does not end in a softmax layer.
+    """
+    found = []
+    for each in teacher.unrecognised(x, names):
+        said = each(x, {}) if graphs or each.specs() is None else {}
+        if any(heads.are_probabilities(said[name]) for name in names if name in said):
+            found.append(
+                f"The outputs of {each.name!r} look like probabilities, and are taken for logits: nothing says what "
+                'they are. Say it with head="softmax", as in teachers.Frozen(function, head="softmax"), or with '
+                'head="logits".'
+            )
+    return found
 
 
 def check_constant(teacher: Teacher, names: tuple[str, ...]) -> None:

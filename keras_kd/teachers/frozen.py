@@ -24,7 +24,8 @@ class Frozen(Teacher):
         preprocess: a function from the batch's x to what this model reads: another image size, other keys of a dict,
             tokens. The student is fed x as it is, or, where x is a dict, the keys that it has inputs for.
         head: what its outputs mean: "auto", "logits", "softmax", "sigmoid" or "values", or a dict from output name to
-            one of these. "auto" recognises a softmax or sigmoid at the end, and takes anything else as logits.
+            one of these. "auto" recognises a softmax or sigmoid at the end of a model, and takes anything
+            else as logits: what a function returns, such as scikit-learn's `predict_proba`, has to be said.
         device: where a copy of the model lives and runs, such as "GPU:1". None: where TensorFlow puts it.
         dtype: "bfloat16" or "float16": a copy of the model in half the memory says almost the same, on processors that
             are made for it in half the time. None: the model as it is.
@@ -77,6 +78,10 @@ class Frozen(Teacher):
     def kind(self, name: str) -> str:
         """Return the head of an output; a layer's features are "values"."""
         return self._reader.kind(name)
+
+    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, unless the heads are known."""
+        return [self] if any(self.kind(name) == "auto" for name in names) else []
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the model on `x` and return its logits and features by name."""

@@ -50,6 +50,10 @@ class SavedModel(Teacher):
         """Return the head of an output."""
         return self._frozen.kind(name)
 
+    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, unless the head is known."""
+        return [self] if any(self.kind(name) == "auto" for name in names) else []
+
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the signature on `x` and return its logits by name."""
         return self._frozen(x, student)
