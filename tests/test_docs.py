@@ -238,6 +238,12 @@ def test_every_name_on_an_api_page_exists():
         assert hasattr(importlib.import_module(module), attribute), name
 
 
+def test_a_unit_is_explained_where_a_reader_meets_it_first():
+    names = re.findall(r"autofunction:: keras_kd\.losses\.(\w+)", (ROOT / "docs/api/losses.md").read_text())
+    first = next(doc for doc in (getattr(kd.losses, name).__doc__ for name in names) if " nats" in doc)
+    assert "nats, the unit of natural logarithms" in first
+
+
 def examples() -> list[doctest.DocTest]:
     """Return the examples of all docstrings of the library."""
     finder = doctest.DocTestFinder(exclude_empty=True)

@@ -1,5 +1,6 @@
 """`kd.export` to a SavedModel: the student alone, loaded without Keras, compared before it appears."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -14,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd.exporting import Artefact, ExportReport
 from keras_kd.exporting.scratch import scratch
 from tests.models import Subclassed, batch, dense, linear, mlp, numbers, softmax, statistical, tagger
 
@@ -279,3 +281,9 @@ def test_a_student_without_weights_is_refused(tmp_path):
     with pytest.raises(ValueError, match="built"):
         export(keras.Sequential([dense(3, 1)]), tmp_path / "1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_docstring_names_all_that_a_report_and_its_artefacts_hold():
+    returns = kd.export.__doc__.partition("Returns:")[2].partition("Raises:")[0]
+    names = [field.name for kind in (ExportReport, Artefact) for field in dataclasses.fields(kind)]
+    assert [name for name in names if f"`{name}`" not in returns] == []

@@ -70,7 +70,10 @@ def export(
             one; it does not show that they need nothing of it.
 
     Returns:
-        An `ExportReport`.
+        An `ExportReport`: its `path`, the number of `examples` compared, and `artefacts`, one `Artefact` for each
+        format, as report["litert int8"]. Of each, its `name` and `path`, whether it `passed` or by which `error` it
+        failed, its `size` in bytes, the largest `difference` from the student beside what is `allowed`, `agreement`
+        with its top class, `accuracy` less the student's, `latency` in milliseconds, a `note` and `checksums`.
 
     Raises:
         TypeError: `student` is not a Keras model, or it is a Distiller; `preprocessing` is no function.

@@ -38,7 +38,8 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: logits, (..., classes).
 
     Returns:
-        Divergence in nats, (...), never negative, 0 where both distributions are equal.
+        Divergence in nats, the unit of natural logarithms (1 nat is 1.44 bits), (...), never negative, 0 where both
+        distributions are equal.
 
     Raises:
         ValueError: the shapes differ, or there is a single class.
