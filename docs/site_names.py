@@ -89,9 +89,9 @@ def undocumented(folder: pathlib.Path) -> list[str]:
 
 
 def undocumented_results(folder: pathlib.Path) -> list[str]:
-    """Return the classes of the library that a public function, method or property returns and no API page shows."""
+    """Return the classes of the library that something on an API page returns and that stand on none."""
     shown = [functools.reduce(getattr, name.split(".")[1:], keras_kd) for name in documented_names(folder)]
-    returned = {each for value in public_names().values() for each in _returned(value)}
+    returned = {each for value in shown for each in _returned(value)}
     ours = [each for each in returned if getattr(each, "__module__", "").startswith("keras_kd.")]
     return sorted(f"{each.__module__}.{each.__name__}" for each in ours if not any(each is other for other in shown))
 

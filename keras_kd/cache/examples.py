@@ -89,12 +89,13 @@ class Examples:
             return self.x(self.spec)
         return self.x(self.seen(augment, key, tf.zeros((), tf.int64)).element_spec[1])
 
-    def first(self, augment: Augment | None, key: Key | None) -> Tensors:
-        """Return the x of the first examples, a few, as the teacher sees them: a batch."""
+    def first(self, augment: Augment | None, key: Key | None) -> list[Tensors]:
+        """Return the x of the first examples as the teacher sees them: one small batch, or none of an empty dataset."""
         if augment is None:
-            return tree.map_structure(lambda *leaves: tf.stack(leaves), *self._probed())
+            probed = self._probed()
+            return [tree.map_structure(lambda *leaves: tf.stack(leaves), *probed)] if probed else []
         seen = self.seen(augment, key, tf.zeros((), tf.int64)).map(lambda place, element: (self.x(element),))
-        return next(iter(seen.batch(_PROBED)))[0]
+        return [x for (x,) in seen.batch(_PROBED).take(1)]
 
     @property
     def is_arrays(self) -> bool:

@@ -168,8 +168,9 @@ class TeacherCache:
         self._look_at_teacher()
         teacher = self._teacher
         question = self._question(teacher, examples)
-        for warning in taken_for_logits(teacher, examples.first(self.augment, self.key), self.taps):
-            warnings.warn(warning, stacklevel=2)
+        for few in examples.first(self.augment, self.key):
+            for warning in taken_for_logits(teacher, few, self.taps):
+                warnings.warn(warning, stacklevel=2)
         plan = make_plan(self._settings, question.layout, examples, self.augment, batch_size, job)
         with manifest.lock(self.path / f"{job.name}.lock"):
             begin(self.path, plan)
