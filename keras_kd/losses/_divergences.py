@@ -50,17 +50,24 @@ def binary_divergence(teacher: Tensor, student: Tensor) -> Any:
     """Return p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q)), of sigmoids, element by element.
 
     It is softplus(b) - softplus(a) - p (b - a), for logits a and b, and the same for -a and -b: the side on which the
-    teacher is below one half is exact where p rounds to 1. Near 0, softplus(b) - softplus(a) = log1p(p expm1(b - a))
-    has no cancellation, nor has the gradient, q - p = (1 - p) g / (1 + g) with g = p expm1(b - a).
+    teacher is not above one half is exact where p rounds to 1. There, with g = (1 - p) / (1 - q) - 1, it is
+    log(1 + g) - p (b - a), and q - p = (1 - p) g / (1 + g). Near 0, g = p expm1(b - a) has no cancellation; far from
+    it, g = (1 - p) exp(b) - p is no product of nothing and infinity.
     """
-    sign = ops.where(teacher < 0, ops.ones_like(teacher), -ops.ones_like(teacher))
-    low, ratio = sign * teacher, sign * (student - teacher)
-    p, high = ops.sigmoid(low), sign * student
-    near = ops.abs(ratio) < 1.0
-    growth = p * ops.expm1(ops.where(near, ratio, 0.0))
-    difference = ops.where(near, (1.0 - p) * growth / (1.0 + growth), ops.sigmoid(high) - p)
-    value = ops.where(near, ops.log1p(growth), ops.softplus(high) - ops.softplus(low)) - p * ratio
-    return value, lambda upstream: (-upstream * sign * p * (1.0 - p) * ratio, upstream * sign * difference)
+    sign = 1.0 - 2.0 * ops.cast(teacher > 0, teacher.dtype)
+    low, high = sign * teacher, sign * student
+    ratio = high - low
+    p = ops.sigmoid(low)
+    rest = 1.0 - p
+    near = p * ops.expm1(ops.minimum(ratio, 1.0))
+    growth = ops.where(ratio < 1.0, near, rest * ops.exp(ops.minimum(high, _FAR)) - p)
+    value = ops.log1p(growth) - p * ratio + ops.relu(high - _FAR)
+
+    def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+        signed = upstream * sign
+        return -signed * p * rest * ratio, signed * (rest * growth / (1.0 + growth))
+
+    return value, gradient
 
 
 def mixed_excess(share: float) -> Any:
