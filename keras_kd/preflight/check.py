@@ -75,9 +75,7 @@ def warn_of_a_guessing_teacher(distiller: Any, x: Any, y: Any, batch_size: int, 
         y is None
         or not _are_arrays((x, y))
         or -(-len(leaves[0]) // batch_size) * epochs < _LONG
-        or not distiller.compiled
-        or int(distiller.optimizer.iterations) > 0
-        or tf.distribute.get_strategy().num_replicas_in_sync > 1
+        or not _begins(distiller)
         or not distiller.teacher.constant(names)
     ):
         return
@@ -100,12 +98,20 @@ def warn_of_probabilities(distiller: Any, x: Any) -> None:
 
     Models with a graph are not asked: their last layer can be seen, and a look at a large one is not free.
     """
-    if not _are_arrays(x) or not distiller.compiled or int(distiller.optimizer.iterations) > 0:
-        return
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+    if _are_arrays(x) and _begins(distiller):
         ((few, _, _),) = _batches(x, None, len(tree.flatten(x)[0]), _FEW, 1)
         for warning in taken_for_logits(distiller.teacher, few, _softened(distiller), graphs=False):
             warnings.warn(warning, stacklevel=3)
+
+
+def _begins(distiller: Any) -> bool:
+    """Return whether a Distiller is compiled and has not trained yet, on one device: elsewhere nothing is looked at.
+
+    The strategy is that of the variables: `fit` may be called outside of its scope.
+    """
+    if not distiller.compiled or distiller.distribute_strategy.num_replicas_in_sync > 1:
+        return False
+    return int(keras.ops.convert_to_numpy(distiller.optimizer.iterations)) == 0
 
 
 def _softened(distiller: Any) -> tuple[str, ...]:
