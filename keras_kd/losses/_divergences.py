@@ -47,9 +47,9 @@ def _excess(log_p: Tensor, log_q: Tensor) -> Any:
 
 @ops.custom_gradient
 def binary_divergence(teacher: Tensor, student: Tensor) -> Any:
-    """Return p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q)), of sigmoids, element by element.
+    """Return the sum of p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q)) over the last axis, of sigmoids.
 
-    It is softplus(b) - softplus(a) - p (b - a), for logits a and b, and the same for -a and -b: the side on which the
+    Each is softplus(b) - softplus(a) - p (b - a), for logits a and b, and the same for -a and -b: the side on which the
     teacher is not above one half is exact where p rounds to 1. There, with g = (1 - p) / (1 - q) - 1, it is
     log(1 + g) - p (b - a), and q - p = (1 - p) g / (1 + g). Near 0, g = p expm1(b - a) has no cancellation; far from
     it, g = (1 - p) exp(b) - p is no product of nothing and infinity.
@@ -59,15 +59,16 @@ def binary_divergence(teacher: Tensor, student: Tensor) -> Any:
     ratio = high - low
     p = ops.sigmoid(low)
     rest = 1.0 - p
-    near = p * ops.expm1(ops.minimum(ratio, 1.0))
-    growth = ops.where(ratio < 1.0, near, rest * ops.exp(ops.minimum(high, _FAR)) - p)
-    value = ops.log1p(growth) - p * ratio + ops.relu(high - _FAR)
+    capped = ops.minimum(high, _FAR)
+    # What is not chosen may be infinite or NaN: no gradient is found through it.
+    growth = ops.where(ratio < 1.0, p * ops.expm1(ratio), rest * ops.exp(capped) - p)
+    value = ops.log1p(growth) - p * ratio + (high - capped)
 
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
-        signed = upstream * sign
+        signed = ops.expand_dims(upstream, -1) * sign
         return -signed * p * rest * ratio, signed * (rest * growth / (1.0 + growth))
 
-    return value, gradient
+    return ops.sum(value, axis=-1), gradient
 
 
 def mixed_excess(share: float) -> Any:

@@ -183,7 +183,8 @@ def decoupled_kl(
     ids = class_ids(labels, student)
     target_p, others_p = target_and_others(teacher, ids)
     target_q, others_q = target_and_others(student, ids)
-    target, non_target = binary_divergence(target_p, target_q), divergence(others_p, others_q)
+    target = binary_divergence(ops.expand_dims(target_p, -1), ops.expand_dims(target_q, -1))
+    non_target = divergence(others_p, others_q)
     return target_weight * target + non_target_weight * non_target
 
 
@@ -387,7 +388,7 @@ def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: the objective of Hinton et al. (arXiv 1503.02531), for each label a distribution over two classes.
     """
     require_same_shape(student, teacher)
-    return ops.mean(binary_divergence(teacher, student), axis=-1)
+    return binary_divergence(teacher, student) / student.shape[-1]
 
 
 def _rows(logits: Tensor) -> Tensor:
@@ -408,11 +409,9 @@ def _difference_of_products(a: Tensor, b: Tensor) -> Any:
 
 def _correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
     """Return Pearson's correlation along an axis; 0 with a constant."""
-    return ops.sum(_standard(a, axis) * _standard(b, axis), axis=axis)
-
-
-def _standard(x: Tensor, axis: int) -> Tensor:
-    x = x - ops.mean(x, axis=axis, keepdims=True)
-    squared = ops.sum(ops.square(x), axis=axis, keepdims=True)
+    a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
+    squares = [ops.sum(ops.square(x), axis=axis) for x in (a, b)]
+    scale = ops.rsqrt(ops.maximum(squares[0], _CONSTANT)) * ops.rsqrt(ops.maximum(squares[1], _CONSTANT))
     # A constant correlates with nothing: a gradient of 0, not of 1e7.
-    return ops.where(squared > _CONSTANT, x * ops.rsqrt(ops.maximum(squared, _CONSTANT)), ops.zeros_like(x))
+    scale = ops.where(ops.minimum(*squares) > _CONSTANT, scale, ops.zeros_like(scale))
+    return ops.sum(a * b, axis=axis) * scale
