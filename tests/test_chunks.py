@@ -11,7 +11,15 @@ from keras_kd import losses
 from keras_kd.losses import _chunks
 from tests import references
 
-FAMILY = ["kl_divergence", "reverse_kl", "jensen_shannon", "skew_kl"]
+LABELS = np.random.default_rng(1).integers(0, 40, (2, 7))
+FAMILY = [
+    ("kl_divergence", ()),
+    ("reverse_kl", ()),
+    ("jensen_shannon", (0.3,)),
+    ("skew_kl", ()),
+    ("decoupled_kl", (LABELS,)),
+    ("normalized_kl", (LABELS,)),
+]
 
 
 @pytest.fixture
@@ -26,25 +34,25 @@ def pair():
     return (random.normal(scale=3, size=(2, 7, 40)).astype("float32") for _ in range(2))
 
 
-def value_and_gradient(loss, student, teacher, weights):
+def value_and_gradient(loss, student, teacher, weights, *further):
     student, teacher = tf.convert_to_tensor(student), tf.convert_to_tensor(teacher)
     with tf.GradientTape() as tape:
         tape.watch(student)
-        values = loss(student, teacher)
+        values = loss(student, teacher, *further)
         total = tf.reduce_sum(values * weights)
     return values, tape.gradient(total, student)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-@pytest.mark.parametrize("name", FAMILY)
-def test_chunks_give_the_reference_and_the_plain_gradient(name, mode, small_chunks, monkeypatch):
+@pytest.mark.parametrize(("name", "further"), FAMILY, ids=[name for name, _ in FAMILY])
+def test_chunks_give_the_reference_and_the_plain_gradient(name, further, mode, small_chunks, monkeypatch):
     student, teacher = pair()
     weights = np.arange(14, dtype="float32").reshape(2, 7)
     function = value_and_gradient if mode == "eager" else tf.function(value_and_gradient, jit_compile=mode == "xla")
-    values, gradient = function(getattr(losses, name), student, teacher, weights)
-    np.testing.assert_allclose(values, getattr(references, name)(student, teacher), rtol=1e-5, atol=1e-5)
+    values, gradient = function(getattr(losses, name), student, teacher, weights, *further)
+    np.testing.assert_allclose(values, getattr(references, name)(student, teacher, *further), rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(_chunks, "LARGE", 41)
-    _, plain = value_and_gradient(getattr(losses, name), student, teacher, weights)
+    _, plain = value_and_gradient(getattr(losses, name), student, teacher, weights, *further)
     np.testing.assert_allclose(gradient, plain, rtol=1e-5, atol=1e-5)
 
 

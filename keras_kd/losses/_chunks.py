@@ -4,6 +4,7 @@ TensorFlow's own, unlike the other losses: `keras.ops` has neither a gradient in
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from keras_kd._types import Tensor
+from keras_kd.losses._divergences import class_ids
 
 #: From this many classes on, a loss goes by chunks. Below it, chunks cost more time than they save memory.
 LARGE = 8192
@@ -25,15 +27,19 @@ def by_chunks(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     The gradient computes each chunk again, so that nothing of the size of the logits is held but the gradient itself.
     It reaches the student only. Under XLA, which has no update in place but fuses operations, the loss is as it is.
     """
+    signature = inspect.signature(loss)
 
     @functools.wraps(loss)
-    def chunked(student: Tensor, teacher: Tensor, **arguments: Any) -> Tensor:
+    def chunked(student: Tensor, teacher: Tensor, *further: Any, **named: Any) -> Tensor:
         classes = student.shape[-1]
         if classes is None or classes < LARGE or student.shape != teacher.shape or _under_xla():
-            return loss(student, teacher, **arguments)
+            return loss(student, teacher, *further, **named)
+        arguments = dict(signature.bind(student, teacher, *further, **named).arguments)
         shape = tf.shape(student)
-        rows = (tf.reshape(student, (-1, classes)), tf.reshape(teacher, (-1, classes)))
-        values = _run(functools.partial(loss, **arguments), max(1, _CHUNK // classes))(*rows)
+        rows = {name: tf.reshape(arguments.pop(name), (-1, classes)) for name in ("student", "teacher")}
+        if "labels" in arguments:
+            rows["labels"] = tf.reshape(class_ids(arguments.pop("labels"), student), (-1,))
+        values = _run(functools.partial(loss, **arguments), max(1, _CHUNK // classes))(*rows.values())
         values = tf.reshape(values, shape[:-1])
         values.set_shape(student.shape[:-1])
         return values
@@ -41,11 +47,11 @@ def by_chunks(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return chunked
 
 
-def _run(loss: Callable[[Tensor, Tensor], Tensor], size: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a function of all rows that sees `size` of them at a time."""
+def _run(loss: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
+    """Return a function of all rows, of the student and of what it is compared with, that sees `size` at a time."""
 
     @tf.custom_gradient
-    def run(student: Tensor, teacher: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, None]]]:
+    def run(student: Tensor, *others: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor | None, ...]]]:
         count = tf.shape(student)[0]
 
         def fill(empty: Tensor, chunk: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -58,19 +64,20 @@ def _run(loss: Callable[[Tensor, Tensor], Tensor], size: int) -> Callable[[Tenso
             more = lambda start, _: start < count  # noqa: E731
             return tf.while_loop(more, body, (tf.constant(0), empty), parallel_iterations=1)[1]
 
-        def gradient(upstream: Tensor) -> tuple[Tensor, None]:
+        def value(ours: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+            return loss(ours, *(each[start:stop] for each in others))
+
+        def gradient(upstream: Tensor) -> tuple[Tensor | None, ...]:
             def chunk(start: Tensor, stop: Tensor) -> Tensor:
                 ours = student[start:stop]
                 with tf.GradientTape() as tape:
                     tape.watch(ours)
-                    value = loss(ours, teacher[start:stop])
-                return tape.gradient(value, ours, output_gradients=upstream[start:stop])
+                    values = value(ours, start, stop)
+                return tape.gradient(values, ours, output_gradients=upstream[start:stop])
 
-            return fill(_empty(tf.shape(student), student.dtype), chunk), None
+            return fill(_empty(tf.shape(student), student.dtype), chunk), *[None] * len(others)
 
-        values = fill(
-            _empty([count], student.dtype), lambda start, stop: loss(student[start:stop], teacher[start:stop])
-        )
+        values = fill(_empty([count], student.dtype), lambda start, stop: value(student[start:stop], start, stop))
         return values, gradient
 
     return run

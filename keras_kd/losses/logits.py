@@ -141,12 +141,11 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     require_fraction("skew", skew)
     require_classes(student, teacher)
     log_p, log_q = log_probabilities(teacher, student)
-    if skew in (0, 1):
-        return divergence(log_p, log_q if skew == 0 else log_p)
-    return ops.sum(mixed_excess(skew)(log_p, log_q), axis=-1)
+    return divergence(log_p, log_q) if skew == 0 else ops.sum(mixed_excess(skew)(log_p, log_q), axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+@by_chunks
 def decoupled_kl(
     student: Tensor,
     teacher: Tensor,
@@ -189,6 +188,7 @@ def decoupled_kl(
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+@by_chunks
 def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_weight: float = 1.5) -> Tensor:
     """Learn the label as strongly as the teacher believes it, and the other classes renormalised (NKD).
 
