@@ -30,7 +30,7 @@ def main(file: str) -> None:
             with strategy.scope():
                 distiller = made()
             if steps:
-                distiller.fit(tf.data.Dataset.from_tensor_slices(X[:examples]).batch(BATCH), shuffle=False, verbose=0)
+                distiller.fit(X[:examples], batch_size=BATCH, shuffle=False, verbose=0)  # outside of the scope
             for variable in distiller.variables:
                 for replica, value in enumerate(strategy.experimental_local_results(variable.value)):
                     found[f"{devices} {steps} {replica} {variable.path}"] = value.numpy()
