@@ -138,7 +138,10 @@ def test_a_teacher_that_says_nan_is_refused(tmp_path):
 @pytest.mark.parametrize("augment", [None, jittered])
 def test_probabilities_that_are_taken_for_logits_are_warned_of_before_they_are_kept(tmp_path, augment):
     model = teacher()
-    probable = lambda x: tf.nn.softmax(model(x))  # noqa: E731
+
+    def probable(x):
+        return tf.nn.softmax(model(x))
+
     with pytest.warns(UserWarning, match="look like probabilities.*taken for logits"):
         built(tmp_path / "unsaid", teacher=[teacher(), probable], augment=augment)
     with warnings.catch_warnings():
