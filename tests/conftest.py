@@ -1,6 +1,7 @@
 """What every test starts from, and the one data set that is not embedded in a package."""
 
 import os
+import signal
 
 import keras
 import pytest
@@ -21,6 +22,14 @@ def fresh_keras():
     """Give each test a Keras without models of other tests, and the same random numbers."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def interruptible():
+    """Let SIGINT interrupt this process, also where it was started in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

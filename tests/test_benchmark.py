@@ -313,6 +313,7 @@ def test_a_benchmark_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_pat
     assert (tmp_path / "killed" / "table.txt").read_text() == str(whole)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_benchmark_that_is_interrupted_says_what_is_kept(tmp_path, capsys):
     def press():
         while not finished(tmp_path):

@@ -170,7 +170,7 @@ def test_evaluate_equals_the_students_own_in_16_bits(policy):
     distiller = distill(student, mlp(0))
     received = distiller.evaluate(X, Y, verbose=0, return_dict=True)
     student.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
-    assert received["loss"] == pytest.approx(student.evaluate(X, Y, verbose=0), rel=1e-6)
+    assert float(received["loss"]) == pytest.approx(student.evaluate(X, Y, verbose=0), rel=1e-6)
 
 
 def test_the_inputs_reach_a_student_that_does_not_cast_them_unrounded():

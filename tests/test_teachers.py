@@ -165,7 +165,7 @@ def test_a_teacher_needs_nothing_but_call(eager):
     distiller = distill(student, Oracle(), loss=None, alpha=1.0, temperature=2.0, run_eagerly=eager)
     expected = 4.0 * np.mean(np.sum(p * np.log(p / q), axis=-1))
     assert fit(distiller, X, None)["loss"] == pytest.approx([expected], rel=1e-5)
-    assert distiller.evaluate(X, verbose=0, return_dict=True)["loss"] == pytest.approx(expected, rel=1e-5)
+    assert float(distiller.evaluate(X, verbose=0, return_dict=True)["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 class Listener(teachers.Teacher):

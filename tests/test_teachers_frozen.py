@@ -112,9 +112,9 @@ def test_the_distiller_predicts_and_evaluates_the_student_on_the_dict():
     np.testing.assert_allclose(distiller.predict(PAIRS, verbose=0), expected, rtol=1e-6)
     accuracy = np.mean(expected.argmax(axis=-1) == Y)
     received = distiller.evaluate(PAIRS, Y, verbose=0, return_dict=True)
-    assert received["accuracy"] == pytest.approx(accuracy)
+    assert float(received["accuracy"]) == pytest.approx(accuracy)
     probabilities = np.exp(expected) / np.exp(expected).sum(axis=-1, keepdims=True)
-    assert received["loss"] == pytest.approx(-np.mean(np.log(probabilities[np.arange(8), Y])), rel=1e-4)
+    assert float(received["loss"]) == pytest.approx(-np.mean(np.log(probabilities[np.arange(8), Y])), rel=1e-4)
 
 
 def sequential(seed, name):

@@ -151,6 +151,7 @@ def test_a_record_is_never_there_in_part(tmp_path):
     assert keras_tuner.engine.trial.Trial.load(str(path)).trial_id == "0"
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_search_that_is_interrupted_keeps_its_trials(tmp_path, capsys):
     def done():
         return sum('"COMPLETED"' in path.read_text() for path in tmp_path.glob("trials/trial_*/trial.json"))
