@@ -63,6 +63,17 @@ def test_a_batch_of_unknown_size_goes_by_chunks_too(small_chunks):
     np.testing.assert_allclose(values, references.kl_divergence(student, teacher), rtol=1e-5, atol=1e-5)
 
 
+def test_a_function_that_is_differentiated_from_outside_has_the_same_gradient(small_chunks, monkeypatch):
+    student, teacher = (tf.convert_to_tensor(each) for each in pair())
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        total = tf.reduce_sum(tf.function(losses.kl_divergence)(student, teacher))  # no tape while it is traced
+    received = tape.gradient(total, student)
+    monkeypatch.setattr(_chunks, "LARGE", 41)
+    _, expected = value_and_gradient(losses.kl_divergence, student, teacher, 1.0)
+    np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-5)
+
+
 MEASURE = """
 import threading, time
 import tensorflow as tf

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 from tensorflow.python.ops import control_flow_util
 
 from keras_kd._types import Tensor
@@ -24,8 +25,9 @@ _CHUNK = 2**20
 def by_chunks(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a loss of one value per row go through large vocabularies by chunks of rows, forward and backward.
 
-    The gradient computes each chunk again, so that nothing of the size of the logits is held but the gradient itself.
-    It reaches the student only. Under XLA, which has no update in place but fuses operations, the loss is as it is.
+    Where a gradient is recorded, it is found with the values, chunk by chunk: each row has its own, but for a factor.
+    So nothing of the size of the logits is held but the gradient itself. It reaches the student only. Under XLA, which
+    has no update in place but fuses operations, the loss is as it is.
     """
     signature = inspect.signature(loss)
 
@@ -49,38 +51,51 @@ def by_chunks(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _run(loss: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
     """Return a function of all rows, of the student and of what it is compared with, that sees `size` at a time."""
+    recorded = record.could_possibly_record()
 
     @tf.custom_gradient
     def run(student: Tensor, *others: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor | None, ...]]]:
-        count = tf.shape(student)[0]
+        def value(start: Tensor, stop: Tensor) -> list[Tensor]:
+            return [loss(student[start:stop], *(each[start:stop] for each in others))]
 
-        def fill(empty: Tensor, chunk: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-            def body(start: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
-                stop = tf.minimum(start + size, count)
-                part = chunk(start, stop)
-                # In place: the row-wise updates of tensors copy all of it for each chunk.
-                return stop, tf.raw_ops.InplaceUpdate(x=filled, i=tf.range(start, stop), v=part)
+        def value_and_slope(start: Tensor, stop: Tensor) -> list[Tensor]:
+            ours = student[start:stop]
+            with tf.GradientTape() as tape:
+                tape.watch(ours)
+                values = loss(ours, *(each[start:stop] for each in others))
+            return [values, tape.gradient(values, ours)]
 
-            more = lambda start, _: start < count  # noqa: E731
-            return tf.while_loop(more, body, (tf.constant(0), empty), parallel_iterations=1)[1]
-
-        def value(ours: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-            return loss(ours, *(each[start:stop] for each in others))
+        values = _empty(tf.shape(student)[:1], student.dtype)
+        slopes = _empty(tf.shape(student), student.dtype)
+        if recorded:
+            values, slopes = _fill([values, slopes], value_and_slope, size)
+        else:
+            (values,) = _fill([values], value, size)
 
         def gradient(upstream: Tensor) -> tuple[Tensor | None, ...]:
-            def chunk(start: Tensor, stop: Tensor) -> Tensor:
-                ours = student[start:stop]
-                with tf.GradientTape() as tape:
-                    tape.watch(ours)
-                    values = value(ours, start, stop)
-                return tape.gradient(values, ours, output_gradients=upstream[start:stop])
+            found = slopes if recorded else _fill([values, slopes], value_and_slope, size)[1]
+            return upstream[:, None] * found, *[None] * len(others)
 
-            return fill(_empty(tf.shape(student), student.dtype), chunk), *[None] * len(others)
-
-        values = fill(_empty([count], student.dtype), lambda start, stop: value(student[start:stop], start, stop))
         return values, gradient
 
     return run
+
+
+def _fill(empty: list[Tensor], chunk: Callable[[Tensor, Tensor], list[Tensor]], size: int) -> list[Tensor]:
+    """Return tensors whose rows are those that `chunk` returns, from a start to a stop."""
+    count = tf.shape(empty[0])[0]
+
+    def more(start: Tensor, *_: Tensor) -> Tensor:
+        return start < count
+
+    def body(start: Tensor, *filled: Tensor) -> list[Tensor]:
+        stop = tf.minimum(start + size, count)
+        rows = tf.range(start, stop)
+        # In place: the row-wise updates of tensors copy all of it for each chunk.
+        parts = zip(filled, chunk(start, stop), strict=True)
+        return [stop, *(tf.raw_ops.InplaceUpdate(x=whole, i=rows, v=part) for whole, part in parts)]
+
+    return tf.while_loop(more, body, [tf.constant(0), *empty], parallel_iterations=1)[1:]
 
 
 def _under_xla() -> bool:
