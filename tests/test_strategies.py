@@ -39,6 +39,7 @@ def run_all(module, folder, suffix):
     return files
 
 
+@pytest.mark.slow
 def test_weights_and_logs_are_those_of_one_device(tmp_path):
     # One test, as the runs take long and every process of pytest would repeat them.
     found = {kind: dict(np.load(file)) for kind, file in run_all("tests.strategies", tmp_path, "npz").items()}
