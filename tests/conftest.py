@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
     if not os.environ.get("KERAS_KD_THOROUGH"):
         for item in items:
             if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="a minute or more: with KERAS_KD_THOROUGH=1"))
+                item.add_marker(pytest.mark.skip(reason="slow: with KERAS_KD_THOROUGH=1"))
 
 
 @pytest.fixture(autouse=True)

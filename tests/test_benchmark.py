@@ -304,6 +304,7 @@ def test_the_picture_is_written(small, tmp_path):
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_benchmark_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
     command = [sys.executable, "-m", "tests.benchmarks", str(tmp_path / "killed"), "--kills", "3"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -341,6 +342,7 @@ def test_a_long_run_says_how_far_it_is(capsys):
     assert len(said) == 3 and re.search(r"net, kd, seed 0: epoch 1 of 4; about [\d.]+ s left", said[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["processes", "ray"])
 def test_runs_side_by_side_are_those_of_one_process(executor, tmp_path):
     if executor == "ray" and importlib.util.find_spec("ray") is None:

@@ -16,7 +16,7 @@ from tests.caches import FEATURES, built, data, dataset, jittered, student, teac
 from tests.test_objective import distill
 
 #: Damaged in one test.
-FILES = 1200 if os.environ.get("KERAS_KD_THOROUGH") else 200
+FILES = 1200 if os.environ.get("KERAS_KD_THOROUGH") else 120
 
 
 def damaged(content: bytes, other: bytes, draw: random.Random) -> bytes | None:

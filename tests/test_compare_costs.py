@@ -183,6 +183,7 @@ def litert(model, folder):
     return folder / "student.tflite"
 
 
+@pytest.mark.slow
 def test_costs_are_measured_through_each_export(exported):
     pytest.importorskip("ai_edge_litert")
     model, *paths = exported

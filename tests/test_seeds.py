@@ -76,6 +76,7 @@ def test_fraud_is_found_by_a_light_student(label, ran):
     assert average_precision_score(y, said) > 5 * y.mean()  # a ranking by chance has the share of the positives
 
 
+@pytest.mark.slow
 def test_the_class_with_a_history_becomes_a_fit(ran):
     namespace = ran(CLASS, "Here")
     soft, hard, total = (np.array(namespace[name]) for name in ("soft", "hard", "total"))
@@ -114,6 +115,7 @@ def test_the_loss_with_t_squared_is_the_same_number(ran):
     np.testing.assert_allclose(distiller.objective(x, y)["loss"], theirs, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heading", [SQUARED, SOFTMAX, SOFT])
 def test_ours_learns_about_what_theirs_does(heading, ran):
     theirs, ours = ran(heading, "There"), ran(heading, "Here")

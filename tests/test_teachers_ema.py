@@ -313,6 +313,7 @@ def backed_up(folder, *callbacks):
     return distiller, len(run(distiller, 3, [backup, *callbacks])["loss"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_restored_with_its_average(tmp_path):
     script = f"from tests import test_teachers_ema as t; t.backed_up({str(tmp_path / 'killed')!r}, t.Kill())"
     root = pathlib.Path(__file__).parent.parent

@@ -97,6 +97,7 @@ def test_another_search_is_not_mixed_into_a_folder(found, tmp_path):
         kd.tune(**arguments(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", ["bayesian", "hyperband"])
 def test_every_tuner_finds_settings_within_the_space(tuner, tmp_path):
     space = {
