@@ -3,10 +3,11 @@
     python examples/benchmarks/cache.py            # everything; about ten minutes on two cores
     python examples/benchmarks/cache.py --only paper
 
-Student and teacher are the quickstart's, on random images of 28 x 28 x 1. What is compared runs in turns, in a random
-order, in one process; the figures are medians, and their ratios. Memory is the largest that a process of its own holds,
-less what it holds before: of a build, and of a pass over the joined examples. The formats are read as `join` needs
-them: all examples, in their order, one by one in the end.
+Student and teacher are the quickstart's, on random images of 28 x 28 x 1; "live, large" has the teacher of
+deployment.py, of eleven times the student's weights: a cached epoch costs the same under either. What is compared runs
+in turns, in a random order, in one process; the figures are medians, and their ratios. Memory is the largest that a
+process of its own holds, less what it holds before: of a build, and of a pass over the joined examples. The formats are
+read as `join` needs them: all examples, in their order, one by one in the end.
 
 The aims: an epoch of cached distillation at most 1.05 times one of the student's plain fit, and 0.5 times a live one; a
 build at most 1.10 times `teacher.predict`; memory that does not grow with the number of examples; at most 45 bytes an
@@ -31,7 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # for mode
 import keras
 import numpy as np
 import tensorflow as tf
-from models import build_student, build_teacher
+from models import build_large_teacher, build_student, build_teacher
 from timing import in_turns
 
 import keras_kd as kd
@@ -68,11 +69,16 @@ def speed(options: argparse.Namespace) -> None:
 def report(milliseconds: dict[str, np.ndarray]) -> None:
     for name, values in milliseconds.items():
         low, median, high = np.percentile(values, [25, 50, 75]) / 1e3
-        print(f"{name:<16}{median:>8.2f} s  quartiles {low:.2f} to {high:.2f}")
-    for over, under, limit in (("cached", "plain", 1.05), ("cached", "live", 0.5), ("build", "predict", 1.10)):
+        print(f"{name:<22}{median:>8.2f} s  quartiles {low:.2f} to {high:.2f}")
+    for over, under, limit in (
+        ("cached", "plain", 1.05),
+        ("cached", "live", 0.5),
+        ("cached", "live, large", 0.5),
+        ("build", "predict", 1.10),
+    ):
         ratio = np.median(milliseconds[over]) / np.median(milliseconds[under])
         print(
-            f"{over + ' / ' + under:<16}{ratio:>8.3f}    at most {limit:.2f}: {'met' if ratio <= limit else 'missed'}"
+            f"{over + ' / ' + under:<22}{ratio:>8.3f}    at most {limit:.2f}: {'met' if ratio <= limit else 'missed'}"
         )
 
 
@@ -89,6 +95,7 @@ def contestants(folder: str, data: tuple[np.ndarray, np.ndarray] | tf.data.Datas
         "plain": epoch(plain, data),
         "cached": epoch(distiller(kd.teachers.Cached(cache)), joined if examples is data else (joined, data[1])),
         "live": epoch(distiller(teacher), data),
+        "live, large": epoch(distiller(build_large_teacher(INPUT_SHAPE, CLASSES)), data),
         "predict": lambda: teacher.predict(examples if arrays else data.batch(256).prefetch(2), verbose=0, **arrays),
         "build": lambda: rebuilt(f"{folder}/again", teacher, examples),
     }
