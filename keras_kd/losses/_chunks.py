@@ -65,15 +65,18 @@ def _run(loss: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
                 values = loss(ours, *(each[start:stop] for each in others))
             return [values, tape.gradient(values, ours)]
 
-        values = _empty(tf.shape(student)[:1], student.dtype)
-        slopes = _empty(tf.shape(student), student.dtype)
-        if recorded:
-            values, slopes = _fill([values, slopes], value_and_slope, size)
-        else:
-            (values,) = _fill([values], value, size)
+        shape = tf.shape(student)
+
+        def all_values() -> Tensor:
+            return _fill([_empty(shape[:1], student.dtype)], value, size)[0]
+
+        def all_values_and_slopes() -> list[Tensor]:
+            return _fill([_empty(shape[:1], student.dtype), _empty(shape, student.dtype)], value_and_slope, size)
+
+        values, slopes = all_values_and_slopes() if recorded else (all_values(), None)
 
         def gradient(upstream: Tensor) -> tuple[Tensor | None, ...]:
-            found = slopes if recorded else _fill([values, slopes], value_and_slope, size)[1]
+            found = all_values_and_slopes()[1] if slopes is None else slopes
             return upstream[:, None] * found, *[None] * len(others)
 
         return values, gradient
