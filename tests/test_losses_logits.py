@@ -150,6 +150,13 @@ def test_repeating_a_batch_along_positions_leaves_its_loss_unchanged(loss, repea
 
 
 @every_loss
+def test_how_many_classes_or_labels_there_are_need_not_be_known_while_it_is_traced(loss):
+    student, teacher = np.random.default_rng(0).normal(size=(2, 4, 5)).astype("float32")
+    received = tf.function(loss, input_signature=[tf.TensorSpec((None, None))] * 2)(student, teacher)
+    np.testing.assert_allclose(received, reference(loss, student, teacher, 1.0), rtol=1e-5, atol=1e-6)
+
+
+@every_loss
 def test_shapes_that_differ_are_refused_with_both_of_them(loss):
     with pytest.raises(ValueError, match=r"student \(2, 3\), teacher \(2, 4\).*bridge"):
         loss(np.zeros((2, 3), "float32"), np.zeros((2, 4), "float32"))

@@ -388,7 +388,7 @@ def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: the objective of Hinton et al. (arXiv 1503.02531), for each label a distribution over two classes.
     """
     require_same_shape(student, teacher)
-    return binary_divergence(teacher, student) / student.shape[-1]
+    return binary_divergence(teacher, student) / ops.cast(ops.shape(student)[-1], student.dtype)
 
 
 def _rows(logits: Tensor) -> Tensor:
