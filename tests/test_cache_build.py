@@ -18,7 +18,7 @@ from keras_kd.cache import manifest, shards
 from tests.caches import CLASSES, FEATURES, built, data, dataset, files, jittered, teacher
 
 #: Each takes two seconds or three; .ci/run asks for 20.
-KILLS = 20 if os.environ.get("KERAS_KD_THOROUGH") else 2
+KILLS = 20 if os.environ.get("KERAS_KD_THOROUGH") else 4
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -1,6 +1,6 @@
 """Random small configurations: none crashes but with an error of ours, none gives NaN, all add up.
 
-20 are drawn in `make test`, 100 with KERAS_KD_THOROUGH=1, as in .ci/run; KERAS_KD_CONFIGURATIONS=1000 draws so many.
+30 are drawn in `make test`, 200 with KERAS_KD_THOROUGH=1, as in .ci/run; KERAS_KD_CONFIGURATIONS=1000 draws so many.
 """
 
 import os
@@ -18,7 +18,7 @@ from keras_kd import Term, losses
 from tests.models import initial
 
 LIBRARY = pathlib.Path(kd.__file__).parent
-COUNT = int(os.environ.get("KERAS_KD_CONFIGURATIONS", 100 if os.environ.get("KERAS_KD_THOROUGH") else 20))
+COUNT = int(os.environ.get("KERAS_KD_CONFIGURATIONS", 200 if os.environ.get("KERAS_KD_THOROUGH") else 30))
 DRAWN = settings(
     max_examples=COUNT,
     deadline=None,
