@@ -427,13 +427,21 @@ class Distiller(keras.Model):
         """Make Keras's function for a step; what it checks in the data is said as a `ValueError`."""
         if self.train_function is None or force:
             super().make_train_function(force)
-            self.train_function = distribution.with_value_errors(self, self.train_function)
+            self.train_function = distribution.with_value_errors(self, self.train_function, self._before_training)
 
     def make_test_function(self, force: bool = False) -> None:
         """Make Keras's function for a step of evaluation; errors as in training."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = distribution.with_value_errors(self, self.test_function)
+            self.test_function = distribution.with_value_errors(self, self.test_function, self._before_evaluation)
+
+    def _before_training(self, iterator: Any) -> None:
+        """Make what the first step would make: it need not be traced twice, then."""
+        distribution.build_optimizer(self)
+        self._before_evaluation(iterator)
+
+    def _before_evaluation(self, iterator: Any) -> None:
+        distribution.build_metrics(self, iterator, self._loose.reader.output)
 
     def _assign(self, name: str, value: Schedule) -> None:
         """Set a number in place; put a function in its place, or back, with a new trace."""

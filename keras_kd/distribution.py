@@ -94,6 +94,33 @@ def build_under_strategy(model: Any, iterator: Any, data_batch: Any) -> None:
         model._symbolic_build(data_batch=data_batch)
 
 
+def build_optimizer(model: Any) -> None:
+    """Make the optimizer's variables before a step is traced, which would be traced again where it makes them."""
+    if model._distribute_strategy is not None or model.optimizer.built:  # under a strategy, Keras has made them
+        return
+    if model.trainable_variables and all(layer.built for layer in all_layers(model)):
+        model.optimizer.build(model.trainable_variables)
+
+
+def build_metrics(model: Any, iterator: Any, output: Tensors) -> None:
+    """Make the variables of the metrics given to `compile` before a step is traced, as for the optimizer.
+
+    Args:
+        model: whose metrics they are.
+        iterator: over the batches; what does not say their shapes leaves the metrics to the step.
+        output: the symbolic outputs of what is measured, or None where they are not known.
+    """
+    metrics = model._compile_metrics
+    if model._distribute_strategy is not None or metrics is None or metrics.built:
+        return
+    if output is None or not isinstance(iterator, tf.data.Iterator):
+        return
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(iterator.element_spec)
+    specs = tree.flatten(y)
+    if y is not None and all(isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None for spec in specs):
+        metrics.build(tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), y), output)
+
+
 def with_axis(results: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give scalars an axis among several machines, where Keras takes the mean along the first."""
     strategy = tf.distribute.get_strategy()
@@ -247,10 +274,21 @@ def _forget_the_gone() -> None:
             gradient_registry._registry.pop(name, None)
 
 
-def with_value_errors(model: Any, function: Any) -> Callable:
-    """Raise what `stop_unless` has found as a `ValueError`, which TensorFlow has no way to raise in a graph."""
+def with_value_errors(model: Any, function: Any, first: Callable[[Any], None]) -> Callable:
+    """Raise what `stop_unless` has found as a `ValueError`, which TensorFlow has no way to raise in a graph.
+
+    Args:
+        model: whose step it is.
+        function: Keras's function of an iterator, which takes a step.
+        first: is called with the iterator before the first step.
+    """
+    begun = False
 
     def guarded(iterator: Any) -> Any:
+        nonlocal begun
+        if not begun:
+            first(iterator)
+            begun = True
         try:
             with freed_with(model):
                 return function(iterator)

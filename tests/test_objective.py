@@ -186,7 +186,7 @@ def test_evaluate_and_predict_equal_the_students_own(terms):
     distiller = distill(student, mlp(0), terms, metrics=["accuracy"], alpha=0.9)
     distiller.fit(x, y, verbose=0)
     received = distiller.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
-    student.compile(loss=labels_loss(), metrics=["accuracy"], jit_compile=False)
+    student.compile(loss=labels_loss(), metrics=["accuracy"], run_eagerly=True)  # as the Distiller
     expected = student.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
     np.testing.assert_array_equal(distiller.predict(x, verbose=0), student.predict(x, verbose=0))
     for name, value in expected.items():
@@ -533,6 +533,29 @@ def test_a_term_has_its_own_temperature_schedule():
     terms = [Term(losses.kl_divergence, temperature=schedules.Ramp(1.0, 5.0, steps=2))]
     received = fit(distill(student, teacher, terms, temperature=9.0, alpha=1.0), epochs=2)["loss"]
     assert received == pytest.approx([soft_loss(student, teacher, t).mean() for t in (3.0, 5.0)], rel=1e-5)
+
+
+def test_a_step_is_traced_once():
+    # TensorFlow traces a function twice that makes variables, as those of an optimizer and of metrics.
+    counter = Counter()
+    distiller = distill(mlp(1, extra=counter), mlp(0), None, "adam", metrics=["accuracy"], run_eagerly=False)
+    before = len(counter.traces)
+    distiller.evaluate(X, Y, verbose=0)
+    assert len(counter.traces) == before + 1
+    assert not distiller.optimizer.built  # what is trained can still be changed
+    fit(distiller, epochs=2)
+    assert len(counter.traces) == before + 2
+
+
+def test_what_is_frozen_after_an_evaluation_stays_as_it_is():
+    student = mlp(1)
+    distiller = distill(student, mlp(0), None, "adam", metrics=["accuracy"], run_eagerly=False)
+    distiller.evaluate(X, Y, verbose=0)
+    student.layers[1].trainable = False
+    before = student.get_weights()
+    fit(distiller)
+    models.assert_same(student.get_weights()[:2], before[:2])
+    assert np.any(student.get_weights()[2] != before[2])
 
 
 def test_numbers_assigned_between_epochs_take_effect_without_a_retrace():

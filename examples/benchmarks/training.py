@@ -73,8 +73,8 @@ def main() -> None:
         print(json.dumps(point(**json.loads(options.point))))
         return
     keras.utils.set_random_seed(0)
-    parts = {"steps": steps, "tiny": tiny, "teacher": teachers, "import": imports, "growth": growth}
-    chosen = [options.only] if options.only else ["steps", "tiny", "teacher", "import"]
+    parts = {"steps": steps, "tiny": tiny, "start": start, "teacher": teachers, "import": imports, "growth": growth}
+    chosen = [options.only] if options.only else ["steps", "tiny", "start", "teacher", "import"]
     figures = {name: parts[name](options) for name in chosen}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
@@ -128,6 +128,17 @@ def tiny(options: argparse.Namespace) -> dict[str, Any]:
     print(f"\n\nModels of four weights, {options.steps} rounds\n")
     print_times(times, floor="plain")
     return {"ratios": print_ratios(times, [(("live",), ("plain",), 1.3), (("cached",), ("plain",), 1.3)])}
+
+
+def start(options: argparse.Namespace) -> dict[str, Any]:
+    """What passes until training runs: models are made, the step is traced, two steps are taken."""
+    task = images(options.batch_size, in_a_call=1)
+    chosen = (contestants.plain, contestants.live, contestants.features, contestants.keras_distillation)
+    rounds = max(2, options.steps // 100)
+    times = in_turns({who.__name__: (lambda who=who: who(task)) for who in chosen}, rounds, warm_up=1)
+    print(f"\n\nFrom nothing to two steps, {rounds} rounds\n")
+    print_times(times, floor="plain", unit="ms")
+    return {name: spread(values) for name, values in times.items()}
 
 
 def teachers(options: argparse.Namespace) -> dict[str, Any]:
@@ -269,7 +280,8 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("steps", "tiny", "teacher", "import", "growth"), help="one part of it")
+    parts = ("steps", "tiny", "start", "teacher", "import", "growth")
+    parser.add_argument("--only", choices=parts, help="one part of it")
     parser.add_argument("--batch-size", type=int, default=64, help="examples a step (default: 64)")
     parser.add_argument("--steps", type=int, default=1000, help="steps of each contestant (default: 1000)")
     parser.add_argument("--rounds", type=int, default=40, help="of each point of the growth (default: 40)")
