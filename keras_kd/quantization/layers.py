@@ -4,7 +4,8 @@ Kernels are symmetric, one scale for each output channel: integers -127 to 127, 
 Activations have one scale and zero point for a tensor: integers -128 to 127, over a range that holds 0.
 
 Reference: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
-2017, arXiv 1712.05877; the LiteRT 8-bit quantization specification, https://ai.google.dev/edge/litert/models.
+2017, arXiv 1712.05877; the LiteRT 8-bit quantization specification,
+https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec.
 """
 
 from typing import Any
