@@ -38,7 +38,7 @@ class Reader:
         graph = functional(model)
         #: The model's symbolic output, or None where it has no graph.
         self.output = graph.output if graph is not None else None
-        known = _named(graph, graph.output) if graph is not None else None
+        known = _named(graph, self.output) if graph is not None else None
         self.layers = tuple(dict.fromkeys(name for name in names if known is not None and name not in known))
         self._tapped = _tap(graph, self.layers, owner, tuple(known or ())) if self.layers else None
         self._symbolic = known

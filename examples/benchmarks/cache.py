@@ -1,6 +1,6 @@
 """What a cache of the teacher costs, and what it saves.
 
-    python examples/benchmarks/cache.py            # everything; about a quarter of an hour on two cores
+    python examples/benchmarks/cache.py            # everything; about half an hour on two cores
     python examples/benchmarks/cache.py --only paper
 
 Student and teacher are the quickstart's, on random images of 28 x 28 x 1; "live, large" has the teacher of
