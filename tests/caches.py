@@ -77,7 +77,7 @@ def main() -> None:
         if number % 5:  # most of them while it writes, some while it begins
             while _shards(options.folder) == before and process.is_alive():
                 time.sleep(0.005)
-        time.sleep(moments.uniform(0.0, 0.15 if number % 5 else 1.0))
+        time.sleep(moments.uniform(0.0, 0.12 if number % 5 else 0.5))
         process.kill()
         process.join()
         print(f"exit code {process.exitcode} with {len(_shards(options.folder))} shards", flush=True)
