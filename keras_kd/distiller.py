@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_kd import distribution, labels, losses, preflight, schedules, taps, targets
 from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd.means import Means
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.terms import Term, check_temperature
 
@@ -69,9 +70,8 @@ class Distiller(keras.Model):
         self.student = student
         self.student_head = student_head
         self.terms = _check_terms([Term(losses.kl_divergence)] if terms is None else list(terms))
-        self._student_tracker = keras.metrics.Mean(name="student_loss")
-        self._distillation_tracker = keras.metrics.Mean(name="distillation_loss")
-        self._term_trackers = [keras.metrics.Mean(name=t.name) for t in self.terms if len(self.terms) > 1]
+        names = [term.name for term in self.terms] if len(self.terms) > 1 else []
+        self._means = Means(["student_loss", "distillation_loss", *names])
         self.stateful_teachers: list[Teacher] = []  # tracked and saved, unlike `teacher`: what changes with the student
         self.built = student.built
         self.teacher = teacher
@@ -277,10 +277,9 @@ class Distiller(keras.Model):
         compiled = distribution.compiled_metrics(self)
         results: dict[str, Tensor] = {}
         for metric in self.metrics:
-            if metric is not compiled:
-                results[metric.name] = metric.result()
-            elif compiled.built:
-                results.update(compiled.result())
+            if metric is not compiled or compiled.built:
+                result = metric.result()
+                results.update(result if isinstance(result, dict) else {metric.name: result})
         return results
 
     def get_config(self) -> dict:
@@ -401,11 +400,8 @@ class Distiller(keras.Model):
         """Count a batch into the metrics, and return those that say something about it."""
         batch_size = distribution.batch_share(x)
         distribution.update_loss(self, parts["loss"], batch_size)
-        own = [self._student_tracker, self._distillation_tracker, *self._term_trackers]
-        for tracker in own:
-            if tracker.name in parts:
-                tracker.update_state(distribution.undivided(parts[tracker.name]), sample_weight=batch_size)
-        silent = {tracker.name for tracker in own if tracker.name not in parts}
+        self._means.update_state(parts, batch_size)
+        silent = set(self._means.names) - parts.keys()
         if y is None:
             silent |= distribution.compiled_names(self)
             results = self.get_metrics_result()
@@ -491,8 +487,7 @@ class Distiller(keras.Model):
             )
 
     def _check_log_names(self) -> None:
-        names = [tracker.name for tracker in self._term_trackers]
-        clash = sorted(set(names) & distribution.compiled_names(self))
+        clash = sorted((set(self._means.names) - set(_LOGGED)) & distribution.compiled_names(self))
         if clash:
             raise ValueError(
                 f"Expected each name in the logs to be used once. {clash} are names of terms and of metrics: "

@@ -161,10 +161,12 @@ def test_evaluate_equals_the_students_own(weights):
         np.testing.assert_allclose(result[name], value, rtol=1e-6, err_msg=name)
 
 
-def test_the_first_number_of_evaluate_is_the_loss():
+def test_the_first_numbers_of_evaluate_are_the_students_own():
     distiller = distil("adam", metrics=["accuracy"])
-    loss = distiller.evaluate(X, Y, verbose=0)[0]
-    np.testing.assert_allclose(loss, cross_entropy(logits(numbers(distiller.student))).mean(), rtol=1e-5)
+    loss, accuracy, *_ = distiller.evaluate(X, Y, verbose=0)
+    scores = logits(numbers(distiller.student))
+    np.testing.assert_allclose(loss, cross_entropy(scores).mean(), rtol=1e-5)
+    np.testing.assert_allclose(accuracy, (scores.argmax(-1) == np.ravel(Y)).mean(), rtol=1e-5)
 
 
 def test_predict_and_call_are_the_students_own():

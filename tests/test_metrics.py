@@ -1,14 +1,17 @@
 """`metrics`: against scikit-learn and the definition, in any model, split in any way."""
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import strategies
 from scipy import special
 from sklearn.metrics import accuracy_score
 
 from keras_kd import Distiller, Term, losses
 from keras_kd.comparison.sums import Calibration
+from keras_kd.means import Means
 from keras_kd.metrics import Agreement, ExpectedCalibrationError, same_answer
 from tests.models import batch, linear, tagger
 
@@ -183,3 +186,20 @@ def test_metrics_are_loaded_with_the_model_that_was_compiled_with_them(tmp_path,
 def test_bins_that_are_none_are_refused(bins):
     with pytest.raises(ValueError, match=f"bins={bins}"):
         ExpectedCalibrationError(bins)
+
+
+@hypothesis.given(
+    batches=strategies.lists(
+        strategies.tuples(strategies.floats(-1e3, 1e3, width=32), strategies.integers(1, 9)), min_size=1, max_size=5
+    )
+)
+def test_means_weigh_each_batch_and_keep_the_numbers_apart(batches):
+    means = Means(["first", "second", "never"])
+    for value, weight in batches:
+        means.update_state({"first": value, "second": float("nan")}, weight)
+    values, weights = np.array(batches, np.float64).T
+    received = means.result()
+    np.testing.assert_allclose(received["first"], np.average(values, weights=weights), rtol=1e-5, atol=1e-3)
+    assert np.isnan(received["second"]) and received["never"] == 0.0
+    means.reset_state()
+    assert [float(value) for value in means.result().values()] == [0.0, 0.0, 0.0]
