@@ -175,6 +175,18 @@ def test_several_steps_per_execution_and_evaluation(tmp_path):
     np.testing.assert_allclose(distiller.predict(joined, verbose=0), distiller.predict(X, verbose=0), atol=1e-6)
 
 
+def test_what_is_kept_in_memory_behind_the_join_trains_the_same(tmp_path):
+    cache = built(tmp_path, dtype="float32")
+    expected, _ = trained(kd.teachers.Cached(cache), cache.join(dataset()).batch(10))
+    received, _ = trained(kd.teachers.Cached(cache), cache.join(dataset()).cache().batch(10))
+    assert_same(received, expected, 1e-6)
+    x = X.copy()
+    x[30] += 1.0
+    with pytest.raises(ValueError, match="Example 30 is not the one that the teacher saw"):
+        other = tf.data.Dataset.from_tensor_slices((x, Y))
+        trained(kd.teachers.Cached(cache), cache.join(other).cache().batch(10))
+
+
 def test_the_number_of_batches_is_known(tmp_path):
     cache = built(tmp_path)
     assert int(cache.join(dataset()).batch(8).cardinality()) == 7

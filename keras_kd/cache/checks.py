@@ -28,10 +28,17 @@ def identities(keys: tf.Tensor) -> tf.Tensor:
     return tf.cast(keys, tf.int64)
 
 
-def insist(holds: tf.Tensor, message: Any, result: Tensors) -> Tensors:
-    """Return the result, and stop with `message`, which a `Distiller` raises as a ValueError, unless all holds."""
-    marked = tf.strings.join([distribution.MARK, message, distribution.MARK])
-    check = tf.debugging.Assert(tf.reduce_all(holds), [marked])
+def insist(holds: tf.Tensor, message: list[Any], result: Tensors) -> Tensors:
+    """Return the result, and stop with `message`, which a `Distiller` raises as a ValueError, unless all holds.
+
+    Args:
+        holds: of any shape.
+        message: strings, some of which may be tensors.
+        result: what is returned.
+    """
+    parts = [distribution.MARK, *message, distribution.MARK]
+    marked = "".join(parts) if all(isinstance(part, str) for part in parts) else tf.strings.join(parts)
+    check = tf.debugging.Assert(tf.reduce_all(holds) if holds.shape.rank else holds, [marked])
     with tf.control_dependencies([] if check is None else [check]):  # eagerly, it has raised by now
         return tf.nest.map_structure(tf.identity, result)
 

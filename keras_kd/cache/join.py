@@ -86,11 +86,17 @@ class Source:
         numbers = range(-(-self.count // self.manifest["rows_per_shard"]))
         return [shards.shard_path(self.folder, view, number) for number in numbers]
 
-    def rows(self, view: Tensor) -> tf.data.Dataset:
-        """Return the rows of a view in their order."""
-        views = range(self.manifest["views"])
-        paths = tf.constant([[str(path) for path in self.paths(number)] for number in views])
-        return shards.read(paths[view], self.layout.row_bytes)
+    def records(self, view: Tensor, rows: int) -> tf.data.Dataset:
+        """Return what a view holds, `rows` of it at a time, in their order, and behind it no rows for ever."""
+        paths = tf.constant([[str(path) for path in self.paths(number)] for number in range(self.manifest["views"])])
+        found, none = shards.records(paths[view]), tf.constant(b"")
+        if rows != self.manifest["rows_per_record"]:
+            found, none = found.map(self.decode).rebatch(rows), self.decode(none)
+        return found.concatenate(tf.data.Dataset.from_tensors(none).repeat())
+
+    def decode(self, found: Tensor) -> Tensor:
+        """Return rows, uint8, (rows, row_bytes), of an element of `records`."""
+        return shards.decode(found, self.layout.row_bytes) if found.dtype == tf.string else found
 
 
 def by_position(source: Source, examples: Examples, augment: Augment | None) -> tf.data.Dataset:
@@ -102,19 +108,12 @@ def by_position(source: Source, examples: Examples, augment: Augment | None) -> 
         elements = elements.batch(block)
         if examples.is_dense:  # else only too many examples are found
             elements = elements.concatenate(tf.data.Dataset.from_tensors(_empty(elements.element_spec)))
-        rows = source.rows(view)
-        if block != source.manifest["rows_per_record"]:
-            rows = rows.rebatch(block)
-        none = tf.data.Dataset.from_tensors(tf.zeros((0, source.layout.row_bytes), tf.uint8)).repeat()
-        both = tf.data.Dataset.zip(elements, rows.concatenate(none)).enumerate()
+        both = tf.data.Dataset.zip(elements, source.records(view, block)).enumerate()
         return both.map(attach, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
 
     def attach(number: Tensor, pair: Any) -> Any:
         element, found = pair
-        here, there = _size(element), tf.shape(found)[0]
-        message = f"The dataset has another number of examples than the cache at {source.folder}, {source.count:,}."
-        found = checks.insist(tf.equal(here, there), message + " Build the cache again, in another folder.", found)
-        return _attach(source, element, found, number * block)
+        return _attach(source, element, source.decode(found), number * block)
 
     joined = source.in_passes(one_pass)
     return _finished(joined.apply(tf.data.experimental.assert_cardinality(source.count)))
@@ -132,7 +131,7 @@ def by_key(source: Source, examples: Examples, augment: Augment | None, key: Key
             rows, places = tf.numpy_function(find, [key_of(key, element), view], [tf.uint8, tf.int64], stateful=False)
             rows, places = tf.ensure_shape(rows, [None, source.layout.row_bytes]), tf.ensure_shape(places, [None])
             message = f"The cache at {source.folder} has no example of one of these keys: build it for this dataset."
-            rows = checks.insist(tf.reduce_all(places >= 0), message, rows)
+            rows = checks.insist(places >= 0, [message], rows)
             return _attach(source, element, rows, places[:1][0])
 
         blocks = elements.batch(examples.block)
@@ -178,9 +177,13 @@ def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
     """Return elements of a block with targets, those compared with what the teacher saw."""
     said, expected, _ = source.layout.unpack(rows)
     x = Examples.x(element)
-    same = tf.equal(tf.cast(checks.fingerprints(x), tf.int32), tf.cast(expected, tf.int32))
+    found = checks.fingerprints(x)
+    number = f"The dataset has another number of examples than the cache at {source.folder}, {source.count:,}."
+    equal = tf.equal(tf.size(found), tf.size(expected))
+    expected = checks.insist(equal, [number, " Build the cache again, in another folder."], expected)
+    same = tf.equal(tf.cast(found, tf.int32), tf.cast(expected, tf.int32))
     wrong = start + tf.argmin(tf.cast(tf.concat([same, [True]], 0), tf.int32))
-    message = tf.strings.join(["Example ", tf.strings.as_string(wrong), f" {_OTHER} The cache: {source.folder}"])
+    message = ["Example ", tf.strings.as_string(wrong), f" {_OTHER} The cache: {source.folder}"]
     said = checks.insist(same, message, said)
     return Examples.with_x(element, Joined(x, {**said, **source.mark}))
 
@@ -216,10 +219,6 @@ def _finder(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarr
 def _empty(spec: Any) -> Any:
     """Return a block of no examples."""
     return tree.map_structure(lambda leaf: tf.zeros([0, *(size or 0 for size in leaf.shape[1:])], leaf.dtype), spec)
-
-
-def _size(element: Any) -> Tensor:
-    return tf.shape(tree.flatten(element)[0])[0]
 
 
 def _finished(joined: tf.data.Dataset) -> tf.data.Dataset:

@@ -94,19 +94,18 @@ class Layout:
 
     def unpack(self, rows: tf.Tensor) -> tuple[dict[str, Parts], tf.Tensor, tf.Tensor | None]:
         """Return targets, checks and keys of rows, uint8, (batch, row_bytes)."""
-        return self._split(rows, _from_bytes)
+        return self._named(tf.split(rows, [field.nbytes for field in self.fields], axis=1), _from_bytes)
 
     def unpack_arrays(self, rows: np.ndarray) -> tuple[dict[str, Parts], np.ndarray, np.ndarray | None]:
         """Return the same of NumPy rows, which may be mapped from a file."""
-        return self._split(rows, _array_from_bytes)
+        ends = np.cumsum([field.nbytes for field in self.fields])
+        return self._named(np.split(rows, ends[:-1], axis=1), _array_from_bytes)
 
-    def _split(self, rows: Any, convert: Any) -> tuple[dict[str, Parts], Any, Any]:
+    def _named(self, columns: list[Any], convert: Any) -> tuple[dict[str, Parts], Any, Any]:
         said: dict[str, Parts] = {}
         own: dict[str, Any] = {KEY: None}
-        start = 0
-        for field in self.fields:
-            values = convert(rows[:, start : start + field.nbytes], field)
-            start += field.nbytes
+        for field, octets in zip(self.fields, columns, strict=True):
+            values = convert(octets, field)
             if field.name:
                 said.setdefault(field.name, {})[field.part] = values
             else:
@@ -115,13 +114,12 @@ class Layout:
 
 
 def _from_bytes(columns: tf.Tensor, field: Field) -> tf.Tensor:
-    rows = tf.shape(columns)[0]
+    # Of few operations: tf.data compiles them anew for each pass, before its first example.
     if field.dtype == "bool":
-        return tf.ensure_shape(tf.reshape(tf.cast(columns, tf.bool), [rows, *field.shape]), [None, *field.shape])
+        return tf.reshape(tf.cast(columns, tf.bool), [-1, *field.shape])
     dtype = tf.as_dtype(field.dtype)
-    numbers = [rows, math.prod(field.shape)] + ([dtype.size] if dtype.size > 1 else [])
-    values = tf.bitcast(tf.reshape(columns, numbers), dtype)
-    return tf.ensure_shape(tf.reshape(values, [rows, *field.shape]), [None, *field.shape])
+    octets = [dtype.size] if dtype.size > 1 else []
+    return tf.bitcast(tf.reshape(columns, [-1, *field.shape, *octets]), dtype)
 
 
 def _array_from_bytes(columns: np.ndarray, field: Field) -> np.ndarray:

@@ -102,7 +102,7 @@ def check_records(paths: list[pathlib.Path]) -> None:
         ValueError: a file is damaged.
     """
     try:
-        for _ in tf.data.TFRecordDataset([str(path) for path in paths], buffer_size=_RECORD_BYTES):
+        for _ in records([str(path) for path in paths]):
             pass
     except tf.errors.OpError as error:
         if len(paths) > 1:
@@ -151,14 +151,14 @@ def check(folder: pathlib.Path, described: dict[str, dict[str, Any]]) -> None:
                 )
 
 
-def read(paths: Any, row_bytes: int) -> tf.data.Dataset:
-    """Return the rows of shards in their order, uint8, (rows of a record, row_bytes)."""
-    records = tf.data.TFRecordDataset(paths, buffer_size=_RECORD_BYTES)
-    return records.map(
-        lambda record: tf.reshape(tf.io.decode_raw(record, tf.uint8), [-1, row_bytes]),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+def records(paths: Any) -> tf.data.Dataset:
+    """Return the records of shards in their order, each the bytes of several rows."""
+    return tf.data.TFRecordDataset(paths, buffer_size=_RECORD_BYTES)
+
+
+def decode(record: tf.Tensor, row_bytes: int) -> tf.Tensor:
+    """Return the rows of a record, uint8, (rows, row_bytes)."""
+    return tf.reshape(tf.io.decode_raw(record, tf.uint8), [-1, row_bytes])
 
 
 def rows_in(path: pathlib.Path, plan: dict[str, Any]) -> int:

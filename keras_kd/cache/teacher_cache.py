@@ -126,7 +126,8 @@ class TeacherCache:
         """Return symbolic tensors of what terms will read, (None, ...) each, or None where they are not known yet."""
         if self._manifest is None:
             return self._teacher.specs() if self._teacher is not None else None
-        said, _, _ = Layout.from_config(self._manifest["layout"]).unpack_arrays(np.zeros((0, 2**16), np.uint8))
+        layout = Layout.from_config(self._manifest["layout"])
+        said, _, _ = layout.unpack_arrays(np.zeros((0, layout.row_bytes), np.uint8))
         return {name: keras.KerasTensor((None, *targets.shape(parts)), "float32") for name, parts in said.items()}
 
     def build(
@@ -190,8 +191,9 @@ class TeacherCache:
         """Give each example its targets.
 
         The files are read and compared with their checksums first, those of further views when their turn comes; then
-        each example with what the teacher saw: of arrays here and once, of a dataset as it is joined, in every pass.
-        That costs microseconds an example: data that fit into memory go faster as arrays.
+        each example with what the teacher saw: of arrays here and once, of a dataset as it is joined, in every pass,
+        which costs microseconds an example. With one view, and room for the examples in memory, `join(dataset).cache()`
+        spares all passes but the first.
 
         Args:
             dataset: what the cache was built for: arrays of x, or a tf.data.Dataset of single examples, before any
@@ -252,7 +254,9 @@ class TeacherCache:
         content: dict[str, Any] = self._manifest or {}
         timings = [read_timing(path) for path in sorted(self.path.glob("timing-*.json"))]
         started = time.perf_counter()
-        rows = sum(len(block) for block in Source(self.path, content, lambda: 0).rows(0))
+        source = Source(self.path, content, lambda: 0)
+        records = shards.records([str(path) for path in source.paths(0)])
+        rows = sum(len(source.decode(record)) for record in records)
         return Info.of(
             content,
             on_disk=sum(each["bytes"] for each in content["files"].values()),
