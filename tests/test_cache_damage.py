@@ -194,6 +194,16 @@ def test_other_data_teach_nothing(tmp_path, name, kind):
     assert len(seen) <= -(-before // 6)
 
 
+@pytest.mark.parametrize("rows", [511, 513, 768, 256])
+def test_another_number_of_examples_is_found_where_blocks_are_records(tmp_path, rows):
+    cache = built(tmp_path, dataset(512), batch_size=256)
+    assert sum(1 for _ in cache.join(dataset(512))) == 512
+    more = dataset(512).concatenate(dataset(256)).take(rows).filter(lambda x, y: True)  # their number is not known
+    with pytest.raises(tf.errors.InvalidArgumentError, match="has another number of examples than the cache"):
+        for _ in cache.join(more):
+            pass
+
+
 def test_an_augmentation_inside_the_dataset_is_found(tmp_path):
     cache = built(tmp_path)
     noisy = dataset().map(lambda x, y: (x + tf.random.normal([FEATURES]), y))
