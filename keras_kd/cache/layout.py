@@ -114,7 +114,7 @@ class Layout:
 
 
 def _from_bytes(columns: tf.Tensor, field: Field) -> tf.Tensor:
-    # Of few operations: tf.data compiles them anew for each pass, before its first example.
+    # These operations are few, as tf.data compiles them anew for each pass, before its first example.
     if field.dtype == "bool":
         return tf.reshape(tf.cast(columns, tf.bool), [-1, *field.shape])
     dtype = tf.as_dtype(field.dtype)
