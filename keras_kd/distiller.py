@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd import distribution, labels, losses, preflight, schedules, taps, targets
+from keras_kd import distribution, labels, losses, preflight, schedules, steps, taps, targets
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.means import Means
 from keras_kd.teachers import Teacher, as_teacher
@@ -420,16 +420,18 @@ class Distiller(keras.Model):
         distribution.build_under_strategy(self, iterator, data_batch)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Make Keras's function for a step; what it checks in the data is said as a `ValueError`."""
+        """Make the function for a step; what it checks in the data is said as a `ValueError`."""
         if self.train_function is None or force:
             super().make_train_function(force)
-            self.train_function = distribution.with_value_errors(self, self.train_function, self._before_training)
+            function = steps.direct(self, self.train_step, self.train_function)
+            self.train_function = distribution.with_value_errors(self, function, self._before_training)
 
     def make_test_function(self, force: bool = False) -> None:
-        """Make Keras's function for a step of evaluation; errors as in training."""
+        """Make the function for a step of evaluation; errors as in training."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            self.test_function = distribution.with_value_errors(self, self.test_function, self._before_evaluation)
+            function = steps.direct(self, self.test_step, self.test_function)
+            self.test_function = distribution.with_value_errors(self, function, self._before_evaluation)
 
     def _before_training(self, iterator: Any) -> None:
         """Make what the first step would make: it need not be traced twice, then."""
