@@ -1,6 +1,7 @@
 """What a cache of the teacher costs, and what it saves.
 
     python examples/benchmarks/cache.py            # everything; about 50 minutes on two cores
+    python examples/benchmarks/cache.py --only build    # the first figures of each part of "speed"
     python examples/benchmarks/cache.py --only paper
 
 Student and teacher are the quickstart's, on random images of 28 x 28 x 1 and on Fashion-MNIST; "live, large" has the
@@ -17,6 +18,7 @@ example and view for the top 10 of 1,000 classes, at most 1.05 times 2 bytes a c
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -50,7 +52,7 @@ def main() -> None:
         return
     parts = {"speed": speed, "memory": memory, "size": sizes, "format": formats, "paper": paper}
     for name, part in parts.items():
-        if options.only in (None, name):
+        if options.only in (None, name) or (options.only, name) == ("build", "speed"):
             part(options)
 
 
@@ -70,14 +72,15 @@ def speed(options: argparse.Namespace) -> None:
         print(f"\nLeft out: Fashion-MNIST as TensorFlow Datasets reads it. {error}")
         return
     compare("Fashion-MNIST, decoded in each pass", lambda folder: on_dataset(folder, images), options, len(images))
-    compare("Fashion-MNIST, kept in memory", lambda folder: in_memory(folder, images), options, len(images))
+    if options.only != "build":
+        compare("Fashion-MNIST, kept in memory", lambda folder: in_memory(folder, images), options, len(images))
 
 
 def compare(label: str, made: Callable[[str], "Groups"], options: argparse.Namespace, examples: int) -> None:
     """Print the medians and ratios of contestants, those of each group in turns."""
     with tempfile.TemporaryDirectory() as folder:
         milliseconds = {}
-        for contestants in made(folder):
+        for contestants in itertools.islice(made(folder), 1 if options.only == "build" else None):
             milliseconds |= in_turns(contestants, options.rounds, warm_up=1)
     print(f"\n\n{label}: {examples:,} examples, batches of {BATCH}, {options.rounds} rounds\n")
     report(milliseconds)
@@ -355,7 +358,9 @@ def paper(options: argparse.Namespace) -> None:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("speed", "memory", "size", "format", "paper"), help="one part of it")
+    parser.add_argument(
+        "--only", choices=("speed", "build", "memory", "size", "format", "paper"), help="one part of it"
+    )
     parser.add_argument("--examples", type=int, default=60_000, help="for the times (default: 60,000)")
     parser.add_argument("--rounds", type=int, default=9, help="for the times (default: 9)")
     parser.add_argument("--teacher-rate", type=int, default=1_000, help="examples a second, on paper (default: 1,000)")
