@@ -63,10 +63,15 @@ def test_a_build_that_is_done_is_not_done_again(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def shards_in(folder):
+    return [int(path.stem.removeprefix("shard-")) for path in folder.rglob("shard-*.tfrecord")]
+
+
 def test_independent_jobs_make_the_cache_of_their_plan(tmp_path, capsys):
     rows = 100
-    for index in (2, 0):
-        in_process(tmp_path, rows, (index, 3), verbose=1)
+    in_process(tmp_path, rows, (2, 3))
+    assert {number % 3 for number in shards_in(tmp_path)} == {2}
+    in_process(tmp_path, rows, (0, 3), verbose=1)
     assert "Not done: job 1 of 3" in capsys.readouterr().out
     with pytest.raises(ValueError, match="not finished. Not done: job 1 of 3"):
         kd.TeacherCache(tmp_path, augment=jittered)
@@ -82,9 +87,10 @@ def test_independent_jobs_make_the_cache_of_their_plan(tmp_path, capsys):
 
 def test_jobs_of_datasets_that_do_not_say_how_long_they_are(tmp_path):
     unknown = dataset(70).filter(lambda x, y: True)
-    for index in range(2):
-        cache = kd.TeacherCache(tmp_path, teacher=teacher())
-        cache.build(unknown, batch_size=1, shard=(index, 2), verbose=0)
+    cache = kd.TeacherCache(tmp_path, teacher=teacher())
+    cache.build(unknown, batch_size=1, shard=(0, 2), verbose=0)
+    assert {number % 2 for number in shards_in(tmp_path)} == {0}
+    cache.build(unknown, batch_size=1, shard=(1, 2), verbose=0)
     assert cache.info().examples == 70
     assert sum(1 for _ in cache.join(unknown)) == 70
 

@@ -179,25 +179,17 @@ class Build:
     def _batches(self, view: int, first: int) -> Iterator[tuple[np.ndarray, Any]]:
         """Yield the places of the examples of a batch, and the examples."""
         size, jobs, batch_size = self.plan["rows_per_shard"], self.job.count, self.plan["batch_size"]
-        if self.augment is None and self.examples.is_arrays:
-            batches = self.examples.batches(batch_size, first * size)  # a shard ends with a batch
+        if self.augment is None:
+            batches = self.examples.batches(batch_size, first * size, whole=self.key is not None)
+            # a shard ends with a batch
             yield from (each for each in batches if each[0][0] // size % jobs == self.job.index)
             return
-        elements = self.examples.dataset
-        if self.key is None and not self.examples.is_dense:  # y may be of several shapes; the teacher needs x alone
-            elements = elements.map(lambda *parts: (self.examples.x(parts),))
-        if self.augment is None and jobs == 1:  # a number for each example would be one tensor more to put into batches
-            start = first * size
-            for element in elements.skip(start).batch(batch_size).prefetch(tf.data.AUTOTUNE):
-                end = start + len(tree.flatten(self.examples.x(element))[0])
-                yield np.arange(start, end, dtype=np.int64), element
-                start = end
-            return
-        data = elements.enumerate().skip(first * size)
+        data = self.examples.dataset.enumerate().skip(first * size)
         if jobs > 1:
             data = data.filter(lambda place, element: place // size % jobs == self.job.index)
-        if self.augment is not None:
-            data = augmented(data, self.augment, self.key, tf.constant(view, tf.int64))
+        data = augmented(data, self.augment, self.key, tf.constant(view, tf.int64))
+        if self.key is None and not self.examples.is_dense:  # y may be of several shapes; the teacher needs x alone
+            data = data.map(lambda place, element: (place, (self.examples.x(element),)))
         for places, element in data.batch(batch_size).prefetch(tf.data.AUTOTUNE):
             yield places.numpy(), element
 

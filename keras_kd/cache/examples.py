@@ -97,20 +97,19 @@ class Examples:
         seen = self.seen(augment, key, tf.zeros((), tf.int64)).map(lambda place, element: (self.x(element),))
         return [x for (x,) in seen.batch(_PROBED).take(1)]
 
-    @property
-    def is_arrays(self) -> bool:
-        """Whether the examples are arrays, and not a dataset."""
-        return self._arrays is not None
+    def batches(self, batch_size: int, start: int, *, whole: bool) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yield (places, element) of batches from an example on.
 
-    def batches(self, batch_size: int, start: int) -> Iterator[tuple[np.ndarray, Any]]:
-        """Yield (places, element) of batches of arrays from an example on.
-
-        A tf.data.Dataset of arrays would copy each example by itself, twice.
+        Args:
+            batch_size: examples in a batch.
+            start: place of the first.
+            whole: whether y and weights are needed, too; those of several shapes make no batch.
         """
-        for first in range(start, self.count or 0, batch_size):
-            end = min(first + batch_size, self.count or 0)
-            x = tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[first:end]), self._arrays)  # noqa: B023
-            yield np.arange(first, end, dtype=np.int64), (x,)
+        place = start
+        for element in self._batched(batch_size, start, whole):
+            end = place + len(tree.flatten(self.x(element))[0])
+            yield np.arange(place, end, dtype=np.int64), element
+            place = end
 
     @staticmethod
     def x(element: Any) -> Tensors:
@@ -167,6 +166,15 @@ class Examples:
         twice = examples.enumerate().repeat(2)  # in one pass, as in `check_order`
         views = [x for _, x in augmented(twice, augment, None, tf.cast(view, tf.int64)).as_numpy_iterator()]
         return views[: len(views) // 2], views[len(views) // 2 :]
+
+    def _batched(self, batch_size: int, start: int, whole: bool) -> Iterator[Any]:
+        if self._arrays is None:
+            data = self.dataset if whole or self.is_dense else self.dataset.map(lambda *parts: (self.x(parts),))
+            yield from data.skip(start).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+            return
+        for first in range(start, self.count or 0, batch_size):  # a dataset would copy each example by itself, twice
+            part = slice(first, first + batch_size)
+            yield (tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[part]), self._arrays),)  # noqa: B023
 
     def _probed(self) -> list[Tensors]:
         if self._probe is None:
