@@ -1,7 +1,6 @@
 """What a cache of the teacher costs, and what it saves.
 
     python examples/benchmarks/cache.py            # everything; about 50 minutes on two cores
-    python examples/benchmarks/cache.py --only build    # the first figures of each part of "speed"
     python examples/benchmarks/cache.py --only paper
 
 Student and teacher are the quickstart's, on random images of 28 x 28 x 1 and on Fashion-MNIST; "live, large" has the
@@ -18,7 +17,7 @@ example and view for the top 10 of 1,000 classes, at most 1.05 times 2 bytes a c
 
 import argparse
 import contextlib
-import itertools
+import functools
 import json
 import math
 import os
@@ -28,7 +27,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # for models.py
@@ -44,45 +42,55 @@ import keras_kd as kd
 INPUT_SHAPE, CLASSES = (28, 28, 1), 10
 BATCH = 128
 
+Data = tuple[np.ndarray, np.ndarray] | tf.data.Dataset
+Contestants = dict[str, Callable[[], object]]
+
 
 def main() -> None:
     options = read_arguments()
     if options.memory_of:
         print(json.dumps(memory_of(*options.memory_of.split(":"))))
         return
-    parts = {"speed": speed, "memory": memory, "size": sizes, "format": formats, "paper": paper}
+    parts = {"build": builds, "speed": speed, "memory": memory, "size": sizes, "format": formats, "paper": paper}
     for name, part in parts.items():
-        if options.only in (None, name) or (options.only, name) == ("build", "speed"):
+        if options.only in (None, name):
             part(options)
 
 
 # Time
 
 
+def builds(options: argparse.Namespace) -> None:
+    for label, data in data_sets(options):
+        compare(label, asked, data, options.rounds)
+
+
 def speed(options: argparse.Namespace) -> None:
+    for label, data in data_sets(options):
+        compare(label, epochs, data, options.rounds)
+        if label.startswith("Fashion-MNIST"):
+            compare("Fashion-MNIST, kept in memory", functools.partial(epochs, kept=True), data, options.rounds)
+
+
+def data_sets(options: argparse.Namespace) -> Iterator[tuple[str, Data]]:
     random = np.random.default_rng(0)
     x = random.random((options.examples, *INPUT_SHAPE), dtype=np.float32)
     y = random.integers(0, CLASSES, len(x), dtype=np.int32)
-    slices = tf.data.Dataset.from_tensor_slices((x, y))
-    compare("arrays, as they are given to fit", lambda folder: on_arrays(folder, x, y), options, len(x))
-    compare("a tf.data.Dataset of arrays", lambda folder: on_dataset(folder, slices), options, len(x))
+    yield "arrays, as they are given to fit", (x, y)
+    yield "a tf.data.Dataset of arrays", tf.data.Dataset.from_tensor_slices((x, y)).with_options(untuned())
     try:
         images = fashion_mnist(options.examples)
     except (ImportError, ConnectionError) as error:
         print(f"\nLeft out: Fashion-MNIST as TensorFlow Datasets reads it. {error}")
         return
-    compare("Fashion-MNIST, decoded in each pass", lambda folder: on_dataset(folder, images), options, len(images))
-    if options.only != "build":
-        compare("Fashion-MNIST, kept in memory", lambda folder: in_memory(folder, images), options, len(images))
+    yield "Fashion-MNIST, decoded in each pass", images.with_options(untuned())
 
 
-def compare(label: str, made: Callable[[str], "Groups"], options: argparse.Namespace, examples: int) -> None:
-    """Print the medians and ratios of contestants, those of each group in turns."""
+def compare(label: str, made: Callable[[str, Data], Contestants], data: Data, rounds: int) -> None:
+    """Print the medians and ratios of contestants, in turns."""
     with tempfile.TemporaryDirectory() as folder:
-        milliseconds = {}
-        for contestants in itertools.islice(made(folder), 1 if options.only == "build" else None):
-            milliseconds |= in_turns(contestants, options.rounds, warm_up=1)
-    print(f"\n\n{label}: {examples:,} examples, batches of {BATCH}, {options.rounds} rounds\n")
+        milliseconds = in_turns(made(folder, data), rounds, warm_up=1)
+    print(f"\n\n{label}: {len(examples_of(data)):,} examples, batches of {BATCH}, {rounds} rounds\n")
     report(milliseconds)
 
 
@@ -103,34 +111,18 @@ def report(milliseconds: dict[str, np.ndarray]) -> None:
             print(f"{over + ' / ' + under:<28}{ratio:>8.3f}    at most {limit:.2f}: {met}")
 
 
-Contestants = dict[str, Callable[[], object]]
-Groups = Iterator[Contestants]
-
-
-def on_arrays(folder: str, x: np.ndarray, y: np.ndarray) -> Groups:
-    teacher, cache = cached(folder, x)
-    yield {
-        "predict": lambda: anew(teacher).predict(x, batch_size=256, verbose=0),
-        "build": lambda: rebuilt(f"{folder}/again", teacher, x),
+def asked(folder: str, data: Data) -> Contestants:
+    teacher, examples = build_teacher(INPUT_SHAPE, CLASSES), examples_of(data)
+    x, size = (examples, 256) if isinstance(data, tuple) else (data.batch(256).prefetch(2), None)
+    return {
+        "predict": lambda: anew(teacher).predict(x, batch_size=size, verbose=0),
+        "build": lambda: rebuilt(f"{folder}/again", teacher, examples),
     }
-    yield epochs(teacher, (x, y), (cache.join(x), y), cache)
 
 
-def on_dataset(folder: str, data: tf.data.Dataset) -> Groups:
-    data = data.with_options(untuned())
-    teacher, cache = cached(folder, data)
-    yield {
-        "predict": lambda: anew(teacher).predict(data.batch(256).prefetch(2), verbose=0),
-        "build": lambda: rebuilt(f"{folder}/again", teacher, data),
-    }
-    yield epochs(teacher, data, cache.join(data), cache)
-
-
-def in_memory(folder: str, data: tf.data.Dataset) -> Groups:
-    """The examples are kept by `Dataset.cache`, as TensorFlow Datasets' own guides do; joined ones behind the join."""
-    data = data.with_options(untuned())
-    teacher, cache = cached(folder, data)
-    yield epochs(teacher, data.cache(), cache.join(data).cache(), cache)
+def examples_of(data: Data) -> np.ndarray | tf.data.Dataset:
+    """Return what a cache is built for: of arrays, x alone."""
+    return data[0] if isinstance(data, tuple) else data
 
 
 def fashion_mnist(examples: int) -> tf.data.Dataset:
@@ -143,14 +135,22 @@ def fashion_mnist(examples: int) -> tf.data.Dataset:
     return floats.take(examples).apply(tf.data.experimental.assert_cardinality(min(examples, len(data))))
 
 
-def cached(folder: str, examples: np.ndarray | tf.data.Dataset) -> tuple[keras.Model, kd.TeacherCache]:
+def cached(folder: str, data: Data) -> tuple[keras.Model, kd.TeacherCache]:
     teacher = build_teacher(INPUT_SHAPE, CLASSES)
     cache = kd.TeacherCache(f"{folder}/cache", teacher=teacher)
-    cache.build(examples, verbose=0)
+    cache.build(examples_of(data), verbose=0)
     return teacher, cache
 
 
-def epochs(teacher: keras.Model, data: Any, joined: Any, cache: kd.TeacherCache) -> Contestants:
+def epochs(folder: str, data: Data, kept: bool = False) -> Contestants:
+    """Return what is trained; `kept` in memory, behind the join for the joined, as TensorFlow Datasets' guides do."""
+    teacher, cache = cached(folder, data)
+    joined = cache.join(examples_of(data))
+    if kept:
+        data, joined = data.cache(), joined.cache()
+    elif isinstance(data, tuple):
+        joined = (joined, data[1])
+
     def plain(build: Callable[..., keras.Model]) -> Callable[[], object]:
         student = build(INPUT_SHAPE, CLASSES)
         student.compile(**supervised())
@@ -177,7 +177,7 @@ def untuned() -> tf.data.Options:
     return options
 
 
-def epoch(model: keras.Model, data: tuple | tf.data.Dataset) -> Callable[[], object]:
+def epoch(model: keras.Model, data: Data) -> Callable[[], object]:
     """Return a function that trains for one epoch; the pipeline is the same for all."""
     if isinstance(data, tuple):
         return lambda: model.fit(*data, batch_size=BATCH, epochs=1, verbose=0)
@@ -359,7 +359,7 @@ def paper(options: argparse.Namespace) -> None:
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", choices=("speed", "build", "memory", "size", "format", "paper"), help="one part of it"
+        "--only", choices=("build", "speed", "memory", "size", "format", "paper"), help="one part of it"
     )
     parser.add_argument("--examples", type=int, default=60_000, help="for the times (default: 60,000)")
     parser.add_argument("--rounds", type=int, default=9, help="for the times (default: 9)")
