@@ -5,6 +5,7 @@ else. What it said is joined to each example's x before any shuffle, so that not
 afterwards can separate the two.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,16 @@ class Joined(NamedTuple):
 def inputs(x: Tensors) -> Tensors:
     """Return x without the targets that it may carry."""
     return x.inputs if isinstance(x, Joined) else x
+
+
+def count(x: Tensors) -> int:
+    """Return the number of examples in arrays or in a batch; an optional input may be None."""
+    return len(next(leaf for leaf in tree.flatten(inputs(x)) if leaf is not None))
+
+
+def map_arrays(function: Callable[[Any], Any], x: Tensors) -> Tensors:
+    """Apply a function to each array, and leave None where an optional input is not given."""
+    return tree.map_structure(lambda leaf: None if leaf is None else function(leaf), x)
 
 
 def are_in(dataset: Any) -> bool:

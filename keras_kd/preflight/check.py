@@ -52,7 +52,7 @@ def check(distiller: Any, x: Any, y: Any = None, batch_size: int = 32, batches: 
     if not seen:
         raise ValueError("Expected data to look at. Received none.")
     report = Report(
-        examples=sum(len(tree.flatten(targets.inputs(batch[0]))[0]) for batch in seen),
+        examples=sum(targets.count(batch[0]) for batch in seen),
         advice=taken_for_logits(distiller.teacher, seen[0][0], _softened(distiller)),
     )
     view = View(distiller)
@@ -69,18 +69,17 @@ def warn_of_a_guessing_teacher(distiller: Any, x: Any, y: Any, batch_size: int, 
 
     Of a dataset or generator nothing is taken, as that could change what comes after it.
     """
-    leaves = tree.flatten((x, y))
     names = tuple(name for term in distiller.terms for name in term.teacher_names)
     if (
         y is None
         or not _are_arrays((x, y))
-        or -(-len(leaves[0]) // batch_size) * epochs < _LONG
+        or -(-targets.count(x) // batch_size) * epochs < _LONG
         or not _begins(distiller)
         or not distiller.teacher.constant(names)
     ):
         return
     view = View(distiller)
-    rows = view.read(_batches(x, y, len(leaves[0]), _LOOKED_AT, 1))
+    rows = view.read(_batches(x, y, targets.count(x), _LOOKED_AT, 1))
     if rows is None or not labels_fit(rows):
         return
     report = Report(examples=len(rows.teacher))
@@ -99,7 +98,7 @@ def warn_of_probabilities(distiller: Any, x: Any) -> None:
     Models with a graph are not asked: their last layer can be seen, and a look at a large one is not free.
     """
     if _are_arrays(x) and _begins(distiller):
-        ((few, _, _),) = _batches(x, None, len(tree.flatten(x)[0]), _FEW, 1)
+        ((few, _, _),) = _batches(x, None, targets.count(x), _FEW, 1)
         for warning in taken_for_logits(distiller.teacher, few, _softened(distiller), graphs=False):
             warnings.warn(warning, stacklevel=3)
 
@@ -121,8 +120,8 @@ def _softened(distiller: Any) -> tuple[str, ...]:
 
 
 def _are_arrays(data: Tensors) -> bool:
-    """Return whether data are arrays of one length, at least 1."""
-    leaves = tree.flatten(data)
+    """Return whether data are arrays of one length, at least 1; an optional input may be None."""
+    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if not all(isinstance(leaf, (np.ndarray, tf.Tensor)) and len(leaf.shape) > 0 for leaf in leaves):
         return False
     sizes = {len(leaf) for leaf in leaves}
@@ -138,10 +137,9 @@ def _look(distiller: Any, x: Any, y: Any, batch_size: int, batches: int) -> tupl
         return seen, count if count >= 0 else None
     if isinstance(x, (tuple, list)) and y is None and len(x) in (2, 3):
         raise TypeError("Expected arrays as `fit` takes them: check(x, y). Received one tuple of them.")
-    leaves = tree.flatten((x, y))
-    if not all(hasattr(leaf, "shape") for leaf in leaves if leaf is not None):
+    if not all(hasattr(leaf, "shape") for leaf in tree.flatten((x, y)) if leaf is not None):
         raise TypeError(f"Expected arrays, or a batched tf.data.Dataset. Received: {type(x).__name__}")
-    rows = len(leaves[0])
+    rows = targets.count(x)
     return _batches(x, y, rows, batch_size, batches), -(-rows // batch_size)
 
 
@@ -150,12 +148,10 @@ def _batches(x: Tensors, y: Tensors, rows: int, batch_size: int, batches: int) -
     wanted = min(rows, batch_size * batches)
     chosen = [number * rows // wanted for number in range(wanted)]
     parts = [chosen[start : start + batch_size] for start in range(0, wanted, batch_size)]
-    return [(*tree.map_structure(lambda leaf: _taken(leaf, part), (x, y)), None) for part in parts]  # noqa: B023
+    return [(*targets.map_arrays(lambda leaf: _taken(leaf, part), (x, y)), None) for part in parts]  # noqa: B023
 
 
 def _taken(leaf: Any, places: list[int]) -> Any:
-    if leaf is None:
-        return None  # no labels
     # An array is not made a tensor as a whole for a few of its rows. Numbers come in the precision that fit gives them.
     rows = tf.convert_to_tensor(leaf[places]) if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
     return tf.cast(rows, keras.config.floatx()) if rows.dtype.is_floating else rows

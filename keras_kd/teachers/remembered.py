@@ -72,7 +72,7 @@ class Remembered(Teacher):
         """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
         if isinstance(x, tf.data.Dataset) and targets.are_in(x):
             return x  # of arrays that were joined before, by a pipeline of stages
-        leaves = tree.flatten(x)
+        leaves = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
         if isinstance(x, targets.Joined):
             raise ValueError(
                 "Expected arrays without targets. Received ones that another teacher has joined: remember a whole "
@@ -86,7 +86,7 @@ class Remembered(Teacher):
             )
         digest = digest_of(leaves) + "".join(fingerprint.of_teacher(self.teacher).values())
         if digest != self._digest:
-            self._memory, self._digest = self._ask(x, len(leaves[0]), verbose), digest
+            self._memory, self._digest = self._ask(x, targets.count(x), verbose), digest
         return targets.Joined(x, self._memory)
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
@@ -105,14 +105,14 @@ class Remembered(Teacher):
         return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
 
     def _ask(self, x: Tensors, count: int, verbose: int | str) -> dict[str, targets.Parts]:
-        spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
-        function = tf.function(lambda batch: said_by(self.teacher, batch, self._names), input_signature=[spec])
-        ask = function.get_concrete_function()  # or TensorFlow warns of several teachers in a process
+        spec = targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
+        function = tf.function(lambda batch: said_by(self.teacher, batch, self._names))
+        ask = function.get_concrete_function(spec)  # or TensorFlow warns of several teachers in a process
         progress = keras.utils.Progbar(count, unit_name="example", verbose=1 if verbose == "auto" else verbose)
         memory: Any = None
         for start in range(0, count, self.batch_size):
             rows = slice(start, start + self.batch_size)
-            batch = tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[rows]), x)  # noqa: B023
+            batch = targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[rows]), x)  # noqa: B023
             said = tree.map_structure(np.asarray, ask(batch))
             if memory is None:
                 memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), said)
