@@ -155,6 +155,11 @@ class Distiller(keras.Model):
             UserWarning: before a training on arrays: what a function returns looks like probabilities, and is taken for
                 logits; before a long one: the teacher is no better than guessing. See `check`.
         """
+        if y is None and keras_arguments.get("sample_weight") is not None:
+            raise ValueError(
+                "Expected labels beside `sample_weight`: Keras drops the weights of arrays that have none. Received: "
+                "y=None. Pass labels as y; with alpha=1.0 nothing is learned from them."
+            )
         if self.teacher is not None:
             preflight.warn_of_probabilities(self, x)
             preflight.warn_of_a_guessing_teacher(self, x, y, batch_size or 32, epochs)
@@ -297,8 +302,7 @@ class Distiller(keras.Model):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Distiller":
         """Make a Distiller, mostly without a teacher: it predicts and evaluates, and asks for one before `fit`."""
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config = keras.saving.deserialize_keras_object(config)
+        config = schedules.from_config(config, custom_objects)
         dtype = config.pop("dtype")
         distiller = cls(**{"teacher": None, **config})
         distiller.dtype_policy = dtype
@@ -440,6 +444,7 @@ class Distiller(keras.Model):
 
     def _before_evaluation(self, iterator: Any) -> None:
         distribution.build_metrics(self, iterator, self._loose.reader.output)
+        self._check_log_names()
 
     def _assign(self, name: str, value: Schedule) -> None:
         """Set a number in place; put a function in its place, or back, with a new trace."""
@@ -489,11 +494,11 @@ class Distiller(keras.Model):
             )
 
     def _check_log_names(self) -> None:
-        clash = sorted((set(self._means.names) - set(_LOGGED)) & distribution.compiled_names(self))
+        clash = sorted({"loss", *self._means.names} & distribution.compiled_names(self))
         if clash:
             raise ValueError(
-                f"Expected each name in the logs to be used once. {clash} are names of terms and of metrics: "
-                "give the term another `name`."
+                f"Expected each name in the logs to be used once. {clash} are names of metrics, or of losses of "
+                "outputs, and of parts of the objective: give the metric, the term or the output another `name`."
             )
 
 
@@ -512,10 +517,10 @@ def _check_terms(terms: list[Any]) -> list[Term]:
     if not terms or not all(isinstance(term, Term) for term in terms):
         raise TypeError(f"Expected `terms` to be one or more keras_kd.Term. Received: {terms!r}")
     names = [term.name for term in terms]
-    taken = sorted({name for name in names if names.count(name) > 1 or name in _LOGGED})
+    taken = sorted({n for n in names if names.count(n) > 1 or n in _LOGGED or n.startswith("val_")})
     if taken:
         raise ValueError(
-            f"Expected each term to have a name of its own in the logs. Received: {names}; {taken} are taken. "
-            "Give the terms names: Term(..., name='...')."
+            f"Expected each term to have a name of its own in the logs, where Keras puts 'val_' before those of "
+            f"validation. Received: {names}; {taken} are taken. Give the terms names: Term(..., name='...')."
         )
     return terms

@@ -208,8 +208,14 @@ def compiled_metrics(model: keras.Model) -> keras.metrics.Metric | None:
 
 def compiled_names(model: keras.Model) -> set[str]:
     """Return the names in the logs that come from `compile`: metrics, and the losses of several outputs."""
-    holders = [holder for holder in (model._compile_metrics, model._compile_loss) if holder is not None]
-    return {metric.name for holder in holders for metric in holder.metrics}
+    loss, metrics = model._compile_loss, model._compile_metrics
+    names = {metric.name for metric in loss.metrics} if loss is not None else set()
+    if metrics is None or not metrics.built:
+        return names
+    of_outputs = [each for each in (*metrics._flat_metrics, *metrics._flat_weighted_metrics) if each]
+    prefixes = [f"{each.output_name}_" if each.output_name else "" for each in of_outputs]  # of models with several
+    pairs = zip(prefixes, of_outputs, strict=True)
+    return names | {prefix + metric.name for prefix, each in pairs for metric in each.metrics}
 
 
 def stop_unless(condition: Tensor, message: str, loss: Tensor) -> Tensor:

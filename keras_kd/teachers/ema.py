@@ -99,4 +99,4 @@ class EMA(Teacher):
     @classmethod
     def from_config(cls, config: dict) -> "EMA":
         """Make a teacher from `get_config`'s dict; its weights are restored with the Distiller's."""
-        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+        return cls(**schedules.from_config(config))

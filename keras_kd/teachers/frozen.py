@@ -1,6 +1,7 @@
 """A trained model that teaches and does not change."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -118,7 +119,9 @@ def _as_layer(model: Any) -> keras.layers.Layer:
                 "Expected the teacher to be a Keras model or layer, a function of x, or a keras_kd.teachers.Teacher. "
                 f"Received: {model!r} of type {type(model).__name__}"
             )
-        function = keras.layers.Lambda(model, autocast=False, name=getattr(model, "__name__", "").strip("<>") or None)
+        name = getattr(model, "__name__", "").strip("<>")
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)  # TensorFlow has no scope of another
+        function = keras.layers.Lambda(model, autocast=False, name=name or None)
         function.built = True
         return function
     if not model.built and not isinstance(model, keras.layers.TFSMLayer):
