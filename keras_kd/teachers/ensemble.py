@@ -68,15 +68,22 @@ class Ensemble(Teacher):
         known = [(each, each.specs()) for each in self.teachers]
         for name in names:
             _check_shapes(name, [(each.name, specs[name].shape) for each, specs in known if specs and name in specs])
+            _check_kinds(name, self.teachers)
         self.built = True  # Keras would run all members once more, to find out
 
     def specs(self) -> dict[str, Any] | None:
-        """Return the first member's symbolic tensors, or None where they are not known."""
-        return self.teachers[0].specs()
+        """Return a member's symbolic tensors, or None where those of none are known."""
+        return next((specs for each in self.teachers if (specs := each.specs()) is not None), None)
 
     def kind(self, name: str) -> str:
-        """Return the kind of the first member's output."""
-        return self.teachers[0].kind(name)
+        """Return the kind of the members' output: of several, one that is recognised."""
+        kinds = [each.kind(name) for each in self.teachers]
+        return next((kind for kind in kinds if kind not in ("auto", "logits")), kinds[0])
+
+    def student_view(self, x: Tensors) -> Tensors:
+        """Return what the first member chooses that has a choice of its own; a plain `x` passes through."""
+        choosing = (each for each in self.teachers if type(each).student_view is not Teacher.student_view)
+        return next(choosing, super()).student_view(x)
 
     def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return what the members need to see of the student."""
@@ -129,7 +136,7 @@ class Ensemble(Teacher):
     @classmethod
     def from_config(cls, config: dict) -> "Ensemble":
         """Make an ensemble from `get_config`'s dict."""
-        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+        return cls(**schedules.from_config(config))
 
     def _combined(self, name: str, members: list[Any], labels: Tensors, step: Tensor) -> Tensor | Mixture:
         if any(isinstance(each, Mixture) for each in members):
@@ -196,6 +203,17 @@ def _check_shapes(name: str, members: list[tuple[str, tuple]]) -> None:
         raise ValueError(
             f"Expected all teachers of an ensemble to give {name!r} one shape. Received: {described}. Bring them to "
             "the same classes first, or give each teacher a Distiller and a stage of its own."
+        )
+
+
+def _check_kinds(name: str, members: Sequence[Teacher]) -> None:
+    """Refuse values beside logits: an average of the two is neither."""
+    kinds = {each.name: each.kind(name) for each in members if type(each).kind is not Teacher.kind}
+    if "values" in kinds.values() and set(kinds.values()) != {"values"}:
+        described = ", ".join(f"{owner} {kind!r}" for owner, kind in kinds.items())
+        raise ValueError(
+            f"Expected all teachers of an ensemble to give {name!r} one meaning: values, or logits. Received: "
+            f'{described}. Wrap each in teachers.Frozen, with head="values" for all or none.'
         )
 
 
