@@ -28,7 +28,9 @@ class Distiller(keras.Model):
 
     `fit`, `evaluate`, `predict`, callbacks and saving are Keras's own. `predict` and `evaluate` run the student alone
     (`evaluate` where there are labels and a loss; else it asks the teacher); after `fit` it is a plain Keras model,
-    `distiller.student`. No file that the Distiller or a callback writes holds the teacher: after loading, assign
+    `distiller.student`. A student's own `compute_loss`, `compute_metrics`, `test_step` and `predict_step` are called,
+    with what the Distiller was compiled with; `student_loss` is what its `compute_loss` returns, less its
+    regularisation. No file that the Distiller or a callback writes holds the teacher: after loading, assign
     `distiller.teacher` before `fit`.
 
     Args:
@@ -43,7 +45,7 @@ class Distiller(keras.Model):
     Raises:
         TypeError: student, teacher or a term is of another type.
         ValueError: what does not fit together: one model twice, an unbuilt teacher, shapes, class counts, layer names,
-            names of terms.
+            names of terms; a student that overrides `train_step`.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=teacher)
@@ -312,10 +314,11 @@ class Distiller(keras.Model):
         compiled = distribution.compiled_metrics(self)
         results: dict[str, Tensor] = {}
         for metric in self.metrics:
-            if metric is not compiled or compiled.built:
+            if metric is not compiled or distribution.is_built(metric):
                 result = metric.result()
-                # A student may have a tracker named "loss" of its own; the Distiller's comes first.
-                results = (result if isinstance(result, dict) else {metric.name: result}) | results
+                result = result if isinstance(result, dict) else {metric.name: result}
+                # A student may have a tracker named "loss" of its own: the Distiller's comes first, and stays.
+                results |= {name: value for name, value in result.items() if name not in results}
         return results
 
     def get_config(self) -> dict:

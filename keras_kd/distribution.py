@@ -206,6 +206,11 @@ def compiled_metrics(model: keras.Model) -> keras.metrics.Metric | None:
     return model._compile_metrics
 
 
+def is_built(metrics: Any) -> bool:
+    """Return whether the metrics given to `compile` have seen labels."""
+    return metrics.built
+
+
 def compiled_names(model: keras.Model) -> set[str]:
     """Return the names in the logs that come from `compile`: metrics, and the losses of several outputs."""
     holders = [holder for holder in (model._compile_metrics, model._compile_loss) if holder is not None]

@@ -36,8 +36,8 @@ def against_targets(loss: Tensor, value: Tensor, read: Iterable[tuple[Term, Any,
     Args:
         loss: a scalar.
         value: the distillation loss, a scalar.
-        read: for each term, what was read from the student and from the teacher, and whether it is logits, where -inf is
-            a class that is masked.
+        read: for each term, what was read from the student and from the teacher, and whether it is logits, where -inf
+            is a class that is masked.
         step: the optimizer's step.
     """
 
