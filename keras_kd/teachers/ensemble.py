@@ -83,7 +83,8 @@ class Ensemble(Teacher):
     def student_view(self, x: Tensors) -> Tensors:
         """Return what the first member chooses that has a choice of its own; a plain `x` passes through."""
         choosing = (each for each in self.teachers if type(each).student_view is not Teacher.student_view)
-        return next(choosing, super()).student_view(x)
+        first = next(choosing, None)
+        return super().student_view(x) if first is None else first.student_view(x)
 
     def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return what the members need to see of the student."""
@@ -92,6 +93,13 @@ class Ensemble(Teacher):
     def stateful(self) -> list[Teacher]:
         """Return the members that change with the student."""
         return [one for each in self.teachers for one in each.stateful()]
+
+    def ranges(self) -> list[schedules.Range]:
+        """Return the weights, at least 0, and the schedules of the members."""
+        weights: Any = self.weights_of_teachers
+        own = weights if isinstance(weights, list) else []
+        found = [schedules.Range(f"weight {m} of the ensemble", each, 0.0) for m, each in enumerate(own)]
+        return [*found, *(one for each in self.teachers for one in each.ranges())]
 
     def constant(self, names: tuple[str, ...]) -> bool:
         """Return whether members and weights stay as they are."""
@@ -190,7 +198,7 @@ def _check_weights(weights: Any, count: int) -> list[Schedule] | str | None:
             f'Expected `weights` to be None, "agreement" or one weight for each of {count} teachers. '
             f"Received: weights={weights!r}"
         )
-    values = [schedules.finite("weights", schedules.first(each)) for each in weights]
+    values = [schedules.finite("weights", one) for each in weights for one in schedules.known(each)]
     if min(values) < 0 or sum(values) == 0:
         raise ValueError(f"Expected `weights` not to be negative, nor all 0. Received: weights={weights!r}")
     return list(weights)
@@ -208,9 +216,10 @@ def _check_shapes(name: str, members: list[tuple[str, tuple]]) -> None:
 
 def _check_kinds(name: str, members: Sequence[Teacher]) -> None:
     """Refuse values beside logits: an average of the two is neither."""
-    kinds = {each.name: each.kind(name) for each in members if type(each).kind is not Teacher.kind}
-    if "values" in kinds.values() and set(kinds.values()) != {"values"}:
-        described = ", ".join(f"{owner} {kind!r}" for owner, kind in kinds.items())
+    known = [each for each in members if type(each).kind is not Teacher.kind]  # a user's may leave it open
+    kinds = [each.kind(name) for each in known]
+    if "values" in kinds and set(kinds) != {"values"}:
+        described = ", ".join(f"{each.name} {kind!r}" for each, kind in zip(known, kinds, strict=True))
         raise ValueError(
             f"Expected all teachers of an ensemble to give {name!r} one meaning: values, or logits. Received: "
             f'{described}. Wrap each in teachers.Frozen, with head="values" for all or none.'
