@@ -177,7 +177,10 @@ def _tap(graph: Any, names: tuple[str, ...], owner: str, outputs: tuple[str, ...
         calls.setdefault(operation.name, []).append(result)
         return result
 
-    clone = keras.models.clone_model(graph, clone_function=lambda operation: operation, call_function=record)
+    # On the same inputs: those that Keras would make are neither optional nor sparse.
+    clone = keras.models.clone_model(
+        graph, input_tensors=graph.input, clone_function=lambda operation: operation, call_function=record
+    )
     for name in names:
         _check_tap(name, calls.get(name, []), owner, [*outputs, *_layer_names(graph)])
     return keras.Model(clone.input, {"output": clone.output, "taps": [calls[name][0] for name in names]})

@@ -443,6 +443,30 @@ def test_an_optional_input_may_be_none_wherever_data_are_given(how):
     assert loss == pytest.approx(kl(s, t, T).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("form", ["dict", "list"])
+def test_an_optional_input_may_be_none_where_layers_are_read(form):
+    terms = [kd.Term(kd.losses.squared_error, at=("inner", "inner"))]
+    models = []
+    for seed in (1, 2):
+        made = optional(form, seed)
+        models.append(keras.Model(made.input, keras.layers.Dense(2)(made.output)))
+        made.layers[-1].name = "inner"
+    distiller = distil(*models, 1.0, None, rate=0.0, terms=terms, run_eagerly=True)
+    expected = np.mean((logits(linear(1, "a")) - logits(linear(2, "b"))) ** 2)
+    assert distiller.fit(without(form, X), Y, verbose=0).history["loss"] == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_sparse_input_stays_sparse_where_layers_are_read():
+    def made(seed):
+        x = keras.Input((FEATURES,), sparse=True)
+        return keras.Model(x, linear(seed, f"sparse_{seed}").layers[-1](x))
+
+    models = [made(1), made(2)]
+    terms = [kd.Term(kd.losses.squared_error, at=tuple(each.layers[-1].name for each in models))]
+    reader = kd.Distiller(student=models[0], teacher=models[1], terms=terms)._loose.reader
+    assert reader._tapped.inputs[0].sparse
+
+
 @pytest.mark.parametrize("remembered", [True, False])
 def test_check_reads_data_with_an_input_that_is_none(remembered):
     teacher = optional("dict", 2)
