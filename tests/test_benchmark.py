@@ -42,7 +42,7 @@ def made(values: dict[tuple[str, str], list[tuple[float, float]]], metric: str =
         for (student, recipe), pairs in values.items()
         for seed, (validation, test) in enumerate(pairs)
     ]
-    return BenchmarkResult(runs, {}, 100, metric)
+    return BenchmarkResult(runs, {}, 100, metric, "min" if metric == "loss" else "max")
 
 
 def test_intervals_and_the_paired_test_are_scipys():
@@ -209,7 +209,7 @@ def test_nothing_is_printed_without_verbose_and_a_damaged_record_is_named(tmp_pa
     assert capsys.readouterr().out == ""
     path = next(tmp_path.glob("runs/*alone*.json"))
     path.write_text(path.read_text()[:40])
-    with pytest.raises(ValueError, match="is damaged. Remove it"):
+    with pytest.raises(ValueError, match="is damaged: .* Remove it"):
         kd.benchmark(**arguments(tmp_path, **BRIEF))
 
 
@@ -272,7 +272,9 @@ def test_what_cannot_be_compared_is_refused_before_any_work(tmp_path):
         ),
         ({"seeds": [1, 1]}, "different seeds"),
         ({"seeds": 0}, "different seeds"),
-        ({"metric": "f1"}, "Expected `metric` to be one of ['accuracy', 'loss']"),
+        ({"metric": "f1"}, "better: ['accuracy', 'loss']. Received: 'f1'"),
+        ({"metric": "f1", "mode": "max"}, "Expected `metric` to be one of ['accuracy', 'loss']"),
+        ({"mode": "largest"}, "Expected `mode` to be one of"),
         ({"teacher": kd.teachers.EMA(0.9)}, "teacher that all runs can share"),
         ({"epochs": 0}, "Expected `epochs`"),
         ({"label_smoothing": 1.0}, "Expected `label_smoothing`"),

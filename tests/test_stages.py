@@ -238,8 +238,10 @@ def test_refinement_knows_which_way_is_better(monitor, larger):
 
 def test_refinement_needs_validation_data_and_a_known_monitor():
     common = arguments()
-    with pytest.raises(ValueError, match=r"val_accuracy.*val_loss.*Received: monitor='val_f1'"):
+    with pytest.raises(ValueError, match=r"\['accuracy', 'loss'\]. Received: 'val_f1' with mode='auto'"):
         stages.refine(mlp(1), monitor="val_f1", **common)
+    with pytest.raises(ValueError, match=r"val_accuracy.*val_loss.*Received: monitor='val_f1'"):
+        stages.refine(mlp(1), monitor="val_f1", mode="max", **common)
     del common["fit_arguments"]["validation_data"]
     with pytest.raises(ValueError, match="validation_data"):
         stages.refine(mlp(1), **common)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_kd.benchmarking import plot, statistics
 from keras_kd.benchmarking.controls import ALONE
-from keras_kd.stages.best import larger_is_better
+from keras_kd.stages.records import readable
 
 #: What a folder says beside its runs.
 ABOUT = "about.json"
@@ -52,10 +52,8 @@ class Run:
         Raises:
             ValueError: the file is damaged.
         """
-        try:
+        with readable(path, "Remove it, and the run is made again."):
             return cls(**{**json.loads(path.read_text())["run"], "path": str(path.with_suffix(".keras"))})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{str(path)!r} is damaged. Remove it, and the run is made again.") from error
 
 
 @dataclasses.dataclass
@@ -92,14 +90,21 @@ class BenchmarkResult:
         teacher: what the teacher's own evaluation says, by part and name; empty for one that cannot be evaluated.
         teacher_parameters: number of the teacher's weights.
         metric: what is compared.
-        mode: "max", "min" or "auto": whether more of the metric is better.
+        mode: "max" or "min": whether more or less of the metric is better.
     """
 
     runs: list[Run]
     teacher: dict[str, dict[str, float]]
     teacher_parameters: int
     metric: str
-    mode: str = "auto"
+    mode: str
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min"):
+            raise ValueError(
+                f"Expected `mode` to be 'max' or 'min', whether more or less of {self.metric!r} is better. Received: "
+                f"mode={self.mode!r}. The call of `benchmark` that made the folder finds it anew."
+            )
 
     @classmethod
     def load(cls, folder: Any) -> "BenchmarkResult":
@@ -114,7 +119,8 @@ class BenchmarkResult:
         folder = pathlib.Path(folder)
         if not (folder / ABOUT).exists():
             raise ValueError(f"Expected the folder of a benchmark. Received: {str(folder)!r}, where no {ABOUT!r} is.")
-        about = json.loads((folder / ABOUT).read_text())["about"]
+        with readable(folder / ABOUT, "Remove it, and call `benchmark` again: it writes it anew."):
+            about = json.loads((folder / ABOUT).read_text())["about"]
         paths = [path for path in folder.glob("runs/*.json") if not path.name.startswith("partial-")]
         return cls([Run.read(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)], **about)
 
@@ -191,7 +197,7 @@ class BenchmarkResult:
         return self.table()
 
     def _sign(self) -> float:
-        return 1.0 if larger_is_better(self.metric, self.mode) else -1.0
+        return 1.0 if self.mode == "max" else -1.0
 
     def _runs(self, student: str, recipe: str) -> list[Run]:
         return [run for run in self.runs if (run.student, run.recipe) == (student, recipe)]
