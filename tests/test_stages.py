@@ -264,6 +264,20 @@ def test_pseudo_labels_of_an_ensemble_are_averaged_probabilities():
     np.testing.assert_allclose(stages.soft_labels(teachers, X).y, expected, atol=1e-6)
 
 
+def test_pseudo_labels_of_an_ensemble_are_chosen_at_temperature_1_whatever_their_own():
+    teachers, temperature = [linear(1), linear(2)], 4.0
+    logits = [teacher.predict(X, verbose=0) for teacher in teachers]
+    plain = np.mean([softmax(each) for each in logits], axis=0)
+    soft = np.mean([softmax(each / temperature) for each in logits], axis=0)
+    threshold = float(np.median(plain.max(-1)))
+    assert np.sum(plain.max(-1) >= threshold) == len(X) / 2  # another half by what is said at T = 4:
+    at_4 = np.mean([each / temperature for each in logits], axis=0)
+    assert np.any((softmax(at_4 * temperature).max(-1) >= threshold) != (plain.max(-1) >= threshold))
+    _, y, kept = stages.soft_labels(teachers, X, threshold, temperature=temperature)
+    np.testing.assert_array_equal(kept, plain.max(-1) >= threshold)
+    np.testing.assert_allclose(y, soft[kept], atol=1e-6)
+
+
 def test_a_student_of_pseudo_labels_is_one_fitted_on_them(tmp_path):
     student, twin, teacher = mlp(1), mlp(1), linear(5)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
