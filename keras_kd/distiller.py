@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd import distribution, labels, losses, preflight, schedules, steps, taps, targets
+from keras_kd import distribution, guards, labels, losses, overrides, preflight, schedules, steps, taps, targets
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.means import Means
 from keras_kd.teachers import Teacher, as_teacher
@@ -28,7 +28,9 @@ class Distiller(keras.Model):
 
     `fit`, `evaluate`, `predict`, callbacks and saving are Keras's own. `predict` and `evaluate` run the student alone
     (`evaluate` where there are labels and a loss; else it asks the teacher); after `fit` it is a plain Keras model,
-    `distiller.student`. No file that the Distiller or a callback writes holds the teacher: after loading, assign
+    `distiller.student`. A student's own `compute_loss`, `compute_metrics`, `test_step` and `predict_step` are called,
+    with what the Distiller was compiled with; `student_loss` is what its `compute_loss` returns, less its
+    regularisation. No file that the Distiller or a callback writes holds the teacher: after loading, assign
     `distiller.teacher` before `fit`.
 
     Args:
@@ -43,7 +45,7 @@ class Distiller(keras.Model):
     Raises:
         TypeError: student, teacher or a term is of another type.
         ValueError: what does not fit together: one model twice, an unbuilt teacher, shapes, class counts, layer names,
-            names of terms.
+            names of terms; a student that overrides `train_step`.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=teacher)
@@ -64,6 +66,7 @@ class Distiller(keras.Model):
     ) -> None:
         if not isinstance(student, keras.Model):
             raise TypeError(f"Expected the student to be a keras.Model. Received: {student!r}")
+        overrides.check(student)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         # What must not be tracked: the teacher, and numbers that a restored checkpoint of the best weights must leave.
         self._loose = types.SimpleNamespace(teacher=None, alpha=None, temperature=None, unlabelled=False)
@@ -80,11 +83,16 @@ class Distiller(keras.Model):
         self,
         optimizer: Any = "adam",
         loss: Any = None,
+        loss_weights: Any = None,
         metrics: Any = None,
+        weighted_metrics: Any = None,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        auto_scale_loss: bool = True,
         *,
         temperature: Schedule = 2.0,
         alpha: Schedule = 0.5,
-        **keras_arguments: Any,
     ) -> None:
         """Set the objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
 
@@ -92,18 +100,25 @@ class Distiller(keras.Model):
         change which of the two dominates. Coming from the keras.io example, where `alpha` weights the labels and T**2
         is missing: `alpha=1 - alpha`. Coming from `keras.distillation`: `alpha=1 - student_loss_weight`.
 
+        All arguments but the last two are those of `keras.Model.compile`, in its order.
+
         Args:
             optimizer: as in `keras.Model.compile`.
-            loss: the loss on labels, as in `keras.Model.compile`. None only with `alpha=1`; there, a loss that is given
-                is computed and logged. Without one, `evaluate` and validation ask the teacher, and report how far the
-                student is from it.
+            loss: the loss on labels, as in `keras.Model.compile`. None only with `alpha=1`, or where the student
+                defines `compute_loss`; at `alpha=1`, a loss that is given is computed and logged. Without one,
+                `evaluate` and validation report how far the student is from the teacher.
+            loss_weights: as in `keras.Model.compile`.
             metrics: as in `keras.Model.compile`; they see the student's outputs, and need labels where these are given.
+            weighted_metrics: as in `keras.Model.compile`.
+            run_eagerly: as in `keras.Model.compile`.
+            steps_per_execution: as in `keras.Model.compile`.
+            jit_compile: as in `keras.Model.compile`. Under XLA, a step that a check stops changes no weights either,
+                but no error is raised: the loss is NaN.
+            auto_scale_loss: as in `keras.Model.compile`.
             temperature: T, above 0. A number, a Keras schedule, or a function of the optimizer's step. For terms that
                 have none of their own: most of `methods` bring their paper's.
             alpha: weight of the teacher, 0 to 1. 0 is plain training, 1 needs no labels. A number, a Keras schedule, or
-                a function of the optimizer's step.
-            **keras_arguments: `loss_weights`, `weighted_metrics`, `run_eagerly`, `steps_per_execution`, `jit_compile`,
-                `auto_scale_loss`.
+                a function of the optimizer's step. Values of schedules and functions are checked in each step.
 
         Raises:
             ValueError: `alpha` or `temperature` out of range; `alpha` below 1 without a `loss`; under a strategy with
@@ -111,13 +126,23 @@ class Distiller(keras.Model):
         """
         check_temperature(temperature)
         _check_alpha(alpha)
-        if loss is None and (callable(alpha) or alpha < 1):
+        if loss is None and (callable(alpha) or alpha < 1) and not overrides.has(self.student, "compute_loss"):
             raise ValueError(
                 f"Expected a `loss` for the labels' share of 1 - alpha. Received: loss=None, alpha={alpha!r}. "
                 "Give a loss, or compile with alpha=1.0 to learn from the teacher alone."
             )
         distribution.forget_compiled(self)
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **keras_arguments)
+        super().compile(
+            optimizer,
+            loss,
+            loss_weights,
+            metrics,
+            weighted_metrics,
+            run_eagerly,
+            steps_per_execution,
+            jit_compile,
+            auto_scale_loss,
+        )
         distribution.check_supported(self)
         self._loose.unlabelled = False
         self.temperature = temperature
@@ -174,12 +199,12 @@ class Distiller(keras.Model):
             y_pred, student = self._read_student(x, training=True)
             with tape.stop_recording():
                 teacher = self._read_teacher(x, student, y)
-            parts = self._objective(student, teacher, y, y_pred, sample_weight, training=True)
+            parts = self._objective(x, student, teacher, y, y_pred, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(parts["loss"])
         variables = self.trainable_variables
-        gradients = tape.gradient(scaled, variables)
-        checked = [scaled] if any(term.needs_labels for term in self.terms) else []
-        with tf.control_dependencies(checked):  # a step that a check has stopped is not counted either
+        gradients = distribution.clip_together(self.optimizer, tape.gradient(scaled, variables))
+        gradients = distribution.unless_stopped(self, parts["loss"], gradients)
+        with tf.control_dependencies([scaled]):  # a step that a check has stopped is not counted either
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.teacher.after_step(self.student, self.optimizer.iterations)
         return self._report(parts, x, y, y_pred, sample_weight)
@@ -187,15 +212,22 @@ class Distiller(keras.Model):
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Evaluate the student alone; without labels or a loss, report how far it is from the teacher."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if overrides.has(self.student, "test_step"):
+            return distribution.with_axis(overrides.test_step(self, (self._view(x), y, sample_weight)))
         y_pred, student = self._read_student(x, training=False)
-        if y is not None and distribution.has_compiled_loss(self):
-            hard = distribution.compiled_loss(self, y, y_pred, sample_weight)
-            parts = {"student_loss": hard, "loss": hard + distribution.regularisation(self)}
+        if self._has_student_loss(y):
+            hard = self._student_loss(x, y, y_pred, sample_weight, training=False)
+            parts = {"student_loss": hard, "loss": hard + distribution.regularisation(self.student)}
         else:
             self._check_teacher()
             teacher = self._read_teacher(x, student, y)
-            parts = self._objective(student, teacher, y, y_pred, sample_weight, training=False)
+            parts = self._objective(x, student, teacher, y, y_pred, sample_weight, training=False)
         return self._report(parts, x, y, y_pred, sample_weight)
+
+    def predict_step(self, data: Any) -> Tensors:
+        """Predict as the student does."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self.student.predict_step((taps.select(self.student, targets.inputs(x)),))
 
     def objective(self, x: Tensors, y: Tensors = None, sample_weight: Tensors = None) -> dict[str, Tensor]:
         """Return every part of the objective for one batch, in inference mode, by its name in the logs.
@@ -211,7 +243,7 @@ class Distiller(keras.Model):
         self._check_teacher()
         y_pred, student = self._read_student(x, training=False)
         teacher = self._read_teacher(x, student, y)
-        return self._objective(student, teacher, y, y_pred, sample_weight, training=False)
+        return self._objective(x, student, teacher, y, y_pred, sample_weight, training=False)
 
     @property
     def teacher(self) -> Any:
@@ -261,11 +293,16 @@ class Distiller(keras.Model):
     @alpha.setter
     def alpha(self, alpha: Schedule) -> None:
         alpha = _check_alpha(alpha)
-        if alpha != 1.0 and (self._loose.unlabelled or not distribution.has_compiled_loss(self)):
-            raise ValueError(
-                f"Expected alpha=1.0 where there are no labels or no `loss` to learn from. Received: alpha={alpha!r}."
-            )
+        if alpha != 1.0 and not (distribution.has_compiled_loss(self) or overrides.has(self.student, "compute_loss")):
+            raise ValueError(f"Expected alpha=1.0 where `compile` was given no `loss`. Received: alpha={alpha!r}.")
         self._assign("alpha", alpha)
+        if alpha != 1.0 and self._loose.unlabelled:
+            self._drop_train_function()  # what was traced without labels would go on without alpha
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics of `compile`, of the parts of the objective, and of the student's layers."""
+        return distribution.metrics(self, left_out=self.stateful_teachers)
 
     @property
     def output_names(self) -> list[str]:
@@ -277,9 +314,11 @@ class Distiller(keras.Model):
         compiled = distribution.compiled_metrics(self)
         results: dict[str, Tensor] = {}
         for metric in self.metrics:
-            if metric is not compiled or compiled.built:
+            if metric is not compiled or distribution.is_built(metric):
                 result = metric.result()
-                results.update(result if isinstance(result, dict) else {metric.name: result})
+                result = result if isinstance(result, dict) else {metric.name: result}
+                # A student may have a tracker named "loss" of its own: the Distiller's comes first, and stays.
+                results |= {name: value for name, value in result.items() if name not in results}
         return results
 
     def get_config(self) -> dict:
@@ -353,16 +392,31 @@ class Distiller(keras.Model):
         return any(teacher is self.teacher for teacher in self.stateful_teachers)
 
     def _read_student(self, x: Tensors, training: bool) -> tuple[Tensors, dict[str, Tensor]]:
-        view = targets.inputs(x) if self.teacher is None else self.teacher.student_view(x)
-        result = self._loose.reader(view, training=training)
+        result = self._loose.reader(self._view(x), training=training)
         self.built = True
         return result
+
+    def _view(self, x: Tensors) -> Tensors:
+        """Return what the student is given of a batch's x."""
+        return targets.inputs(x) if self.teacher is None else self.teacher.student_view(x)
 
     def _read_teacher(self, x: Tensors, student: dict[str, Tensor], y: Tensors) -> dict[str, Any]:
         return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
+    def _has_student_loss(self, y: Tensors) -> bool:
+        labelled = y is not None and distribution.has_compiled_loss(self)
+        return labelled or overrides.has(self.student, "compute_loss")
+
+    def _student_loss(self, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors, training: bool) -> Tensor:
+        """Return the labels' part, without the student's regularisation, divided by the number of replicas."""
+        if overrides.has(self.student, "compute_loss"):
+            whole = overrides.compute_loss(self, self._view(x), y, y_pred, sample_weight, training)
+            return whole - distribution.regularisation(self.student)
+        return distribution.compiled_loss(self, y, y_pred, sample_weight)
+
     def _objective(
         self,
+        x: Tensors,
         student: dict[str, Tensor],
         teacher: dict[str, Tensor],
         y: Tensors,
@@ -388,11 +442,23 @@ class Distiller(keras.Model):
             )
             soft += schedules.at(term.weight, step) * parts[term.name]
         alpha, hard = 1.0, 0.0
-        if y is not None and distribution.has_compiled_loss(self):
+        if self._has_student_loss(y):
             alpha = schedules.at(self._loose.alpha, step)
-            parts["student_loss"] = hard = distribution.compiled_loss(self, y, y_pred, sample_weight)
+            parts["student_loss"] = hard = self._student_loss(x, y, y_pred, sample_weight, training)
         loss = alpha * soft + (1.0 - alpha) * hard + distribution.regularisation(self)
-        return {**parts, "distillation_loss": soft, "loss": labels.guarded(loss, self.terms, reader, student, y)}
+        loss = labels.guarded(loss, self.terms, reader, student, y)
+        if training:
+            loss = guards.against_schedules(loss, self._ranges(), step)
+            read = [(term, *term.sides(student, teacher), self._softened(term)) for term in self.terms]
+            loss = guards.against_targets(loss, soft, read, step)
+        return {**parts, "distillation_loss": soft, "loss": loss}
+
+    def _ranges(self) -> list[schedules.Range]:
+        """Return the schedules in use, with the values that they may take."""
+        found = [each for owner in (*self.terms, self.teacher) for each in owner.ranges()]
+        if any(term.temperature is None for term in self.terms):
+            found.append(schedules.Range("the temperature", self._loose.temperature, schedules.SMALLEST))
+        return [schedules.Range("alpha", self._loose.alpha, 0.0, 1.0), *found]
 
     def _report(
         self, parts: dict[str, Tensor], x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
@@ -402,7 +468,10 @@ class Distiller(keras.Model):
         distribution.update_loss(self, parts["loss"], batch_size)
         self._means.update_state(parts, batch_size)
         silent = set(self._means.names) - parts.keys()
-        if y is None:
+        if overrides.has(self.student, "compute_metrics"):
+            results = overrides.compute_metrics(self, self._view(x), y, y_pred, sample_weight)
+            results = self.get_metrics_result() | results | self._means.result()
+        elif y is None:
             silent |= distribution.compiled_names(self)
             results = self.get_metrics_result()
         else:
@@ -451,6 +520,7 @@ class Distiller(keras.Model):
             self._drop_train_function()
 
     def _drop_train_function(self) -> None:
+        self._loose.unlabelled = False
         if self.train_function is not None:
             self.make_train_function(force=True)
         self.test_function = None
@@ -476,13 +546,15 @@ class Distiller(keras.Model):
     def _check_ready(self, y: Tensors) -> None:
         """Refuse what would train on something other than what was asked for, while the step is traced."""
         self._check_teacher()
-        self._loose.unlabelled = y is None
         if self.student.built and not self.student.trainable_variables:
             raise ValueError(
                 f"Expected a student that can learn. {self.student.name!r} has no trainable weights: "
                 "set `trainable = True` on it, or on those of its layers that are to be trained."
             )
-        if y is None and self.alpha != 1.0:
+        if y is not None or overrides.has(self.student, "compute_loss"):
+            return
+        self._loose.unlabelled = True
+        if self.alpha != 1.0:
             raise ValueError(
                 f"Expected labels for their share of 1 - alpha. Received none, with alpha={self.alpha!r}. "
                 "Pass them as y, or compile with alpha=1.0 to learn from the teacher alone."
@@ -498,14 +570,14 @@ class Distiller(keras.Model):
 
 
 def _check_alpha(alpha: Schedule) -> Schedule:
-    """Return alpha, or raise an error if it is outside 0 to 1; a schedule is tried at its first step."""
-    value = schedules.finite("alpha", schedules.first(alpha))
-    if not 0 <= value <= 1:
+    """Return alpha, or raise an error if it is outside 0 to 1, as far as a schedule's values are known."""
+    values = [schedules.finite("alpha", each) for each in schedules.known(alpha)]
+    if not (min(values) >= 0 and max(values) <= 1):
         raise ValueError(
-            f"Expected `alpha`, the weight of the teacher, to be from 0 to 1. Received: alpha={alpha!r}. "
-            "To weigh the teacher more than that, give its terms a `weight`."
+            "Expected `alpha`, the weight of the teacher, to be from 0 to 1. Received: "
+            f"{schedules.described('alpha', alpha)}. To weigh the teacher more than that, give its terms a `weight`."
         )
-    return alpha if callable(alpha) else value
+    return alpha if callable(alpha) else values[0]
 
 
 def _check_terms(terms: list[Any]) -> list[Term]:

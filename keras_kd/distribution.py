@@ -237,20 +237,92 @@ def declared(metric: keras.metrics.Metric) -> str | None:
     return getattr(metric, "_direction", None)
 
 
+def is_built(metrics: Any) -> bool:
+    """Return whether the metrics given to `compile` have seen labels."""
+    return metrics.built
+
+
 def compiled_names(model: keras.Model) -> set[str]:
     """Return the names in the logs that come from `compile`: metrics, and the losses of several outputs."""
     holders = [holder for holder in (model._compile_metrics, model._compile_loss) if holder is not None]
     return {metric.name for holder in holders for metric in holder.metrics}
 
 
-def stop_unless(condition: Tensor, message: str, loss: Tensor) -> Tensor:
-    """Return the loss, and stop the step with `message` unless all of `condition` holds.
+def metrics(model: Any, left_out: list[keras.layers.Layer]) -> list[keras.metrics.Metric]:
+    """Return the metrics of `compile`, then those of each layer, without those of some layers.
+
+    A model inside another layer may have been compiled for itself. Keras would list its loss and metrics as well, under
+    the names of those of this model.
+    """
+    own = [model._loss_tracker, model._compile_metrics, *(model._compile_loss.metrics if model._compile_loss else ())]
+    others = {id(part) for layer in left_out for part in all_layers(layer)}
+    layers = [layer for layer in all_layers(model) if id(layer) not in others]
+    return [each for each in own if each is not None] + [each for layer in layers for each in layer._metrics]
+
+
+@contextlib.contextmanager
+def lent(model: Any, student: Any) -> Iterator[Any]:
+    """Give the student, for a while, what `compile` has given the model: a step of its own looks for it there."""
+    names = ("optimizer", "loss", "compiled", "_compile_loss", "_compile_metrics", "_loss_tracker")
+    before = {name: vars(student)[name] for name in names if name in vars(student)}
+    try:
+        vars(student).update({name: vars(model)[name] for name in names})  # without Keras's tracker
+        yield student
+    finally:
+        for name in names:
+            vars(student).pop(name)
+        vars(student).update(before)
+
+
+def student_loss(student: Any, x: Tensors, y: Tensors, y_pred: Tensors, weights: Tensors, training: bool) -> Tensor:
+    """Return what a model's own `compute_loss` returns, whichever of Keras's signatures it has, in float32."""
+    loss = student._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights, training=training)
+    return by_share(ops.cast(loss, "float32"), ops.shape(tree.flatten(y_pred)[0])[0])
+
+
+def clip_together(optimizer: Any, gradients: list[Tensor]) -> list[Tensor]:
+    """Clip what the gradients of all replicas sum to, where the optimizer clips.
+
+    Keras clips the part of each replica before it sums them. Each part is replaced by an equal share of the clipped
+    sum, which is below the limit of every one of Keras's three ways to clip.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    clipping = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    if replicas == 1 or not (clipping.clipnorm or clipping.global_clipnorm or clipping.clipvalue):
+        return gradients
+    places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+    context = tf.distribute.get_replica_context()
+    summed = context.all_reduce(tf.distribute.ReduceOp.SUM, [gradients[place] for place in places])
+    scale = optimizer.scale_loss(ops.ones((), "float32"))
+    scaled = [ops.divide(each, ops.cast(scale, each.dtype)) for each in summed]
+    shared = [ops.multiply(each, ops.cast(scale / replicas, each.dtype)) for each in clipping._clip_gradients(scaled)]
+    found = dict(zip(places, shared, strict=True))
+    return [found.get(place) for place in range(len(gradients))]
+
+
+def unless_stopped(model: Any, loss: Tensor, gradients: list[Tensor]) -> list[Tensor]:
+    """Return gradients, of 0 where the loss is NaN under XLA, which drops what would have raised an error."""
+    if not model.jit_compile:
+        return gradients
+    stopped = ops.isnan(loss)
+    present = [each for each in gradients if each is not None]
+    kept = iter(
+        tf.nest.map_structure(lambda x: tf.where(stopped, tf.zeros_like(x), x), present, expand_composites=True)
+    )
+    return [None if each is None else next(kept) for each in gradients]
+
+
+def stop_unless(condition: Tensor, message: str, loss: Tensor, *values: Tensor) -> Tensor:
+    """Return the loss, and stop the step with `message`, followed by some values, unless all of `condition` holds.
 
     XLA drops every check of a graph. There the loss becomes NaN, with a gradient of 0.
     """
     holds = ops.all(condition)
-    check = tf.debugging.Assert(holds, [MARK + message + MARK])
-    with tf.control_dependencies([] if check is None else [check]):  # eagerly, it has raised by now
+    if tf.executing_eagerly():
+        if not holds:
+            raise ValueError(" ".join([message, *(str(ops.convert_to_numpy(each)) for each in values)]))
+        return loss
+    with tf.control_dependencies([tf.debugging.Assert(holds, [MARK + message, *values, MARK])]):
         return ops.where(holds, loss, float("nan"))
 
 
@@ -326,9 +398,15 @@ def with_value_errors(model: Any, function: Any, first: Callable[[Any], None]) -
         except tf.errors.InvalidArgumentError as error:
             if MARK not in str(error):
                 raise
-            raise ValueError(str(error).split(MARK)[1]) from None
+            raise ValueError(_message(str(error))) from None
 
     return guarded
+
+
+def _message(error: str) -> str:
+    """Return what stands between two marks in TensorFlow's message, without what it puts between several values."""
+    found = error.split(MARK)[1].replace("] [", " ").removesuffix(" [")
+    return found.replace("\\'", "'")
 
 
 @contextlib.contextmanager

@@ -8,11 +8,16 @@ import math
 import numbers
 import types
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from keras_kd._types import Schedule, Tensor
+
+#: The smallest and the largest normal float32: a temperature is not smaller, no number is larger.
+SMALLEST = 1.1754944e-38
+LARGEST = 3.4028235e38
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -76,6 +81,22 @@ class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
         return {"what": self.what}
 
 
+class Range(NamedTuple):
+    """A number or a schedule, and the values that it may take.
+
+    Attributes:
+        name: as in "alpha", for error messages.
+        schedule: the number or schedule.
+        low: the smallest value that is allowed.
+        high: the largest value that is allowed.
+    """
+
+    name: str
+    schedule: Schedule
+    low: float
+    high: float = LARGEST
+
+
 class Adjustable:
     """Hold a number that can be assigned while a compiled function uses it. Neither tracked nor saved by Keras."""
 
@@ -108,6 +129,22 @@ def first(schedule: Schedule) -> float:
     if not callable(schedule):
         return schedule
     return 1.0 if isinstance(schedule, Unsaved) else float(at(schedule, ops.zeros((), "int32")))
+
+
+def is_known(schedule: Schedule) -> bool:
+    """Return whether `known` holds the smallest and the largest value of a schedule."""
+    return not callable(schedule) or isinstance(schedule, (Adjustable, Ramp))
+
+
+def known(schedule: Schedule) -> list[float]:
+    """Return what can be checked of a schedule before training: its first value, and the last of a `Ramp`."""
+    return [first(schedule), *([schedule.end] if isinstance(schedule, Ramp) else [])]
+
+
+def described(name: str, schedule: Schedule) -> str:
+    """Return a schedule as an error message shows it, with those of its values that are known."""
+    values = f", with the values {', '.join(f'{each:g}' for each in known(schedule))}" if callable(schedule) else ""
+    return f"{name}={schedule!r}{values}"
 
 
 def finite(name: str, value: float) -> float:

@@ -116,6 +116,14 @@ class Term(keras.layers.Layer):
         function = self.loss.call if isinstance(self.loss, keras.layers.Layer) else self.loss
         return not isinstance(self.loss, keras.losses.Loss) and "labels" in inspect.signature(function).parameters
 
+    def ranges(self) -> list[schedules.Range]:
+        """Return the schedules of this term, with the values that they may take."""
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return [
+            schedules.Range(f"the weight of the term {self.name!r}", self.weight, 0.0),
+            schedules.Range(f"the temperature of the term {self.name!r}", temperature, schedules.SMALLEST),
+        ]
+
     def prepare(self, student: dict[str, Tensor], teacher: dict[str, Tensor] | None, softened: bool) -> None:
         """Build the bridge, and run the loss once on symbolic tensors, so that what does not fit is said at once.
 
@@ -158,10 +166,12 @@ class Term(keras.layers.Layer):
 
     def read(self, student: dict[str, Tensor], teacher: dict[str, Tensor], **arguments: Any) -> Tensor:
         """Return the value of this term for what the student and the teacher said; see `call` for the arguments."""
-        sides = self.pick(student, self._pair[0], "student")
-        targets = self.pick(teacher, self._pair[1], "teacher")
         with distribution.in_own_words():
-            return self(sides, targets, **arguments)
+            return self(*self.sides(student, teacher), **arguments)
+
+    def sides(self, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> tuple[Tensors, Tensors]:
+        """Return what this term reads of what the student and the teacher output."""
+        return self.pick(student, self._pair[0], "student"), self.pick(teacher, self._pair[1], "teacher")
 
     def call(
         self,
@@ -285,19 +295,22 @@ class Term(keras.layers.Layer):
 
 
 def check_temperature(temperature: Schedule) -> Schedule:
-    """Return a temperature above 0, or raise an error that says so; a schedule is tried at its first step."""
-    value = schedules.finite("temperature", schedules.first(temperature))
-    if value <= 0:
-        raise ValueError(f"Expected `temperature` to be above 0. Received: temperature={temperature!r}")
-    return temperature if callable(temperature) else value
+    """Return a temperature above 0, or raise an error that says so, as far as a schedule's values are known."""
+    values = [schedules.finite("temperature", each) for each in schedules.known(temperature)]
+    if min(values) <= 0:
+        raise ValueError(
+            f"Expected `temperature` to be above 0. Received: {schedules.described('temperature', temperature)}"
+        )
+    return temperature if callable(temperature) else values[0]
 
 
 def check_weight(name: str, weight: Schedule) -> Schedule:
-    """Return a weight of at least 0, or raise an error that names its term; a schedule is tried at its first step."""
-    value = schedules.finite("weight", schedules.first(weight))
-    if value < 0:
-        raise ValueError(f"Expected `weight` of term {name!r} to be at least 0. Received: weight={weight!r}")
-    return weight if callable(weight) else value
+    """Return a weight of at least 0, or raise an error that names its term, as far as a schedule's values are known."""
+    values = [schedules.finite("weight", each) for each in schedules.known(weight)]
+    if min(values) < 0:
+        described = schedules.described("weight", weight)
+        raise ValueError(f"Expected `weight` of term {name!r} to be at least 0. Received: {described}")
+    return weight if callable(weight) else values[0]
 
 
 def _check_bridge(bridge: Any) -> Any:

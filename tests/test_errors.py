@@ -1,5 +1,6 @@
 """Bad input: each has a clear error, a ValueError or a TypeError, before the first step changes anything."""
 
+import inspect
 import math
 import os
 import subprocess
@@ -385,3 +386,66 @@ def test_a_student_without_trainable_weights_is_refused_before_the_first_step():
     distiller.compile("sgd", alpha=1.0)
     words = ["no trainable weights", distiller.student.name, "trainable = True"]
     refused(ValueError, words, distiller.fit, X, verbose=0)
+
+
+# What alpha may be follows from the data of each fit, whichever fits went before.
+
+
+def with_and_without_labels(order, alpha):
+    """Fit with "xy" or without labels "x", in turns, at alpha 1; then assign alpha. Return the Distiller."""
+    distiller = kd.Distiller(student=mlp(1), teacher=mlp(2))
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), alpha=1.0)
+    for data in order:
+        distiller.fit(*([X, Y] if data == "xy" else [X]), verbose=0)
+    distiller.alpha = alpha
+    return distiller
+
+
+@pytest.mark.parametrize("alpha", [0.5, lambda step: 0.5], ids=["number", "function"])
+@pytest.mark.parametrize("order", [[], ["x"], ["xy"], ["x", "xy"], ["xy", "x"], ["x", "xy", "x"]], ids="-".join)
+def test_a_fit_without_labels_refuses_alpha_below_1_whatever_went_before(order, alpha):
+    distiller = with_and_without_labels(order, alpha)
+    before = distiller.student.get_weights()
+    with pytest.raises(ValueError, match="Expected labels for their share of 1 - alpha"):
+        distiller.fit(X, verbose=0)
+    for ours, theirs in zip(distiller.student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("order", [["x"], ["xy", "x"], ["x", "xy"]], ids="-".join)
+def test_a_fit_with_labels_takes_any_alpha_whatever_went_before(order):
+    distiller = with_and_without_labels(order, 0.5)
+    with pytest.raises(ValueError, match="Expected labels"):
+        distiller.fit(X, verbose=0)
+    distiller.alpha = 0.0
+    plain = mlp(1)
+    plain.set_weights(distiller.student.get_weights())
+    plain.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for one in (plain, distiller):
+        one.fit(X, Y, shuffle=False, verbose=0)
+    for ours, theirs in zip(distiller.student.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_alpha_below_1_within_a_fit_without_labels_stops_it():
+    distiller = with_and_without_labels(["x"], 1.0)
+    lower = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(distiller, "alpha", 0.5))
+    with pytest.raises(ValueError, match="Expected labels for their share of 1 - alpha"):
+        distiller.fit(X, epochs=2, callbacks=[lower], verbose=0)
+
+
+def test_the_arguments_of_compile_stand_in_keras_order():
+    ours, theirs = (list(inspect.signature(each.compile).parameters)[1:] for each in (kd.Distiller, keras.Model))
+    assert ours == [*theirs, "temperature", "alpha"]
+
+
+def test_positional_arguments_of_compile_mean_what_they_mean_in_keras():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    given = ("sgd", loss, 3.0, ["accuracy"], ["accuracy"], True, 1, False)
+    plain, distiller = mlp(1), kd.Distiller(student=mlp(1), teacher=mlp(2))
+    plain.compile(*given)
+    distiller.compile(*given, alpha=0.0)
+    expected = plain.evaluate(X, Y, verbose=0, return_dict=True)
+    found = distiller.evaluate(X, Y, verbose=0, return_dict=True)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert distiller.run_eagerly and not distiller.jit_compile

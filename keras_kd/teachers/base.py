@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_kd import heads, targets
+from keras_kd import heads, schedules, targets
 from keras_kd._types import Tensor, Tensors
 
 
@@ -54,6 +54,10 @@ class Teacher(keras.layers.Layer):
 
     def stateful(self) -> list["Teacher"]:
         """Return the teachers in this one that change with the student: files hold these, and no others."""
+        return []
+
+    def ranges(self) -> list[schedules.Range]:
+        """Return the schedules of this teacher, with the values that they may take: the Distiller checks each step."""
         return []
 
     def constant(self, names: tuple[str, ...]) -> bool:

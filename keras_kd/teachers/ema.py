@@ -36,9 +36,9 @@ class EMA(Teacher):
     """
 
     def __init__(self, decay: Schedule = 0.999, head: str | dict[str, str] = "auto") -> None:
-        first = schedules.finite("decay", schedules.first(decay))
-        if not 0 <= first <= 1:
-            raise ValueError(f"Expected `decay` to be from 0 to 1. Received: decay={decay!r}")
+        values = [schedules.finite("decay", each) for each in schedules.known(decay)]
+        if not (min(values) >= 0 and max(values) <= 1):
+            raise ValueError(f"Expected `decay` to be from 0 to 1. Received: {schedules.described('decay', decay)}")
         super().__init__(name="ema")
         self.decay = decay
         self.head = head
@@ -71,6 +71,13 @@ class EMA(Teacher):
         """Return the head of an output; a layer's features are "values"."""
         return self._reader.kind(name)
 
+    def ranges(self) -> list[schedules.Range]:
+        """Return the decay, from 0 to 1."""
+        decay = self.decay
+        if not schedules.is_known(decay):
+            decay = self._decay_after
+        return [schedules.Range("the decay of the EMA", decay, 0.0, 1.0)]
+
     def stateful(self) -> list[Teacher]:
         """Return itself."""
         return [self]
@@ -91,6 +98,10 @@ class EMA(Teacher):
                 averages.append(average)
                 values.append(share * average + (1 - share) * ops.cast(current, average.dtype))
         distribution.assign_all(averages, values)
+
+    def _decay_after(self, step: Tensor) -> Tensor:
+        """Return the decay that `after_step` will use at the end of a step: it is given the number of the next one."""
+        return schedules.at(self.decay, step + 1)
 
     def get_config(self) -> dict:
         """Return the constructor's arguments."""

@@ -86,6 +86,13 @@ class Ensemble(Teacher):
         """Return the members that change with the student."""
         return [one for each in self.teachers for one in each.stateful()]
 
+    def ranges(self) -> list[schedules.Range]:
+        """Return the weights, at least 0, and the schedules of the members."""
+        weights: Any = self.weights_of_teachers
+        own = weights if isinstance(weights, list) else []
+        found = [schedules.Range(f"weight {m} of the ensemble", each, 0.0) for m, each in enumerate(own)]
+        return [*found, *(one for each in self.teachers for one in each.ranges())]
+
     def constant(self, names: tuple[str, ...]) -> bool:
         """Return whether members and weights stay as they are."""
         weights = self.weights_of_teachers
@@ -183,7 +190,7 @@ def _check_weights(weights: Any, count: int) -> list[Schedule] | str | None:
             f'Expected `weights` to be None, "agreement" or one weight for each of {count} teachers. '
             f"Received: weights={weights!r}"
         )
-    values = [schedules.finite("weights", schedules.first(each)) for each in weights]
+    values = [schedules.finite("weights", one) for each in weights for one in schedules.known(each)]
     if min(values) < 0 or sum(values) == 0:
         raise ValueError(f"Expected `weights` not to be negative, nor all 0. Received: weights={weights!r}")
     return list(weights)
