@@ -1,6 +1,7 @@
 """Whether more of what is logged is better: metrics declare it, losses are minimised, and nothing else is known."""
 
 import contextlib
+import math
 from typing import Any
 
 import keras
@@ -45,6 +46,18 @@ def check_mode(mode: str) -> None:
     """Refuse an unknown mode."""
     if mode not in _MODES:
         raise ValueError(f"Expected `mode` to be one of {_MODES}. Received: mode={mode!r}")
+
+
+def worth(value: float, better: str) -> float:
+    """Return a number that is larger for what is better; what has diverged is worth nothing.
+
+    Args:
+        value: of a metric; NaN compares with nothing, and would be the best where it comes first.
+        better: "max" or "min".
+    """
+    if math.isnan(value):
+        return -math.inf
+    return value if better == "max" else -value
 
 
 def metrics_of(model: keras.Model, student: keras.Model) -> dict[str, keras.metrics.Metric]:

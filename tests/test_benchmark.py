@@ -111,6 +111,20 @@ def test_the_best_recipe_and_its_best_seed_are_those_of_validation():
         result.best("huge")
 
 
+@pytest.mark.parametrize("metric, good", [("accuracy", 0.7), ("loss", 0.3)])
+def test_a_recipe_that_has_diverged_is_never_the_best(metric, good):
+    nan, bad = float("nan"), 0.5
+    values = {
+        ("net", "alone"): [(nan, nan), (nan, nan)],
+        ("net", "kd"): [(bad, bad), (bad, bad)],
+        ("net", "half"): [(good, good), (nan, nan)],  # and its mean
+        ("net", "good"): [(bad, bad), (good, good)],
+    }
+    result = made(values, metric)
+    assert [row.recipe for row in result.rows() if row.chosen] == ["good"]
+    assert (result.best().recipe, result.best().seed) == ("good", 1)
+
+
 def test_every_run_is_there_with_its_evaluation_history_and_student(small):
     result, _, _ = small
     assert [row.recipe for row in result.rows()] == ["alone", "label smoothing", "kd", "dkd"]

@@ -9,7 +9,7 @@ import pytest
 
 import keras_kd as kd
 from keras_kd import stages
-from keras_kd.directions import direction
+from keras_kd.directions import direction, worth
 from tests.benchmarks import LOSS, arguments, net, part
 from tests.models import Scaled, linear, mlp, numbers
 
@@ -255,3 +255,20 @@ def test_a_checkpoint_asks_for_a_mode_before_the_first_step_where_it_compares(tm
     assert not steps and not list(tmp_path.iterdir())
     watched(kd.callbacks.StudentCheckpoint(path, "val_dice"), [dice])
     assert (tmp_path / "student.keras").exists()
+
+
+def test_what_has_diverged_is_worth_nothing():
+    for better, ordered in (("max", [float("nan"), -1.0, 2.0]), ("min", [float("nan"), 2.0, -1.0])):
+        assert sorted([2.0, float("nan"), -1.0], key=lambda each: worth(each, better))[1:] == ordered[1:]
+
+
+def test_a_refinement_of_a_student_that_has_diverged_takes_what_is_a_number():
+    x, y = part(0)
+    student = net()
+    good = student.get_weights()
+    student.set_weights([np.full_like(each, np.nan) for each in good])
+    mend = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: student.set_weights(good))
+    common = {"x": x, "y": y, "verbose": 0, "validation_data": (x, y), "callbacks": [mend]}
+    still = settings(optimizer=keras.optimizers.SGD(0.0))
+    refined, _ = stages.refine(student, compile_arguments=still, fit_arguments=common)
+    assert all(np.array_equal(a, b) for a, b in zip(refined.get_weights(), good, strict=True))

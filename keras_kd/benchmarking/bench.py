@@ -67,10 +67,10 @@ def benchmark(
     made with other settings is refused. Keras's random seed is set anew for each run.
 
     Args:
-        students: by name, models or functions that build one. A model gives its architecture: each run draws fresh
-            weights (an initializer with a seed of its own, the same ones each time). To keep weights (a pretrained
-            backbone), give a function. Or a list of dicts {"name", "model", ...}, each with a recipe of its own in it;
-            `recipes` is then left out.
+        students: by name, models or functions that build one. A model gives its architecture, and what its layers were
+            adapted to (`Normalization`, vocabularies): each run draws fresh weights (an initializer with a seed of its
+            own, the same ones each time). To keep weights (a pretrained backbone), give a function. Or a list of dicts
+            {"name", "model", ...}, each with a recipe of its own in it; `recipes` is then left out.
         teacher: as for `Distiller`, one that does not change with the student. Where `train` is arrays, it is asked
             once for all runs.
         train: arrays (x, y) or (x, y, sample_weight); a batched tf.data.Dataset that gives the same batches whenever it

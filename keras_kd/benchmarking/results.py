@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_kd import directions
 from keras_kd.benchmarking import plot, statistics
 from keras_kd.benchmarking.controls import ALONE
 from keras_kd.stages.records import readable
@@ -149,9 +150,9 @@ class BenchmarkResult:
             raise ValueError(
                 f"Expected `student` to be one of {sorted({run.student for run in self.runs})}. Received: {student!r}"
             )
-        best = max(rows, key=lambda row: self._sign() * row.validation.mean)
+        best = max(rows, key=lambda row: self._worth(row.validation.mean))
         runs = self._runs(best.student, best.recipe)
-        return max(runs, key=lambda run: self._sign() * run.validation[self.metric])
+        return max(runs, key=lambda run: self._worth(run.validation[self.metric]))
 
     def table(self) -> str:
         """Return the table in aligned columns, with a line on how to read it."""
@@ -191,21 +192,24 @@ class BenchmarkResult:
             ImportError: the extra `plot` is not installed.
         """
         teacher = self.teacher.get("test", {}).get(self.metric)
-        plot.pareto(path, self.rows(), self.metric, self._sign(), teacher, self.teacher_parameters)
+        sign = 1.0 if self.mode == "max" else -1.0
+        plot.pareto(path, self.rows(), self.metric, sign, teacher, self.teacher_parameters)
 
     def __str__(self) -> str:
         return self.table()
 
-    def _sign(self) -> float:
-        return 1.0 if self.mode == "max" else -1.0
+    def _worth(self, value: float) -> float:
+        return directions.worth(value, self.mode)
 
     def _runs(self, student: str, recipe: str) -> list[Run]:
         return [run for run in self.runs if (run.student, run.recipe) == (student, recipe)]
 
     def _chosen(self, student: str) -> str:
         recipes = dict.fromkeys(run.recipe for run in self.runs if run.student == student)
-        means = {name: np.mean([run.validation[self.metric] for run in self._runs(student, name)]) for name in recipes}
-        return max(means, key=lambda name: self._sign() * means[name])
+        means = {
+            name: float(np.mean([run.validation[self.metric] for run in self._runs(student, name)])) for name in recipes
+        }
+        return max(means, key=lambda name: self._worth(means[name]))
 
     def _row(self, student: str, recipe: str, chosen: bool) -> Row:
         runs = self._runs(student, recipe)

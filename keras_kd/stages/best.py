@@ -42,8 +42,7 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Evaluate the student as it comes, or read back what an interrupted run has found."""
-        better = directions.direction(self.student, self.student, self.monitor, self.mode)
-        self.sign = 1.0 if better == "max" else -1.0
+        self.better = directions.direction(self.student, self.student, self.monitor, self.mode)
         if self.folder is not None and (self.folder / "best.json").exists():
             self._read(self.folder / "best.json")
             return
@@ -78,7 +77,7 @@ class KeepBest(keras.callbacks.Callback):
         if self.monitor not in logs:
             raise ValueError(f"Expected `monitor` to be one of {sorted(logs)}. Received: monitor={self.monitor!r}")
         value = float(logs[self.monitor])
-        if self.best is not None and not self.sign * value > self.sign * self.best:
+        if self.best is not None and directions.worth(value, self.better) <= directions.worth(self.best, self.better):
             return
         self.best, self.weights = value, self.student.get_weights()
         if self.folder is not None:

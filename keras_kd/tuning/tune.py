@@ -70,7 +70,8 @@ def tune(
     `trials`, it adds to them. A folder of another search is refused.
 
     Args:
-        student: a model, which gives its architecture, or a function that builds one.
+        student: a model, which gives its architecture and what its layers were adapted to, or a function that builds
+            one.
         teacher: as for `Distiller`.
         train: as for `benchmark`.
         validation: as for `benchmark`.
@@ -148,8 +149,7 @@ def _searched(tuning: Any, epochs: int, direction: str) -> list[Any]:
     except KeyboardInterrupt:
         say(f"Stopped. The trials that are finished are kept in {folder!r}; the same call goes on.")
         raise
-    sign = -1.0 if direction == "max" else 1.0
-    ordered = sorted(completed(tuning), key=lambda trial: (sign * trial.score, trial.trial_id))
+    ordered = sorted(completed(tuning), key=lambda trial: (-directions.worth(trial.score, direction), trial.trial_id))
     if not ordered:
         raise ValueError(f"Expected a trial that ends. None did; see the messages in {folder!r}.")
     return ordered
