@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_kd import directions
 from keras_kd.distiller import Distiller
 
 
@@ -14,6 +15,8 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
 
     Raises:
         TypeError: the model that is trained is not a Distiller.
+        ValueError: before the first step, with `save_best_only`: nothing declares whether more of `monitor` is better,
+            and `mode` is "auto".
 
     Example:
         >>> StudentCheckpoint("student.keras", monitor="val_accuracy", mode="max", save_best_only=True)
@@ -29,8 +32,12 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
         self._distiller = model
         super().set_model(model.student)
 
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Find which way is better, in the Distiller's metrics: the student that is saved may have none."""
+        if self.save_best_only:
+            self.mode = directions.direction(self._distiller, self._distiller.student, self.monitor, self.mode)
+
     def _set_monitor_op(self) -> None:
-        """Look for the monitored metric where it is: in the Distiller, not in the student that is saved."""
-        super().set_model(self._distiller)
-        super()._set_monitor_op()
-        super().set_model(self._distiller.student)
+        """Leave alone what is not compared: Keras would look for its direction all the same."""
+        if self.save_best_only:
+            super()._set_monitor_op()

@@ -17,9 +17,6 @@ try:
 except ImportError:  # a later TensorFlow: memory is not freed, all else works
     gradient_registry = None
 
-#: How many iterators Keras makes of a dataset in each epoch of `fit`: the one that it reads, and one that it drops.
-ITERATORS_PER_EPOCH = 2
-
 #: Around a message, to find it again in what TensorFlow says.
 MARK = "[keras_kd] "
 
@@ -121,6 +118,15 @@ def build_metrics(model: Any, iterator: Any, output: Tensors) -> None:
         metrics.build(tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), y), output)
 
 
+def iterators_per_epoch(data: tf.data.Dataset) -> int:
+    """Return how many iterators Keras makes of a dataset in each epoch of `fit`.
+
+    One that it reads. Where it knows the number of batches, it does not wait for the end, and makes another one, which
+    it drops.
+    """
+    return 1 if data.cardinality() == tf.data.UNKNOWN_CARDINALITY else 2
+
+
 def with_axis(results: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give scalars an axis among several machines, where Keras takes the mean along the first."""
     strategy = tf.distribute.get_strategy()
@@ -204,6 +210,31 @@ def update_loss(model: Any, loss: Tensor, batch_size: Tensor) -> None:
 def compiled_metrics(model: keras.Model) -> keras.metrics.Metric | None:
     """Return the metric that holds those given to `compile`."""
     return model._compile_metrics
+
+
+def metrics_by_name(model: Any, output: Tensors) -> dict[str, keras.metrics.Metric]:
+    """Return the metrics given to `compile`, by their names in the logs.
+
+    Args:
+        model: is compiled.
+        output: its symbolic outputs.
+    """
+    given = model._compile_metrics
+    if given is None:
+        return {}
+    if not given.built:  # a twin, as the data may yet decide which accuracy "accuracy" is
+        given = type(given)(given._user_metrics, given._user_weighted_metrics, output_names=given.output_names)
+        given.build(output, output)
+    found: dict[str, keras.metrics.Metric] = {}
+    for each in filter(None, (*given._flat_metrics, *given._flat_weighted_metrics)):
+        for metric in each.metrics:
+            found.setdefault(f"{each.output_name}_{metric.name}" if each.output_name else metric.name, metric)
+    return found
+
+
+def declared(metric: keras.metrics.Metric) -> str | None:
+    """Return "up" or "down", where a metric declares that more or less of it is better, as most of Keras's do."""
+    return getattr(metric, "_direction", None)
 
 
 def is_built(metrics: Any) -> bool:

@@ -1,5 +1,7 @@
 """A benchmark is fair, its numbers are SciPy's, and killed it goes on where it was."""
 
+import copy
+import functools
 import importlib.util
 import json
 import os
@@ -18,10 +20,24 @@ import tensorflow as tf
 from scipy import stats
 
 import keras_kd as kd
-from keras_kd.benchmarking import plot, statistics
+from keras_kd.benchmarking import plot, settings, statistics
 from keras_kd.benchmarking.jobs import Heartbeat
 from keras_kd.benchmarking.results import BenchmarkResult, Run
 from tests.benchmarks import LOSS, arguments, finished, net, part, shuffled, teacher
+
+
+class Recipes:
+    """A recipe as a method, whose object has settings."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
+
+    def __repr__(self) -> str:
+        return f"Recipes({self.temperature})"
+
+    def make(self, student, teacher):
+        return {"temperature": self.temperature}
+
 
 #: As little work as a benchmark can be.
 BRIEF = {"seeds": 1, "epochs": 1, "label_smoothing": None}
@@ -42,7 +58,7 @@ def made(values: dict[tuple[str, str], list[tuple[float, float]]], metric: str =
         for (student, recipe), pairs in values.items()
         for seed, (validation, test) in enumerate(pairs)
     ]
-    return BenchmarkResult(runs, {}, 100, metric)
+    return BenchmarkResult(runs, {}, 100, metric, "min" if metric == "loss" else "max")
 
 
 def test_intervals_and_the_paired_test_are_scipys():
@@ -93,6 +109,20 @@ def test_the_best_recipe_and_its_best_seed_are_those_of_validation():
     assert losses.best().recipe == "alone" and losses.best().student == "tiny"
     with pytest.raises(ValueError, match="Expected `student` to be one of"):
         result.best("huge")
+
+
+@pytest.mark.parametrize("metric, good", [("accuracy", 0.7), ("loss", 0.3)])
+def test_a_recipe_that_has_diverged_is_never_the_best(metric, good):
+    nan, bad = float("nan"), 0.5
+    values = {
+        ("net", "alone"): [(nan, nan), (nan, nan)],
+        ("net", "kd"): [(bad, bad), (bad, bad)],
+        ("net", "half"): [(good, good), (nan, nan)],  # and its mean
+        ("net", "good"): [(bad, bad), (good, good)],
+    }
+    result = made(values, metric)
+    assert [row.recipe for row in result.rows() if row.chosen] == ["good"]
+    assert (result.best().recipe, result.best().seed) == ("good", 1)
 
 
 def test_every_run_is_there_with_its_evaluation_history_and_student(small):
@@ -171,17 +201,30 @@ def test_the_table_is_aligned_and_there_in_markdown(small):
 
 
 def test_a_poisoned_test_set_changes_neither_the_best_epoch_nor_the_best_recipe(tmp_path):
-    x, y = part(2)
-    clean = kd.benchmark(**arguments(tmp_path / "clean", keep_best=True, epochs=3, seeds=1))
-    poison = (x, (y + np.random.default_rng(0).integers(0, 3, len(y))) % 3)
-    spoiled = kd.benchmark(**arguments(tmp_path / "spoiled", keep_best=True, epochs=3, seeds=1, test=poison))
-    assert [run.test for run in clean.runs] != [run.test for run in spoiled.runs]
+    def contrary(seed):
+        x, y = part(seed)
+        return x, (y + 1) % 3
+
+    # By validation, who learns gets worse: the first epoch is the best one, and a fast learner no good student.
+    recipes = {"fast": {"optimizer": keras.optimizers.Adam(0.5)}, "still": {"optimizer": keras.optimizers.SGD(0.0)}}
+    common = {**BRIEF, "keep_best": True, "epochs": 3, "recipes": recipes, "validation": contrary(1)}
+    clean = kd.benchmark(**arguments(tmp_path / "clean", **common))
+    spoiled = kd.benchmark(**arguments(tmp_path / "spoiled", test=contrary(2), **common))
     for a, b in zip(clean.runs, spoiled.runs, strict=True):
+        assert a.test != b.test
         assert (a.epoch, a.validation, a.history) == (b.epoch, b.validation, b.history)
         curve = a.history["val_accuracy"]
-        assert a.epoch == int(np.argmax(curve)) + 1 and a.validation["accuracy"] == pytest.approx(max(curve))
-    assert [row.chosen for row in clean.rows()] == [row.chosen for row in spoiled.rows()]
-    assert clean.best().validation == spoiled.best().validation
+        assert a.epoch == int(np.argmax(curve)) + 1 == 1
+        assert a.recipe == "still" or max(curve) > curve[-1]
+        for part_of, name in ((contrary(1), "validation"), (part(2), "test")):
+            student = keras.saving.load_model(a.path, compile=False)
+            accuracy = np.mean(np.argmax(student.predict(part_of[0], verbose=0), -1) == part_of[1])
+            assert getattr(a, name)["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+        assert a.validation["accuracy"] == pytest.approx(max(curve))
+    chosen = [[row.recipe for row in result.rows() if row.chosen] for result in (clean, spoiled)]
+    assert chosen[0] == chosen[1] == [clean.best().recipe] == [spoiled.best().recipe]
+    by_test = [max(result.rows(), key=lambda row: row.test.mean).recipe for result in (clean, spoiled)]
+    assert by_test[0] == "fast" != by_test[1] and clean.best().recipe != "fast"
 
 
 def test_a_changed_setting_is_refused_and_an_added_one_is_run(small):
@@ -204,12 +247,59 @@ def test_a_changed_setting_is_refused_and_an_added_one_is_run(small):
     assert before.items() <= finished(folder).items() and len(finished(folder)) == len(before) + 1
 
 
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (2.0, 3.0),
+        ("a", "b"),
+        ({1, 2}, {1, 3}),
+        ([1, {"a": 2}], [1, {"a": 3}]),
+        (np.arange(3), np.arange(3) + 1),
+        (np.zeros(5000), np.r_[np.zeros(2500), 1e-9, np.zeros(2499)]),  # NumPy does not show the middle
+        (tf.constant(1.0), tf.constant(2.0)),
+        (np.float32(0.1), np.float32(0.2)),
+        (lambda: 1.0, lambda: 2.0),
+        (functools.partial(max, 1), functools.partial(max, 2)),
+        (pathlib.Path("a"), pathlib.Path("b")),
+        (tf.float32, tf.float16),
+        (kd.Term(kd.losses.kl_divergence, weight=1.0), kd.Term(kd.losses.kl_divergence, weight=2.0)),
+        (Recipes(1.0).make, Recipes(2.0).make),
+    ],
+)
+def test_a_recipe_that_is_a_function_is_known_by_what_it_was_given_too(one, other):
+    def enclosing(value):
+        return lambda student, teacher: {"temperature": value}
+
+    def by_default(value):
+        return lambda student, teacher, given=value: {"temperature": given}
+
+    def by_name(value):
+        return lambda student, teacher, *, given=value: {"temperature": given}
+
+    for made in (enclosing, by_default, by_name):
+        assert settings.describe(made(one)) != settings.describe(made(other))
+        assert settings.describe(made(one)) == settings.describe(made(copy.deepcopy(one)))
+        json.dumps(settings.describe(made(one)))
+
+
+def test_a_recipe_of_other_enclosed_values_is_not_taken_for_done(tmp_path):
+    def recipe(value):
+        return lambda student, teacher: {"temperature": value}
+
+    kd.benchmark(**arguments(tmp_path, recipes={"kd": recipe(2.0)}, **BRIEF))
+    before = finished(tmp_path)
+    kd.benchmark(**arguments(tmp_path, recipes={"kd": recipe(2.0)}, **BRIEF))
+    with pytest.raises(ValueError, match="with another `recipe`"):
+        kd.benchmark(**arguments(tmp_path, recipes={"kd": recipe(3.0)}, **BRIEF))
+    assert finished(tmp_path) == before
+
+
 def test_nothing_is_printed_without_verbose_and_a_damaged_record_is_named(tmp_path, capsys):
     kd.benchmark(**arguments(tmp_path, **BRIEF))
     assert capsys.readouterr().out == ""
     path = next(tmp_path.glob("runs/*alone*.json"))
     path.write_text(path.read_text()[:40])
-    with pytest.raises(ValueError, match="is damaged. Remove it"):
+    with pytest.raises(ValueError, match="is damaged: .* Remove it"):
         kd.benchmark(**arguments(tmp_path, **BRIEF))
 
 
@@ -272,7 +362,9 @@ def test_what_cannot_be_compared_is_refused_before_any_work(tmp_path):
         ),
         ({"seeds": [1, 1]}, "different seeds"),
         ({"seeds": 0}, "different seeds"),
-        ({"metric": "f1"}, "Expected `metric` to be one of ['accuracy', 'loss']"),
+        ({"metric": "f1"}, "better: ['accuracy', 'loss']. Received: 'f1'"),
+        ({"metric": "f1", "mode": "max"}, "Expected `metric` to be one of ['accuracy', 'loss']"),
+        ({"mode": "largest"}, "Expected `mode` to be one of"),
         ({"teacher": kd.teachers.EMA(0.9)}, "teacher that all runs can share"),
         ({"epochs": 0}, "Expected `epochs`"),
         ({"label_smoothing": 1.0}, "Expected `label_smoothing`"),

@@ -238,8 +238,10 @@ def test_refinement_knows_which_way_is_better(monitor, larger):
 
 def test_refinement_needs_validation_data_and_a_known_monitor():
     common = arguments()
-    with pytest.raises(ValueError, match=r"val_accuracy.*val_loss.*Received: monitor='val_f1'"):
+    with pytest.raises(ValueError, match=r"\['accuracy', 'loss'\]. Received: 'val_f1' with mode='auto'"):
         stages.refine(mlp(1), monitor="val_f1", **common)
+    with pytest.raises(ValueError, match=r"val_accuracy.*val_loss.*Received: monitor='val_f1'"):
+        stages.refine(mlp(1), monitor="val_f1", mode="max", **common)
     del common["fit_arguments"]["validation_data"]
     with pytest.raises(ValueError, match="validation_data"):
         stages.refine(mlp(1), **common)
@@ -260,6 +262,20 @@ def test_pseudo_labels_of_an_ensemble_are_averaged_probabilities():
     teachers = [linear(1), linear(2)]
     expected = np.mean([softmax(teacher.predict(X, verbose=0)) for teacher in teachers], axis=0)
     np.testing.assert_allclose(stages.soft_labels(teachers, X).y, expected, atol=1e-6)
+
+
+def test_pseudo_labels_of_an_ensemble_are_chosen_at_temperature_1_whatever_their_own():
+    teachers, temperature = [linear(1), linear(2)], 4.0
+    logits = [teacher.predict(X, verbose=0) for teacher in teachers]
+    plain = np.mean([softmax(each) for each in logits], axis=0)
+    soft = np.mean([softmax(each / temperature) for each in logits], axis=0)
+    threshold = float(np.median(plain.max(-1)))
+    assert np.sum(plain.max(-1) >= threshold) == len(X) / 2  # another half by what is said at T = 4:
+    at_4 = np.mean([each / temperature for each in logits], axis=0)
+    assert np.any((softmax(at_4 * temperature).max(-1) >= threshold) != (plain.max(-1) >= threshold))
+    _, y, kept = stages.soft_labels(teachers, X, threshold, temperature=temperature)
+    np.testing.assert_array_equal(kept, plain.max(-1) >= threshold)
+    np.testing.assert_allclose(y, soft[kept], atol=1e-6)
 
 
 def test_a_student_of_pseudo_labels_is_one_fitted_on_them(tmp_path):

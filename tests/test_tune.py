@@ -1,7 +1,7 @@
 """A search finds what is better, keeps what is finished, and asks the teacher once."""
 
 import importlib.util
-import itertools
+import json
 import os
 import re
 import signal
@@ -70,6 +70,38 @@ def test_a_trial_is_the_distiller_that_one_would_write_by_hand(found):
     data = tf.data.Dataset.from_tensor_slices(part(0)).shuffle(48, seed=0).batch(16)
     history = distiller.fit(data, validation_data=part(1), epochs=2, verbose=0, shuffle=False).history
     np.testing.assert_allclose(max(history["val_accuracy"]), result.trials[0].score, rtol=1e-6)
+
+
+def recorded(folder, name: str) -> dict[str, float]:
+    """Return the best value of a metric of each trial, as KerasTuner has written it down."""
+    scores = {}
+    for path in folder.glob("trials/trial_*/trial.json"):
+        state = json.loads(path.read_text())
+        values = state["metrics"]["metrics"][name]
+        best = max if values["direction"] == "max" else min
+        scores[state["trial_id"]] = best(np.mean(each["value"]) for each in values["observations"])
+    return scores
+
+
+def test_where_less_is_better_the_best_trial_is_the_lowest(tmp_path):
+    result = kd.tune(**arguments(tmp_path, trials=3, metric="loss"))
+    known = recorded(tmp_path, "val_loss")
+    assert len(set(known.values())) == 3
+    np.testing.assert_allclose([trial.score for trial in result.trials], sorted(known.values()), rtol=1e-6)
+    result.student.compile("sgd", LOSS)
+    np.testing.assert_allclose(result.student.evaluate(*part(1), verbose=0), min(known.values()), rtol=1e-5)
+    assert result.noise is None
+
+
+def test_the_band_of_equals_is_the_standard_error_over_the_validation_examples(found):
+    result, folder = found
+    known = recorded(folder, "val_accuracy")
+    best = max(known.values())
+    error = np.sqrt(best * (1 - best) / 48)  # 48 examples, in batches of 256
+    np.testing.assert_allclose(result.noise, error, rtol=1e-6)
+    within = sorted(score for score in known.values() if best - score <= error)
+    np.testing.assert_allclose(sorted(trial.score for trial in result.as_good()), within, rtol=1e-6)
+    assert f"{len(within)} of 3 trials are within {error:.4f} of the best" in str(result)
 
 
 def test_the_same_call_again_runs_nothing_and_more_trials_are_added(found):
@@ -177,8 +209,7 @@ def test_a_search_that_is_interrupted_keeps_its_trials(tmp_path, capsys):
 
 def test_flatness_is_told_by_the_standard_error_of_an_accuracy(tmp_path):
     trials = [Trial({"alpha": alpha}, score, 1) for alpha, score in ((0.5, 0.9), (0.2, 0.89), (0.8, 0.80))]
-    noise = (0.9 * 0.1 / 100) ** 0.5  # 100 examples: 0.03
-    result = TuneResult({"alpha": 0.5}, net(), trials, "accuracy", noise)
+    result = TuneResult({"alpha": 0.5}, net(), trials, "accuracy", 0.03)
     assert [trial.settings["alpha"] for trial in result.as_good()] == [0.5, 0.2]
     assert "2 of 3 trials are within 0.0300 of the best" in str(result) and "alpha 0.2 to 0.5" in str(result)
     result.plot(tmp_path / "search.png")
@@ -222,4 +253,3 @@ def test_a_plain_hypermodel_of_keras_tuner_builds_distillers(tmp_path):
     scores = [trial.score for trial in search.oracle.trials.values()]
     x, y = part(1)
     assert np.isclose(np.mean(np.argmax(best.student.predict(x, verbose=0), -1) == y), max(scores))
-    assert all(before >= after for before, after in itertools.pairwise(sorted(scores, reverse=True)))

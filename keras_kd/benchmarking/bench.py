@@ -1,6 +1,7 @@
 """`benchmark`: which student, under which recipe, is worth its size?"""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_kd import directions
 from keras_kd._say import duration, quiet, say
 from keras_kd.benchmarking import settings, statistics, workers
 from keras_kd.benchmarking.controls import ALONE, SMOOTHING, smoothing_loss
@@ -28,10 +30,9 @@ from keras_kd.benchmarking.jobs import (
     run,
 )
 from keras_kd.benchmarking.parts import Part
-from keras_kd.benchmarking.quality import require, teacher_measured
+from keras_kd.benchmarking.quality import better, require, teacher_measured
 from keras_kd.benchmarking.results import ABOUT, BenchmarkResult, Run
-from keras_kd.stages.best import larger_is_better
-from keras_kd.stages.pipeline import replace
+from keras_kd.stages.records import replace
 from keras_kd.teachers.ensemble import as_teacher
 
 
@@ -66,10 +67,10 @@ def benchmark(
     made with other settings is refused. Keras's random seed is set anew for each run.
 
     Args:
-        students: by name, models or functions that build one. A model gives its architecture: each run draws fresh
-            weights (an initializer with a seed of its own, the same ones each time). To keep weights (a pretrained
-            backbone), give a function. Or a list of dicts {"name", "model", ...}, each with a recipe of its own in it;
-            `recipes` is then left out.
+        students: by name, models or functions that build one. A model gives its architecture, and what its layers were
+            adapted to (`Normalization`, vocabularies): each run draws fresh weights (an initializer with a seed of its
+            own, the same ones each time). To keep weights (a pretrained backbone), give a function. Or a list of dicts
+            {"name", "model", ...}, each with a recipe of its own in it; `recipes` is then left out.
         teacher: as for `Distiller`, one that does not change with the student. Where `train` is arrays, it is asked
             once for all runs.
         train: arrays (x, y) or (x, y, sample_weight); a batched tf.data.Dataset that gives the same batches whenever it
@@ -84,7 +85,8 @@ def benchmark(
         epochs: of each run.
         batch_size: of arrays.
         metric: what is compared; None for the first of the metrics, or "loss" where there are none.
-        mode: "max", "min" or "auto": whether more of the metric is better.
+        mode: "max" or "min": whether more or less of the metric is better; "auto": as the metric declares, "min" for
+            losses.
         keep_best: whether a run ends with its best epoch by validation, instead of the last.
         label_smoothing: of that control, in (0, 1); None leaves it out. It needs a cross-entropy.
         executor: None runs one after the other in this process. "processes": side by side, a process for each GPU or
@@ -98,8 +100,8 @@ def benchmark(
         The runs; it prints as a table.
 
     Raises:
-        ValueError: names that are used twice; settings out of range; a folder with runs of other settings; something
-            that cannot cross to another process.
+        ValueError: names that are used twice; settings out of range; a metric that does not declare its direction, with
+            `mode="auto"`; a folder with runs of other settings; something that cannot cross to another process.
         TypeError: a student, the data or the executor is of another type.
         ImportError: the extra `benchmark` is not installed.
 
@@ -116,7 +118,7 @@ def benchmark(
     check_teacher(teacher)
     _check_numbers(epochs, batch_size, label_smoothing)
     metric = first_metric(compile_arguments) if metric is None else metric
-    larger_is_better(metric, mode)
+    directions.check_mode(mode)
     parts = {
         name: Part(name, source, batch_size) for name, source in zip(PARTS, (train, validation, test), strict=True)
     }
@@ -135,6 +137,7 @@ def benchmark(
         digests=digests(teacher, parts),
     )
     jobs = _jobs(common, students, recipes, seeds)
+    common = dataclasses.replace(common, mode=better(jobs[0].build(), compile_arguments, metric, mode))
     sent = {} if executor is None else workers.send(common, jobs, executor)  # what cannot cross is said before any work
     with quiet(not verbose):
         about = _teacher_of(common, jobs[0])
@@ -200,22 +203,29 @@ def _check_recipe(name: str, recipe: Any) -> None:
 def _teacher_of(common: Common, job: Job) -> dict[str, Any]:
     """Return what a result says beside the runs, the teacher's evaluation first of all; kept for a later call."""
     path = common.folder / ABOUT
-    compared = {"metric": common.metric, "mode": common.mode}
     decides = {"digests": common.digests, "compile": settings.describe(common.compile_arguments)}
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        kept_before = json.loads(path.read_text())
-        if settings.difference(kept_before["settings"], decides) is None:
-            return {**kept_before["about"], **compared}
-    teacher, parts = as_teacher(common.teacher), [getattr(common, name) for name in PARTS]
-    found = teacher_measured(teacher, job.build(), common.compile_arguments, parts)
-    if found:
-        require(common.metric, found["validation"])
-    parameters = sum(int(np.prod(weight.shape)) for weight in teacher.weights)
-    about = {"teacher": found, "teacher_parameters": parameters, **compared}
+    about = _kept_about(path, decides)
+    if about is None:
+        teacher, parts = as_teacher(common.teacher), [getattr(common, name) for name in PARTS]
+        found = teacher_measured(teacher, job.build(), common.compile_arguments, parts)
+        parameters = sum(int(np.prod(weight.shape)) for weight in teacher.weights)
+        about = {"teacher": found, "teacher_parameters": parameters}
+    if about["teacher"]:
+        require(common.metric, about["teacher"]["validation"])
+    about |= {"metric": common.metric, "mode": common.mode}
     content = json.dumps({"about": about, "settings": decides}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, lambda partial: partial.write_text(content))
     return about
+
+
+def _kept_about(path: pathlib.Path, decides: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what an earlier call has found of the same teacher, or None."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept_before = json.loads(path.read_text())
+        if settings.difference(kept_before["settings"], decides) is None:
+            return kept_before["about"]
+    return None
 
 
 def _run_all(common: Common, jobs: list[Job], executor: Any, sent: dict[Job, Any]) -> list[Run]:

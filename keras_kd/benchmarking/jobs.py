@@ -21,8 +21,8 @@ from keras_kd.benchmarking.results import Run
 from keras_kd.cache import fingerprint
 from keras_kd.copies import fresh_model
 from keras_kd.distiller import Distiller
-from keras_kd.stages.best import larger_is_better
-from keras_kd.stages.pipeline import fresh_arguments, replace
+from keras_kd.stages.pipeline import fresh_arguments
+from keras_kd.stages.records import readable, replace
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.ensemble import as_teacher
 from keras_kd.teachers.remembered import Remembered
@@ -69,7 +69,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Common:
-    """What all runs share; see `benchmark` for the arguments."""
+    """What all runs share; see `benchmark` for the arguments. `mode` is "max" or "min"."""
 
     teacher: Any
     train: Part
@@ -149,7 +149,9 @@ def kept(common: Common, job: Job) -> Run | None:
     if not path.exists():
         return None
     found = read(common, job)
-    name = settings.difference(json.loads(path.read_text())["settings"], common.settings(job, job.build()))
+    with readable(path, "Remove it, and the run is made again."):
+        there = dict(json.loads(path.read_text())["settings"])
+    name = settings.difference(there, common.settings(job, job.build()))
     if name is not None:
         raise ValueError(
             f"{str(path)!r} was run with another `{name}` than is given now. Use another folder, another name for the "
@@ -313,7 +315,7 @@ def _fit(common: Common, job: Job, trained: keras.Model) -> tuple[dict[str, list
         best = keras.callbacks.EarlyStopping(
             f"val_{common.metric}",
             patience=common.epochs,
-            mode="max" if larger_is_better(common.metric, common.mode) else "min",
+            mode=common.mode,
             restore_best_weights=True,
         )
         callbacks.append(best)

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_kd import taps
+from keras_kd import directions, taps
 from keras_kd._types import Tensor, Tensors
 from keras_kd.benchmarking.parts import Part
 from keras_kd.mixtures import averaged
@@ -20,6 +20,19 @@ def measured(model: keras.Model, part: Part) -> dict[str, float]:
     """
     found = model.evaluate(part.batches(), return_dict=True, verbose=0)
     return {name: float(value) for name, value in found.items() if name not in ("student_loss", "distillation_loss")}
+
+
+def better(student: keras.Model, compile_arguments: dict[str, Any], metric: str, mode: str) -> str:
+    """Return "max" if more of a metric is better, "min" if less is, before anything is trained.
+
+    Args:
+        student: one that is not used for anything else.
+        compile_arguments: of the students.
+        metric: what is compared.
+        mode: "max", "min" or "auto".
+    """
+    student.compile(**fresh_arguments(compile_arguments, distils=False))
+    return directions.direction(student, student, metric, mode)
 
 
 def require(metric: str, found: dict[str, float]) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_kd import directions
 from keras_kd.benchmarking import plot, statistics
 from keras_kd.benchmarking.controls import ALONE
-from keras_kd.stages.best import larger_is_better
+from keras_kd.stages.records import readable
 
 #: What a folder says beside its runs.
 ABOUT = "about.json"
@@ -52,10 +53,8 @@ class Run:
         Raises:
             ValueError: the file is damaged.
         """
-        try:
+        with readable(path, "Remove it, and the run is made again."):
             return cls(**{**json.loads(path.read_text())["run"], "path": str(path.with_suffix(".keras"))})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{str(path)!r} is damaged. Remove it, and the run is made again.") from error
 
 
 @dataclasses.dataclass
@@ -92,14 +91,21 @@ class BenchmarkResult:
         teacher: what the teacher's own evaluation says, by part and name; empty for one that cannot be evaluated.
         teacher_parameters: number of the teacher's weights.
         metric: what is compared.
-        mode: "max", "min" or "auto": whether more of the metric is better.
+        mode: "max" or "min": whether more or less of the metric is better.
     """
 
     runs: list[Run]
     teacher: dict[str, dict[str, float]]
     teacher_parameters: int
     metric: str
-    mode: str = "auto"
+    mode: str
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min"):
+            raise ValueError(
+                f"Expected `mode` to be 'max' or 'min', whether more or less of {self.metric!r} is better. Received: "
+                f"mode={self.mode!r}. The call of `benchmark` that made the folder finds it anew."
+            )
 
     @classmethod
     def load(cls, folder: Any) -> "BenchmarkResult":
@@ -114,7 +120,8 @@ class BenchmarkResult:
         folder = pathlib.Path(folder)
         if not (folder / ABOUT).exists():
             raise ValueError(f"Expected the folder of a benchmark. Received: {str(folder)!r}, where no {ABOUT!r} is.")
-        about = json.loads((folder / ABOUT).read_text())["about"]
+        with readable(folder / ABOUT, "Remove it, and call `benchmark` again: it writes it anew."):
+            about = json.loads((folder / ABOUT).read_text())["about"]
         paths = [path for path in folder.glob("runs/*.json") if not path.name.startswith("partial-")]
         return cls([Run.read(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns)], **about)
 
@@ -143,9 +150,9 @@ class BenchmarkResult:
             raise ValueError(
                 f"Expected `student` to be one of {sorted({run.student for run in self.runs})}. Received: {student!r}"
             )
-        best = max(rows, key=lambda row: self._sign() * row.validation.mean)
+        best = max(rows, key=lambda row: self._worth(row.validation.mean))
         runs = self._runs(best.student, best.recipe)
-        return max(runs, key=lambda run: self._sign() * run.validation[self.metric])
+        return max(runs, key=lambda run: self._worth(run.validation[self.metric]))
 
     def table(self) -> str:
         """Return the table in aligned columns, with a line on how to read it."""
@@ -185,21 +192,24 @@ class BenchmarkResult:
             ImportError: the extra `plot` is not installed.
         """
         teacher = self.teacher.get("test", {}).get(self.metric)
-        plot.pareto(path, self.rows(), self.metric, self._sign(), teacher, self.teacher_parameters)
+        sign = 1.0 if self.mode == "max" else -1.0
+        plot.pareto(path, self.rows(), self.metric, sign, teacher, self.teacher_parameters)
 
     def __str__(self) -> str:
         return self.table()
 
-    def _sign(self) -> float:
-        return 1.0 if larger_is_better(self.metric, self.mode) else -1.0
+    def _worth(self, value: float) -> float:
+        return directions.worth(value, self.mode)
 
     def _runs(self, student: str, recipe: str) -> list[Run]:
         return [run for run in self.runs if (run.student, run.recipe) == (student, recipe)]
 
     def _chosen(self, student: str) -> str:
         recipes = dict.fromkeys(run.recipe for run in self.runs if run.student == student)
-        means = {name: np.mean([run.validation[self.metric] for run in self._runs(student, name)]) for name in recipes}
-        return max(means, key=lambda name: self._sign() * means[name])
+        means = {
+            name: float(np.mean([run.validation[self.metric] for run in self._runs(student, name)])) for name in recipes
+        }
+        return max(means, key=lambda name: self._worth(means[name]))
 
     def _row(self, student: str, recipe: str, chosen: bool) -> Row:
         runs = self._runs(student, recipe)

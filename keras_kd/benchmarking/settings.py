@@ -12,8 +12,11 @@ import types
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from keras_kd.cache import fingerprint
+from keras_kd.teachers.remembered import digest_of
 
 #: Marks what is not plain JSON.
 _FUNCTION, _OBJECT = "__function__", "__keras__"
@@ -25,15 +28,22 @@ def describe(value: Any) -> Any:
         return {str(key): describe(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [describe(each) for each in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((describe(each) for each in value), key=json.dumps)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, functools.partial):
         return ["partial", describe(value.func), describe(value.args), describe(value.keywords)]
+    if isinstance(value, types.MethodType):
+        return ["method", describe(value.__func__), describe(value.__self__)]
     if isinstance(value, types.FunctionType):
         return _of_function(value)
+    if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)):
+        return ["array", digest_of([np.asarray(value)])]
     if hasattr(value, "get_config"):  # Keras's objects have no one base class
         return [type(value).__name__, fingerprint.of_config(keras.saving.serialize_keras_object(value))[:16]]
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    shown = repr(value)
+    return f"{type(value).__module__}.{type(value).__qualname__}" if " at 0x" in shown else shown
 
 
 def encode(value: Any, what: str) -> Any:
@@ -90,19 +100,24 @@ def difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
 
 
 def _of_function(function: types.FunctionType) -> list[Any]:
-    """Describe a function by its name, its code, and the plain values that it has been given from outside."""
+    """Describe a function by its name, its code, and the values that it has been given from outside."""
     try:
         code = inspect.getsource(function)
     except (OSError, TypeError):  # typed into a console
         code = function.__code__.co_code.hex()
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    given = [value for value in (*cells, *(function.__defaults__ or ())) if _is_plain(value)]
+    code += repr(_constants(function.__code__))  # two lambdas may stand in one line
     digest = hashlib.sha256(code.encode()).hexdigest()[:16]
-    return [function.__qualname__, digest, *describe(given)]
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    given = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
+    others = [value for value in given if value is not function]  # a function that calls itself
+    return [function.__qualname__, digest, *describe(others)]
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str, tuple, list, dict))
+def _constants(code: types.CodeType) -> list[Any]:
+    """Return the names and the constants in a function, and in those that it defines."""
+    inner = [_constants(each) for each in code.co_consts if isinstance(each, types.CodeType)]
+    plain = [each for each in code.co_consts if not isinstance(each, (types.CodeType, frozenset))]
+    return [code.co_names, plain, inner]
 
 
 def _importable(function: types.FunctionType) -> bool:

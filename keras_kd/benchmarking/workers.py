@@ -25,7 +25,7 @@ from keras_kd._say import quiet
 from keras_kd.benchmarking import settings
 from keras_kd.benchmarking.jobs import PARTS, Common, Job, run
 from keras_kd.benchmarking.parts import Part
-from keras_kd.stages.pipeline import replace
+from keras_kd.stages.records import replace
 from keras_kd.teachers.base import Teacher
 
 _NAMED = ("processes", "ray")

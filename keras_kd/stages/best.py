@@ -7,21 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd import directions
 from keras_kd._types import Tensors
-
-_MODES = ("auto", "min", "max")
-_LARGER_IS_BETTER = ("acc", "auc", "f1", "precision", "recall")
-
-
-def larger_is_better(name: str, mode: str = "auto") -> bool:
-    """Return whether more of a metric is better, by its name where `mode` is "auto".
-
-    Raises:
-        ValueError: an unknown `mode`.
-    """
-    if mode not in _MODES:
-        raise ValueError(f"Expected `mode` to be one of {_MODES}. Received: mode={mode!r}")
-    return mode == "max" or (mode == "auto" and any(part in name.lower() for part in _LARGER_IS_BETTER))
+from keras_kd.stages.records import plain, readable, replace
 
 
 class KeepBest(keras.callbacks.Callback):
@@ -31,18 +19,19 @@ class KeepBest(keras.callbacks.Callback):
         student: the model that is trained.
         validation: batches to evaluate the student on before the first epoch.
         monitor: a name in the logs of validation.
-        mode: "min", "max" or "auto".
+        mode: "min", "max" or "auto", see `directions.direction`.
         folder: where to keep the best weights for a run that is killed, or None.
 
     Raises:
-        ValueError: an unknown `mode`; a `monitor` that is not in the logs.
+        ValueError: an unknown `mode`; a `monitor` that is not in the logs, or of which nothing declares a direction.
     """
 
     def __init__(
         self, student: keras.Model, validation: Tensors, monitor: str, mode: str, folder: pathlib.Path | None
     ) -> None:
         super().__init__()
-        self.sign = 1.0 if larger_is_better(monitor, mode) else -1.0
+        directions.check_mode(mode)
+        self.mode = mode
         self.student = student
         self.validation = validation
         self.monitor = monitor
@@ -53,11 +42,9 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Evaluate the student as it comes, or read back what an interrupted run has found."""
+        self.better = directions.direction(self.student, self.student, self.monitor, self.mode)
         if self.folder is not None and (self.folder / "best.json").exists():
-            found = json.loads((self.folder / "best.json").read_text())
-            self.before, self.best = found["before"], found["best"]
-            with np.load(self.folder / found["weights"], allow_pickle=False) as file:
-                self.weights = [file[f"arr_{number}"] for number in range(len(file.files))]
+            self._read(self.folder / "best.json")
             return
         found = self.student.evaluate(self.validation, return_dict=True, verbose=0)
         self._see({f"val_{name}": value for name, value in found.items()}, "before")
@@ -69,6 +56,19 @@ class KeepBest(keras.callbacks.Callback):
         self._see(logs, str(epoch))
         logs.update(before=self.before, best=self.best)
 
+    def _read(self, path: pathlib.Path) -> None:
+        """Read back what was the best before an interruption."""
+        with readable(path, f"Remove {str(path.parent)!r}, and the stage is run again."):
+            found = json.loads(path.read_text())
+            self.before, self.best = float(found["before"]), float(found["best"])
+            # The name alone: a record that was edited might lead anywhere.
+            with np.load(path.with_name(pathlib.Path(found["weights"]).name), allow_pickle=False) as file:
+                self.weights = [file[f"arr_{number}"] for number in range(len(file.files))]
+            shapes = [weight.shape for weight in self.weights]
+            expected = [tuple(weight.shape) for weight in self.student.weights]
+            if shapes != expected:
+                raise ValueError(f"the best weights have shapes {shapes}, those of the student {expected}")
+
     def finish(self) -> None:
         """Give the student its best weights."""
         self.student.set_weights(self.weights)
@@ -77,16 +77,14 @@ class KeepBest(keras.callbacks.Callback):
         if self.monitor not in logs:
             raise ValueError(f"Expected `monitor` to be one of {sorted(logs)}. Received: monitor={self.monitor!r}")
         value = float(logs[self.monitor])
-        if self.best is not None and not self.sign * value > self.sign * self.best:
+        if self.best is not None and directions.worth(value, self.better) <= directions.worth(self.best, self.better):
             return
         self.best, self.weights = value, self.student.get_weights()
         if self.folder is not None:
             name = f"best-{when}.npz"
-            np.savez(self.folder / name, *self.weights)
+            replace(self.folder / name, lambda path: np.savez(path, *map(plain, self.weights)))
             found = {"before": value if self.before is None else self.before, "best": value, "weights": name}
-            partial = self.folder / "partial-best.json"
-            partial.write_text(json.dumps(found))
-            partial.rename(self.folder / "best.json")
+            replace(self.folder / "best.json", lambda path: path.write_text(json.dumps(found)))
             for old in self.folder.glob("best-*.npz"):
                 if old.name != name:
                     old.unlink()

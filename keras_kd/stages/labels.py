@@ -33,7 +33,7 @@ def refine(
         compile_arguments: see the module; a small learning rate. Temperature and alpha are left aside.
         fit_arguments: see the module; with `validation_data`.
         monitor: what is compared, a name in the logs of validation.
-        mode: "min", "max", or "auto": "max" for accuracies, AUC and F1.
+        mode: "min" or "max": whether less or more of it is better; "auto": as the metric declares, "min" for losses.
         folder: see the module.
         seed: see the module.
 
@@ -41,7 +41,7 @@ def refine(
         The student with the best weights, and the record of one stage; its logs have "before" and "best".
 
     Raises:
-        ValueError: no validation data; a `monitor` that is not in the logs.
+        ValueError: no validation data; a `monitor` that is not in the logs, or that needs a `mode`.
 
     Example:
         >>> student, record = refine(student, compile_arguments=..., fit_arguments=..., monitor="val_accuracy")

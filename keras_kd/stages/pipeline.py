@@ -20,6 +20,7 @@ from keras_kd import distribution
 from keras_kd._say import say
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
+from keras_kd.stages.records import plain, readable, replace
 
 #: What `Distiller.compile` takes and a plain model does not.
 _OF_THE_DISTILLER = ("temperature", "alpha")
@@ -123,7 +124,7 @@ class Pipeline:
             say(f"stage {name}: {model.count_params():,} parameters, from {teacher}")
             self._fit(trained, keeper, callbacks, finish, label, seed)
         else:
-            model.load_weights(keeper.path)
+            keeper.read_model()
             if not self.fit_arguments.get("steps_per_epoch"):
                 _pass_over(self.fit_arguments["x"], keeper.done["epochs"])
         stage = Stage(name, model, teacher, model.count_params(), **keeper.done, path=keeper.path)
@@ -189,18 +190,28 @@ class _Keeper(keras.callbacks.Callback):
         if self.folder is None:
             return
         plan = self.folder / "plan.json"
-        if plan.exists() and json.loads(plan.read_text()) != self.plan:
-            raise ValueError(
-                f"Expected {str(self.folder)!r} to hold the stage that is to be resumed. It was planned otherwise: "
-                f"{plan.read_text()} there, {json.dumps(self.plan)} now. Use another folder, or remove that one."
-            )
+        if plan.exists():
+            with readable(plan, self._remedy):
+                there = json.loads(plan.read_text())
+            if there != self.plan:
+                raise ValueError(
+                    f"Expected {str(self.folder)!r} to hold the stage that is to be resumed. It was planned otherwise: "
+                    f"{json.dumps(there)} there, {json.dumps(self.plan)} now. Use another folder, or remove that one."
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         replace(plan, lambda path: path.write_text(json.dumps(self.plan)))
         done = self.folder / "done.json"
         if done.exists():
-            self.done = json.loads(done.read_text())
+            with readable(done, self._remedy):
+                self.done = _checked(json.loads(done.read_text()))
         else:
             self._save_model()
+
+    def read_model(self) -> None:
+        """Give the model the weights that a finished stage has saved."""
+        path = pathlib.Path(str(self.path))
+        with readable(path, self._remedy):
+            self.kept.load_weights(path)
 
     def restore(self, trained: keras.Model) -> int:
         """Bring a model and its optimizer to the state after the last epoch that was kept; return the next epoch."""
@@ -208,11 +219,13 @@ class _Keeper(keras.callbacks.Callback):
         if self.folder is None or not (self.folder / "state.npz").exists():
             return 0
         trained.optimizer.build(trained.trainable_variables)
-        with np.load(self.folder / "state.npz", allow_pickle=False) as state:
+        path = self.folder / "state.npz"
+        with readable(path, self._remedy), np.load(path, allow_pickle=False) as state:
             for number, variable in enumerate(_variables(trained)):
                 variable.assign(state[f"variable_{number}"].astype(variable.dtype))
-            self.epochs, self.seconds = int(state["epochs"]), float(state["seconds"])
-            self.logs = json.loads(str(state["logs"]))
+            found = {"epochs": int(state["epochs"]), "seconds": float(state["seconds"])}
+            kept = _checked({**found, "logs": json.loads(str(state["logs"]))})
+            self.epochs, self.seconds, self.logs = kept["epochs"], kept["seconds"], kept["logs"]
         return self.epochs
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -222,7 +235,7 @@ class _Keeper(keras.callbacks.Callback):
         if self.folder is None:
             return
         values: dict[str, Any] = {
-            f"variable_{number}": _plain(variable) for number, variable in enumerate(_variables(self.model))
+            f"variable_{number}": plain(variable) for number, variable in enumerate(_variables(self.model))
         }
         values.update(epochs=self.epochs, seconds=self._seconds(), logs=json.dumps(self.logs))
         replace(self.folder / "state.npz", lambda path: np.savez(path, **values))
@@ -238,8 +251,20 @@ class _Keeper(keras.callbacks.Callback):
     def _save_model(self) -> None:
         replace(pathlib.Path(str(self.path)), self.kept.save)
 
+    @property
+    def _remedy(self) -> str:
+        return f"Remove {str(self.folder)!r}, and the stage is run again."
+
     def _seconds(self) -> float:
         return self.seconds + time.perf_counter() - self.started
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    """Return what is on record of a stage, if it is what `_Keeper` writes."""
+    epochs, seconds, logs = (record[name] for name in ("epochs", "seconds", "logs"))
+    if not isinstance(epochs, int) or epochs < 0:
+        raise ValueError(f"'epochs' is {epochs!r}")
+    return {"epochs": epochs, "seconds": float(seconds), "logs": {name: float(logs[name]) for name in dict(logs)}}
 
 
 def validation_data(arguments: dict[str, Any]) -> tf.data.Dataset | None:
@@ -272,7 +297,7 @@ def _dataset(arguments: dict[str, Any], seed: int) -> tf.data.Dataset:
 def _pass_over(data: Any, epochs: int) -> None:
     """Bring a dataset that shuffles again for each iterator to its order after so many epochs of `fit`."""
     if isinstance(data, tf.data.Dataset):
-        for _ in range(epochs * distribution.ITERATORS_PER_EPOCH):
+        for _ in range(epochs * distribution.iterators_per_epoch(data)):
             next(iter(data), None)
 
 
@@ -310,16 +335,3 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
     """Return what a step depends on and changes: weights, random state, optimizer; not the metrics."""
     metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
     return [each for each in model.variables if id(each) not in metrics] + list(model.optimizer.variables)
-
-
-def _plain(variable: keras.Variable) -> np.ndarray:
-    """Return an array of a type that NumPy can read back: bfloat16 is none, but float32 holds it exactly."""
-    value = keras.ops.convert_to_numpy(variable)
-    return value.astype("float32") if value.dtype.name == "bfloat16" else value
-
-
-def replace(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
-    """Write a file in one step: whoever is killed in between leaves the one before."""
-    partial = path.with_name(f"partial-{path.name}")
-    write(partial)
-    partial.rename(path)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from keras_kd.stages.pipeline import replace
+from keras_kd.stages.records import replace
 
 
 @contextlib.contextmanager

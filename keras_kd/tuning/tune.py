@@ -12,14 +12,16 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 from keras import tree
 
+from keras_kd import directions
 from keras_kd._say import quiet, say
 from keras_kd.benchmarking import settings
-from keras_kd.benchmarking.jobs import Student, check_teacher, first_metric
+from keras_kd.benchmarking.jobs import Student, check_teacher, first_metric, fresh_student
 from keras_kd.benchmarking.parts import Part
-from keras_kd.stages.best import larger_is_better
-from keras_kd.stages.pipeline import replace
+from keras_kd.benchmarking.quality import better
+from keras_kd.stages.records import readable, replace
 from keras_kd.tuning.records import written_whole
 from keras_kd.tuning.results import Trial, TuneResult
 from keras_kd.tuning.search import Search, completed
@@ -29,6 +31,16 @@ _TUNERS = {"random": "RandomSearch", "bayesian": "BayesianOptimization", "hyperb
 
 #: By how much Hyperband cuts the number of candidates from round to round.
 _FACTOR = 3
+
+#: Shares of examples that are right, whose standard error follows from their number.
+_SHARES = (
+    keras.metrics.Accuracy,
+    keras.metrics.BinaryAccuracy,
+    keras.metrics.CategoricalAccuracy,
+    keras.metrics.SparseCategoricalAccuracy,
+    keras.metrics.TopKCategoricalAccuracy,
+    keras.metrics.SparseTopKCategoricalAccuracy,
+)
 
 
 def tune(
@@ -58,7 +70,8 @@ def tune(
     `trials`, it adds to them. A folder of another search is refused.
 
     Args:
-        student: a model, which gives its architecture, or a function that builds one.
+        student: a model, which gives its architecture and what its layers were adapted to, or a function that builds
+            one.
         teacher: as for `Distiller`.
         train: as for `benchmark`.
         validation: as for `benchmark`.
@@ -73,7 +86,8 @@ def tune(
         epochs: of each trial, at most.
         batch_size: of arrays.
         metric: what is compared; None for the first of the metrics, or "loss" where there are none.
-        mode: "max", "min" or "auto": whether more of the metric is better.
+        mode: "max" or "min": whether more or less of the metric is better; "auto": as the metric declares, "min" for
+            losses.
         seed: of the weights, the order of the data, and the search.
         verbose: 1 for a line after each trial, with the time that is left; 0 for silence.
 
@@ -81,7 +95,8 @@ def tune(
         The best settings and their student, and all trials; it prints as a table.
 
     Raises:
-        ValueError: a space or a tuner that is not known; a folder of another search.
+        ValueError: a space or a tuner that is not known; a metric that does not declare its direction, with
+            `mode="auto"`; a folder of another search.
         ImportError: the extra `tune` is not installed.
 
     Example:
@@ -94,13 +109,15 @@ def tune(
         raise ValueError(f"Expected `tuner` to be one of {sorted(_TUNERS)}. Received: tuner={tuner!r}")
     space = check_space({"temperature": (1.0, 16.0), "alpha": (0.1, 1.0)} if space is None else dict(space))
     metric = first_metric(compile_arguments) if metric is None else metric
-    direction = "max" if larger_is_better(metric, mode) else "min"
+    directions.check_mode(mode)
     parts = {"train": Part("train", train, batch_size), "validation": Part("validation", validation, batch_size)}
     for part in parts.values():
         part.check_order()
     limits = {"max_epochs": epochs, "factor": _FACTOR} if tuner == "hyperband" else {"max_trials": trials}
     total = epochs * math.log(max(epochs, 3), _FACTOR) ** 2 if tuner == "hyperband" else float(trials * epochs)
     check_teacher(teacher)
+    judged = fresh_student(student, seed, "student")
+    direction = better(judged, compile_arguments, metric, mode)
     search = Search(
         student, teacher, parts, space, compile_arguments, seed, f"val_{metric}", epochs, total, bool(verbose)
     )
@@ -119,7 +136,9 @@ def tune(
         ordered = _searched(tuning, epochs, direction)
         best = tuning.load_model(ordered[0]).student
     found = [_trial(each, epochs) for each in ordered]
-    return TuneResult(found[0].settings, best, found, metric, _noise(metric, found[0].score, parts["validation"]))
+    is_share = isinstance(directions.metrics_of(judged, judged).get(metric), _SHARES)
+    noise = _noise(found[0].score, parts["validation"]) if is_share else None
+    return TuneResult(found[0].settings, best, found, metric, noise)
 
 
 def _searched(tuning: Any, epochs: int, direction: str) -> list[Any]:
@@ -130,8 +149,7 @@ def _searched(tuning: Any, epochs: int, direction: str) -> list[Any]:
     except KeyboardInterrupt:
         say(f"Stopped. The trials that are finished are kept in {folder!r}; the same call goes on.")
         raise
-    sign = -1.0 if direction == "max" else 1.0
-    ordered = sorted(completed(tuning), key=lambda trial: (sign * trial.score, trial.trial_id))
+    ordered = sorted(completed(tuning), key=lambda trial: (-directions.worth(trial.score, direction), trial.trial_id))
     if not ordered:
         raise ValueError(f"Expected a trial that ends. None did; see the messages in {folder!r}.")
     return ordered
@@ -141,7 +159,9 @@ def _check_folder(folder: pathlib.Path, decides: dict[str, Any]) -> None:
     """Refuse a folder of another search, or note whose it is."""
     path = folder / "search.json"
     if path.exists():
-        name = settings.difference(json.loads(path.read_text()), decides)
+        with readable(path, f"Remove {str(folder)!r}, and the search is made again."):
+            there = dict(json.loads(path.read_text()))
+        name = settings.difference(there, decides)
         if name is not None:
             raise ValueError(
                 f"{str(folder)!r} holds a search with another `{name}` than is given now. Use another folder, or "
@@ -160,10 +180,8 @@ def _trial(record: Any, epochs: int) -> Trial:
     return Trial(plain, float(record.score), values.get("tuner/epochs", epochs))
 
 
-def _noise(metric: str, score: float, validation: Part) -> float | None:
+def _noise(score: float, validation: Part) -> float:
     """Return the standard error of an accuracy: sqrt(p (1 - p) / n)."""
-    if "acc" not in metric:
-        return None
     count = sum(len(tree.flatten(batch)[0]) for batch in validation.batches())
     return math.sqrt(max(0.0, score * (1 - score)) / count)
 
