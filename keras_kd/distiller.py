@@ -97,8 +97,13 @@ class Distiller(keras.Model):
         """Set the objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
 
         `alpha` weights the teacher, `1 - alpha` the labels; softened terms carry T**2, so that the temperature does not
-        change which of the two dominates. Coming from the keras.io example, where `alpha` weights the labels and T**2
-        is missing: `alpha=1 - alpha`. Coming from `keras.distillation`: `alpha=1 - student_loss_weight`.
+        change which of the two dominates. Coming from the keras.io example or from torchdistill, where `alpha` weights
+        the labels: `alpha=1 - alpha`. Coming from `keras.distillation`: `alpha=1 - student_loss_weight`.
+
+        With `alpha=0.5` the objective is half of the `cross-entropy + weight * term` of most papers, regularisation
+        aside, so that their learning rates and weight decays do not transfer. Under SGD, take twice the paper's
+        learning rate and half its weight decay. The steps of Adam do not depend on the size of the objective; L2
+        regularisers and thresholds for clipped gradients are halved there too.
 
         All arguments but the last two are those of `keras.Model.compile`, in its order.
 
