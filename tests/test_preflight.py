@@ -1,6 +1,7 @@
 """What goes wrong without an error is said before it has cost anything."""
 
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from tests.models import assert_same, batch, mlp, numbers, softmax, statistical, tagger
+from tests.models import Subclassed, assert_same, batch, dense, mlp, numbers, softmax, statistical, tagger
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -137,14 +138,39 @@ def of_another_origin(x):
     return kd.Joined(x, {"logits": np.asarray(probable()(x))})
 
 
+def one_column():
+    model = mlp(3, classes=1)
+    return lambda x: tf.nn.sigmoid(model(x))
+
+
+def without_a_graph(activation):
+    model = Subclassed(dense(3, 3, activation=activation))
+    model.build((None, 4))
+    return model
+
+
+def scaled():
+    model = mlp(3, activation="softmax")
+    return keras.Model(model.input, keras.layers.Rescaling(0.5)(model.output))
+
+
+def reshaped(model):
+    return keras.Model(model.input, keras.layers.Reshape((3,))(keras.layers.Reshape((1, 3))(model.output)))
+
+
 UNSAID = {
     "a function": probable,
+    "a model that changes a softmax": scaled,
+    "a model of another activation": lambda: mlp(3, activation=tf.nn.softmax),
+    "a model without a graph": lambda: without_a_graph(tf.nn.softmax),
     "in an ensemble": lambda: [mlp(2), probable()],
     "remembered": lambda: kd.teachers.Remembered([mlp(2), probable()]),
     "joined by hand": kd.teachers.Cached,
 }
 SAID = {
     "a model": lambda: mlp(2),
+    "a model that moves a softmax": lambda: reshaped(mlp(3, activation="softmax")),
+    "a model without a graph": lambda: without_a_graph("softmax"),  # Keras's own leaves its logits
     "with its head": lambda: [mlp(2), kd.teachers.Frozen(probable(), head="softmax")],
     "as logits": lambda: kd.teachers.Frozen(probable(), head="logits"),
     "of logits": lambda: [mlp(2), mlp(3).call],
@@ -174,6 +200,101 @@ def test_logits_and_outputs_whose_head_is_known_are_not_warned_of(teacher):
     distiller = compiled(made, student=mlp(1))
     distiller.fit(given, y, epochs=0, verbose=0)
     assert not any("probabilities" in each for each in distiller.check(given, y).advice)
+
+
+def told(caught):
+    return [str(each.message) for each in caught if "probabilities" in str(each.message)]
+
+
+@pytest.mark.parametrize("per_label", [False, True])
+def test_one_column_of_probabilities_is_warned_of_with_the_head_that_it_has(per_label):
+    terms = kd.methods.multi_label() if per_label else [kd.Term(kd.losses.squared_error)]
+    distiller = kd.Distiller(student=mlp(1, classes=1), teacher=one_column(), terms=terms)
+    distiller.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    with pytest.warns(UserWarning, match='probabilities.*head="sigmoid"'):
+        distiller.fit(batch(32)[0], np.zeros((32, 1)), epochs=0, verbose=0)
+
+
+@pytest.mark.parametrize("activation", [tf.nn.softmax, "hard_sigmoid"])
+def test_a_student_whose_head_is_in_doubt_is_warned_of_too(activation):
+    x, y = batch(32)
+    head = "softmax" if activation is tf.nn.softmax else "sigmoid"
+    student = mlp(1, activation=activation)
+    distiller = compiled(mlp(2), student=student)
+    with pytest.warns(UserWarning, match=f'outputs of the student.*probabilities.*student_head="{head}"'):
+        distiller.fit(x, y, epochs=0, verbose=0)
+    assert any("student_head" in each for each in distiller.check(x, y).advice)
+    said = compiled(mlp(2), student=student, student_head=head)
+    with warnings.catch_warnings(record=True) as caught:
+        said.fit(x, y, epochs=0, verbose=0)
+    assert not told(caught)
+
+
+class Batches(keras.utils.PyDataset):
+    """Some batches."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def specs(batches):
+    return tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0])
+
+
+def once(batches):
+    """Return a dataset that can be read a single time."""
+    left = iter(batches)
+    return tf.data.Dataset.from_generator(lambda: left, output_signature=specs(batches))
+
+
+SOURCES = {
+    "a dataset": lambda batches: tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=specs(batches)),
+    "a dataset of one pass": once,
+    "a generator": lambda batches: (each for each in batches),
+    "a PyDataset": Batches,
+}
+
+
+def trained_on(*data, compiled_with=None, **arguments):
+    """Return the weights of a student after an epoch, and what it was warned of."""
+    student = mlp(1)
+    distiller = kd.Distiller(student=student, teacher=probable())
+    distiller.compile(keras.optimizers.SGD(0.5), LOSS, **(compiled_with or {}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        distiller.fit(*data, shuffle=False, verbose=0, **arguments)
+    return numbers(student), told(caught)
+
+
+@pytest.mark.parametrize(
+    ("source", "compiled_with"),
+    [
+        *((each, {}) for each in SOURCES),
+        ("a dataset", {"run_eagerly": True}),
+        ("a dataset", {"steps_per_execution": 2}),
+    ],
+)
+def test_what_the_first_step_is_given_is_looked_at_and_trained_on(source, compiled_with):
+    x, y = batch(20)
+    expected, _ = trained_on(x, y, batch_size=8)
+    batches = [(x[start : start + 8], y[start : start + 8]) for start in (0, 8, 16)]
+    received, (message,) = trained_on(SOURCES[source](batches), compiled_with=compiled_with)
+    assert 'head="softmax"' in message
+    assert_same(received, expected, 1e-6)
+
+
+@pytest.mark.filterwarnings("error:The outputs of")
+def test_a_dataset_is_not_looked_at_where_the_head_is_known():
+    x, y = batch(20)
+    distiller = compiled(kd.teachers.Frozen(probable(), head="softmax"), student=mlp(1))
+    distiller.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(8), verbose=0)
 
 
 def test_values_that_add_up_to_one_are_no_matter_where_nothing_is_softened(recwarn):

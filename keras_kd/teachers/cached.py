@@ -59,10 +59,9 @@ class Cached(Teacher):
         """Return False: there is nobody to ask."""
         return False
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
-        """Return itself, where x carries targets that were joined by hand."""
-        by_hand = isinstance(x, targets.Joined) and self._cache is None
-        return [self] if by_hand and self.head == "auto" else []
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, where targets are joined by hand."""
+        return [self] if self._cache is None and self.head == "auto" else []
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Let data be read before the first epoch begins, as Keras does under a strategy."""

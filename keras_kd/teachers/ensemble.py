@@ -99,9 +99,9 @@ class Ensemble(Teacher):
         fixed = weights is None or (isinstance(weights, list) and not any(callable(each) for each in weights))
         return fixed and all(each.constant(names) for each in self.teachers)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return the members whose heads are not known."""
-        return [one for each in self.teachers for one in each.unrecognised(x, names)]
+        return [one for each in self.teachers for one in each.unrecognised(names)]
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return averages of values and features, and mixtures of logits."""

@@ -79,9 +79,9 @@ class Frozen(Teacher):
         """Return the head of an output; a layer's features are "values"."""
         return self._reader.kind(name)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
-        """Return itself, unless the heads are known."""
-        return [self] if any(self.kind(name) == "auto" for name in names) else []
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, unless the heads are known, or plain layers of weights end the model."""
+        return [self] if self._reader.in_doubt(names) else []
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the model on `x` and return its logits and features by name."""

@@ -64,9 +64,9 @@ class Remembered(Teacher):
         """Return the kind of the teacher's output."""
         return self.teacher.kind(name)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return the teachers in the teacher whose heads are not known."""
-        return self.teacher.unrecognised(x, names)
+        return self.teacher.unrecognised(names)
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
