@@ -14,7 +14,7 @@ import keras_kd as kd
 from keras_kd import Distiller, Term, losses, transforms
 from keras_kd.teachers import Frozen, SavedModel
 from tests import references
-from tests.models import Subclassed, assert_same, batch, dense, headed, linear, mlp, numbers
+from tests.models import Subclassed, assert_same, batch, dense, headed, linear, mlp, numbers, softmax
 from tests.test_objective import distill, fit
 
 X, Y = batch()
@@ -71,6 +71,58 @@ def test_a_teacher_may_choose_from_the_dict_by_itself():
     expected = soft_loss(student(IMAGES["small"]), teacher(IMAGES["large"]))
     received = soft_log(student, Frozen(teacher, preprocess=lambda x: x["large"]), IMAGES)
     assert received == pytest.approx(expected, rel=1e-5)
+
+
+def restless():
+    """Return a model that passes images on in inference, and in training does anything but."""
+    layers = [
+        keras.layers.RandomFlip(),
+        keras.layers.RandomContrast(0.9),
+        keras.layers.Dropout(0.5),
+        keras.layers.BatchNormalization(epsilon=0.0),
+        keras.layers.GaussianNoise(1.0),
+    ]
+    return keras.Sequential([keras.Input((4, 4, 1)), *layers], name="restless")
+
+
+@pytest.mark.parametrize("how", ["fit", "eager", "objective"])
+@pytest.mark.parametrize("wrap", ["a model", "a function", "a member", "remembered", "a function as teacher"])
+def test_what_prepares_the_input_is_in_inference_mode(wrap, how):
+    x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
+    student, teacher, pre = eye(4, 1), eye(4, 2), restless()
+    expected = soft_loss(student(x), teacher(x))
+    before = numbers(pre)
+    given = {
+        "a model": lambda: Frozen(teacher, preprocess=pre),
+        "a function": lambda: Frozen(teacher, preprocess=lambda x: pre(x) * 1.0),
+        "a member": lambda: [Frozen(teacher, preprocess=pre)],
+        "remembered": lambda: kd.teachers.Remembered(Frozen(teacher, preprocess=pre)),
+        "a function as teacher": lambda: lambda x: teacher(pre(x)),
+    }[wrap]()
+    arguments = {"fit": {"run_eagerly": False}, "eager": {"run_eagerly": True}, "objective": {}}[how]
+    assert soft_log(student, given, x, **arguments) == pytest.approx(expected, rel=1e-5)
+    assert_same(numbers(pre), before)
+
+
+def test_what_prepares_the_input_is_in_inference_mode_in_a_saved_model_and_a_cache(tmp_path):
+    x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
+    student, teacher = eye(4, 1), eye(4, 2)
+    expected = soft_loss(student(x), teacher(x))
+    teacher.export(tmp_path / "teacher", verbose=0)
+    saved = SavedModel(tmp_path / "teacher", preprocess=restless())
+    assert soft_log(student, saved, x) == pytest.approx(expected, rel=1e-5)
+    cache = kd.TeacherCache(tmp_path / "cache", teacher=Frozen(teacher, preprocess=restless()), dtype="float32")
+    cache.build(x, verbose=0)
+    distiller = distill(student, kd.teachers.Cached(cache), loss=None, alpha=1.0, temperature=4.0)
+    assert fit(distiller, cache.join(x), None, batch_size=8)["loss"] == pytest.approx([expected], rel=1e-5)
+
+
+def test_what_prepares_the_input_of_an_exported_student_is_in_inference_mode(tmp_path):
+    x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
+    student = eye(4, 1)
+    kd.export(student, tmp_path / "1", preprocessing=restless(), representative=x, fresh=False)
+    exported = tf.saved_model.load(tmp_path / "1")
+    np.testing.assert_allclose(exported.serve(x), student(x), atol=1e-5)
 
 
 def image_and_text():
@@ -405,3 +457,42 @@ def test_the_layers_of_a_saved_model_cannot_be_read(written):
     distiller.compile("sgd", alpha=1.0)
     with pytest.raises(ValueError, match=r"'hidden' from the teacher.*\['logits'\]"):
         distiller.fit(X, verbose=0)
+
+
+# One meaning of logits
+
+
+def wrapped(teacher, folder, x):
+    """Return a teacher and its data, by what is between it and the Distiller."""
+    teacher.export(folder / "teacher", verbose=0)
+    x_in = keras.layers.Reshape((3,))(keras.layers.Reshape((1, 3))(teacher.output))
+    yield "live", teacher, x
+    yield "reshaped", keras.Model(teacher.input, x_in), x
+    yield "ensemble of one", [teacher], x
+    yield "ensemble of itself", [teacher, teacher], x
+    yield "in 16 bits", Frozen(teacher, dtype="bfloat16"), x
+    yield "SavedModel", SavedModel(folder / "teacher", head="softmax"), x
+    yield "function", Frozen(lambda x: teacher(x) * 1.0, head="softmax"), x
+    yield "remembered", kd.teachers.Remembered(teacher), x
+    yield "by hand", kd.teachers.Cached(head="softmax"), kd.Joined(x, {"logits": teacher(x).numpy()})
+    for name, arguments in {"float16": {}, "float32": {"dtype": "float32"}, "top 3": {"top_k": 3}}.items():
+        cache = kd.TeacherCache(folder / name, teacher=teacher, **arguments)
+        cache.build(x, verbose=0)
+        yield f"cached, {name}", kd.teachers.Cached(cache), cache.join(x)
+
+
+@pytest.mark.parametrize("soften", [True, False])
+def test_the_squared_error_of_a_softmax_is_the_same_however_the_teacher_is_wrapped(tmp_path, soften):
+    def logarithms(model):
+        z = X.astype("float64") @ model.get_weights()[0] + model.get_weights()[1]
+        return np.log(softmax(z))
+
+    student, teacher = linear(1, activation="softmax"), linear(2, activation="softmax")
+    teacher.set_weights([teacher.get_weights()[0], teacher.get_weights()[1] + 7.0])  # which no probability shows
+    expected = np.mean((logarithms(student) - logarithms(teacher)) ** 2)  # T cancels
+    received = {}
+    for name, given, x in wrapped(teacher, tmp_path, X):
+        distiller = distill(student, given, [Term(losses.squared_error, soften=soften)], loss=None, alpha=1.0)
+        received[name] = fit(distiller, x, None, batch_size=8)["loss"][0]
+    rounded = {"in 16 bits": 2e-2, "cached, float16": 1e-3, "cached, top 3": 1e-3}
+    assert received == {name: pytest.approx(expected, rel=rounded.get(name, 1e-5)) for name in received}
