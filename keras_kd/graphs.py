@@ -98,7 +98,8 @@ def _of_layer(operation: Any, index: int, rank: int) -> Origin | None:
         inner = origin(graph.outputs[index])
         return None if inner == _UNKNOWN and not operation.weights else inner
     if isinstance(operation, (keras.layers.Softmax, _operation_of(keras.ops.softmax))):
-        axes = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
+        axes: Any = operation.axis
+        axes = axes if isinstance(axes, (list, tuple)) else [axes]
         return _UNKNOWN if len(axes) != 1 or axes[0] is None else Origin("softmax", axes[0] % rank)
     if isinstance(operation, _operation_of(keras.ops.sigmoid)):
         return Origin("sigmoid")
@@ -123,7 +124,7 @@ def _of_activation(operation: Any, rank: int) -> Origin | None:
 
 
 @functools.cache
-def _operation_of(function: Any) -> type:
+def _operation_of(function: Any) -> Any:
     """Return the class of the operation that a function of `keras.ops` puts into a graph: it has no public name."""
     return type(function(keras.KerasTensor((1, 2)))._keras_history.operation)
 

@@ -127,7 +127,7 @@ def _activation(output: Tensor, logits: Tensor, kind: str) -> str | None:
         return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(operation.type)
     tolerance = 1e-5 if keras.backend.standardize_dtype(output.dtype) in ("float32", "float64") else 1e-2
     for name in ("softmax", "sigmoid") if kind == "softmax" else ("sigmoid", "softmax"):
-        again = keras.activations.get(name)(logits)
-        if np.allclose(*(np.asarray(ops.cast(each, "float32")) for each in (again, output)), atol=tolerance):
+        again, known = (np.asarray(ops.cast(each, "float32")) for each in (keras.activations.get(name)(logits), output))
+        if np.allclose(again, known, atol=tolerance):
             return name
     return None

@@ -9,6 +9,9 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd.preflight.judge import judge
+from keras_kd.preflight.report import Report
+from keras_kd.preflight.view import View
 from tests.models import Subclassed, assert_same, batch, dense, mlp, numbers, softmax, statistical, tagger
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -382,6 +385,106 @@ def test_ensembles_masks_several_labels_and_cached_targets_are_read(tmp_path):
     many.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     yes = (mlp(2).predict(x, verbose=0) > 0).astype("float32")
     assert many.check(x, yes).teacher_accuracy == 1.0
+
+
+def expected_of(teacher, student, x, y, weights):
+    """Return accuracies, guessing, confidence and entropy at T = 4 by the formula, in float64, counting by weights."""
+    z, s = (each.predict(x, verbose=0).astype("float64").reshape(-1, 3) for each in (teacher, student))
+    y, w = y.ravel(), weights.ravel()
+    q = softmax(z / 4.0)
+    return {
+        "teacher_accuracy": np.average(z.argmax(-1) == y, weights=w),
+        "student_accuracy": np.average(s.argmax(-1) == y, weights=w),
+        "guessing": max(np.average(y == k, weights=w) for k in range(3)),
+        "confidence": np.average(softmax(z).max(-1), weights=w),
+        "entropy": np.average(-np.sum(q * np.log(q), axis=-1), weights=w) / np.log(3),
+        "teacher_scale": np.average(z.std(-1), weights=w),
+        "rows": np.sum(w > 0),
+    }
+
+
+def assert_reported(report, expected):
+    assert {name: getattr(report, name) for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_examples_count_by_their_weights():
+    x, y = batch(64)
+    weights = np.random.default_rng(0).choice([0.0, 0.5, 3.0], 64).astype("float32")
+    teacher, student = mlp(2), mlp(1)
+    expected = expected_of(teacher, student, x, y, weights)
+    y = np.where(weights == 0, (y + 1) % 3, y)
+    distiller = compiled(teacher, student=student)
+    assert_reported(distiller.check(x, y, sample_weight=weights), expected)
+    assert_reported(distiller.check(tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(16)), expected)
+    assert_reported(distiller.check(x, y, sample_weight=weights[:, None]), expected)
+
+
+def test_positions_count_by_weights_and_by_the_masks_of_both_sides():
+    words = np.array([[1, 2, 3, 0], [4, 0, 0, 0], [5, 1, 2, 4]])
+    weights = np.array([[1, 0, 2, 1], [1, 1, 1, 1], [0, 1, 1, 3]], "float32")
+    y = np.array([[0, 1, 2, 0], [1, 0, 0, 0], [2, 2, 1, 0]])
+    for masked_student in (True, False):
+        student, teacher = tagger(1, mask=masked_student), tagger(2, mask=not masked_student)
+        view = View(compiled([teacher, teacher], student=student))
+        report = Report(examples=3)
+        judge(report, view.read([(words, y, weights)]), view.temperature, view.per_label)
+        assert_reported(report, expected_of(teacher, student, words, y, weights * (words != 0)))
+
+
+def test_a_label_that_no_class_has_is_named_though_its_weight_is_0():
+    x, y = batch(8)
+    y = np.where(np.arange(8) == 3, 99, y)
+    report = compiled(mlp(2), student=mlp(1)).check(x, y, sample_weight=(np.arange(8) != 3).astype("float32"))
+    assert any("labels go from 0 to 99" in each for each in report.advice)
+
+
+def test_positions_of_the_class_that_the_loss_ignores_do_not_count():
+    words, y = np.array([[1, 2, 3, 5], [4, 5, 2, 1]]), np.array([[0, 1, -1, 2], [-1, 1, 0, -1]])
+    student, teacher = tagger(1, mask=False), tagger(2, mask=False)
+    distiller = kd.Distiller(student=student, teacher=teacher)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    distiller.compile("adam", loss, temperature=4.0)
+    assert_reported(distiller.check(words, y), expected_of(teacher, student, words, y, 1.0 * (y >= 0)))
+
+
+def test_a_good_teacher_of_mostly_padded_positions_is_not_accused():
+    random = np.random.default_rng(0)
+    words = random.integers(1, 6, (64, 20))
+    teacher = tagger(2, mask=False)
+    y = teacher.predict(words, verbose=0).argmax(-1)
+    weights = (np.arange(20) < 2) * np.ones((64, 1), "float32")
+    y = np.where(weights > 0, y, 0)
+    distiller = compiled(teacher, student=tagger(1, mask=False))
+    report = distiller.check(words, y, sample_weight=weights)
+    assert report.teacher_accuracy == 1.0 and report.rows == 128
+    assert not any("it is not shown" in each for each in report.advice)
+    distiller.compile("adam", LOSS, weighted_metrics=[])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The teacher is right")
+        distiller.fit(words, y, sample_weight=weights, batch_size=1, epochs=20, steps_per_epoch=1, verbose=0)
+
+
+def test_each_of_several_outputs_has_its_own_labels_and_weights():
+    x, y = batch(32)
+    weights = np.random.default_rng(1).choice([0.0, 2.0], 32).astype("float32")
+
+    def two(seed):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, {"kind": mlp(seed)(inputs), "box": mlp(seed + 5)(inputs)})
+
+    student, teacher = two(1), two(2)
+    distiller = kd.Distiller(student=student, teacher=teacher, terms=[kd.Term(kd.losses.kl_divergence, at="kind")])
+    distiller.compile("adam", {"kind": LOSS, "box": "mse"}, temperature=4.0)
+    labels = {"kind": y, "box": np.zeros((32, 3), "float32")}
+    report = distiller.check(x, labels, sample_weight={"kind": weights, "box": np.ones(32, "float32")})
+    kinds = [keras.Model(each.input, each.output["kind"]) for each in (teacher, student)]
+    assert_reported(report, expected_of(*kinds, x, y, weights))
+
+
+def test_where_nothing_counts_there_is_a_cost_and_no_accuracy():
+    x, y = batch(8)
+    report = compiled(mlp(2), student=mlp(1)).check(x, y, sample_weight=np.zeros(8, "float32"))
+    assert report.teacher_accuracy is None and report.epoch_seconds > 0
 
 
 def test_without_labels_the_targets_are_still_looked_at():

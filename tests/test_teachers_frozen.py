@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.ensemble import RandomForestClassifier
 
 import keras_kd as kd
 from keras_kd import Distiller, Term, losses, transforms
@@ -496,3 +497,44 @@ def test_the_squared_error_of_a_softmax_is_the_same_however_the_teacher_is_wrapp
         received[name] = fit(distiller, x, None, batch_size=8)["loss"][0]
     rounded = {"in 16 bits": 2e-2, "cached, float16": 1e-3, "cached, top 3": 1e-3}
     assert received == {name: pytest.approx(expected, rel=rounded.get(name, 1e-5)) for name in received}
+
+
+# Teachers that need NumPy
+
+
+def forest():
+    return RandomForestClassifier(5, random_state=0).fit(X, Y)
+
+
+NEED_NUMPY = {
+    "a method": lambda: forest().predict_proba,
+    "a function": lambda: lambda x: forest().predict_proba(x),
+    "a function of x.numpy()": lambda: lambda x: forest().predict_proba(x.numpy()),
+    "remembered": lambda: kd.teachers.Remembered(Frozen(forest().predict_proba, head="softmax")),
+    "a member": lambda: [linear(2), Frozen(forest().predict_proba, head="softmax")],
+}
+
+
+@pytest.mark.filterwarnings("ignore:The outputs of")
+@pytest.mark.parametrize("name", NEED_NUMPY)
+def test_a_function_of_arrays_is_refused_with_what_to_do(name):
+    student = linear(1)
+    distiller = distill(student, NEED_NUMPY[name](), run_eagerly=False)
+    before = numbers(student)
+    words = r"^Expected a teacher that computes with TensorFlow\..*NumPy.*Cached\(head=.softmax.\).*Joined\(x, "
+    with pytest.raises(ValueError, match=words):
+        fit(distiller)
+    assert_same(numbers(student), before)
+
+
+def test_an_estimator_is_refused_with_what_to_do():
+    with pytest.raises(TypeError, match=r"RandomForestClassifier.*Cached\(head=.softmax.\).*predict_proba"):
+        Distiller(student=linear(1), teacher=forest())
+
+
+def test_what_to_do_with_a_forest_teaches():
+    probabilities, student = forest().predict_proba(X), linear(1)
+    distiller = distill(student, kd.teachers.Cached(head="softmax"), loss=None, alpha=1.0, temperature=4.0)
+    logits = np.log(np.maximum(probabilities, np.finfo("float32").tiny))
+    received = fit(distiller, kd.Joined(X, {"logits": probabilities}), None)["loss"]
+    assert received == pytest.approx([soft_loss(student(X), logits)], rel=1e-5)

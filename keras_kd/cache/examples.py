@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import targets
+from keras_kd._arrays import as_arrays
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import checks
 
@@ -37,7 +38,7 @@ class Examples:
     """
 
     def __init__(self, data: Any) -> None:
-        self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(data)
+        self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(as_arrays(data))
         self._dataset = data
         self.spec: Any = data.element_spec if self._arrays is None else _first(self._arrays).element_spec
         checks.check_specs(self.x(self.spec))

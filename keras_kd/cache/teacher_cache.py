@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import targets
+from keras_kd._arrays import as_arrays
 from keras_kd._say import say
 from keras_kd.cache import fingerprint, manifest, shards
 from keras_kd.cache.build import Asked, Build, Question, read_timing
@@ -212,6 +213,7 @@ class TeacherCache:
         shards.check_sizes(self.path, content["files"])
         source = Source(self.path, content, self._view)
         source.check(0)
+        dataset = dataset if isinstance(dataset, tf.data.Dataset) else as_arrays(dataset)
         if not isinstance(dataset, tf.data.Dataset) and all(is_array(leaf) for leaf in tree.flatten(dataset)):
             if self.augment is not None or content["views"] > 1 or self.key is not None:
                 raise ValueError(

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import heads, targets
+from keras_kd._arrays import as_arrays
 from keras_kd._types import Tensors
 from keras_kd.preflight.cost import Batch, measure
 from keras_kd.preflight.judge import guesses, judge, labels_fit
@@ -46,7 +47,7 @@ def check(
 
     Raises:
         ValueError: the Distiller is not compiled, or has no teacher; no data.
-        TypeError: the data are neither arrays nor a tf.data.Dataset.
+        TypeError: the data are neither arrays, DataFrames nor a tf.data.Dataset.
 
     Example:
         >>> print(distiller.check(train))
@@ -218,7 +219,7 @@ def _look(
         return seen, count if count >= 0 else None
     if isinstance(x, (tuple, list)) and y is None and len(x) in (2, 3):
         raise TypeError("Expected arrays as `fit` takes them: check(x, y). Received one tuple of them.")
-    data = (x, y, sample_weight)
+    data = as_arrays((x, y, sample_weight))
     leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
         raise TypeError(f"Expected arrays, or a batched tf.data.Dataset. Received: {type(x).__name__}")

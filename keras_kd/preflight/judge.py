@@ -58,9 +58,10 @@ def guesses(report: Report) -> bool:
 
 def labels_fit(rows: Rows) -> bool:
     """Return whether there is a class for every label; where there is not, a loss fails."""
-    if rows.labels is None or rows.labels.ndim > 1 or rows.teacher.shape[-1] < 2:
+    if rows.ids is None or rows.teacher.shape[-1] < 2:
         return True
-    return bool(0 <= rows.labels.min() <= rows.labels.max() < rows.teacher.shape[-1])
+    lowest, highest = rows.ids
+    return 0 <= lowest <= highest < rows.teacher.shape[-1]
 
 
 def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
@@ -71,9 +72,9 @@ def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
         _compare_yes_and_no(report, rows)
     elif rows.teacher.shape[-1] > 1:
         ids = _ids(labels)
-        if not labels_fit(rows):
+        if rows.ids is not None and not labels_fit(rows):
             report.advice.append(
-                f"The labels go from {ids.min()} to {ids.max()}, and the teacher has the classes 0 to "
+                f"The labels go from {rows.ids[0]} to {rows.ids[1]}, and the teacher has the classes 0 to "
                 f"{rows.teacher.shape[-1] - 1}: one of the two is of another data set, or counted from 1."
             )
         _compare_classes(report, rows, ids)

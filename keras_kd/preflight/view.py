@@ -23,6 +23,8 @@ class Rows(NamedTuple):
         softened: the teacher's logits as the term sees them: transformed, and divided by the temperature.
         labels: class ids, (rows,), or one value for each class, (rows, classes); None where they fit neither.
         weights: what each row counts, (rows,), above 0.
+        ids: the smallest and the largest class id, of rows that do not count as well: a loss reads those, too. None
+            where labels are no ids.
     """
 
     student: np.ndarray
@@ -30,6 +32,7 @@ class Rows(NamedTuple):
     softened: np.ndarray
     labels: np.ndarray | None
     weights: np.ndarray
+    ids: tuple[int, int] | None = None
 
 
 class View:
@@ -67,7 +70,9 @@ class View:
         student, teacher, softened, weights = (
             np.concatenate(columns[place]).astype("float64") for place in (0, 1, 2, 4)
         )
-        return Rows(student, teacher, softened, labels, weights) if len(weights) else None
+        ids = [each for each in columns[5] if each is not None]
+        extremes = (min(low for low, _ in ids), max(high for _, high in ids)) if ids else None
+        return Rows(student, teacher, softened, labels, weights, extremes) if len(weights) else None
 
     def _say(self, x: Tensors, y: Tensors, sample_weight: Tensors) -> tuple[Any, ...]:
         term: Any = self.term
@@ -96,7 +101,13 @@ class View:
         if y is not None and self.ignored is not None and np.size(y) == weights.size:
             weights = weights * (np.reshape(y, weights.shape) != self.ignored)
         rows = weights > 0
-        return (*(np.asarray(each)[rows] for each in logits), _labels(y, rows, logits[1].shape), weights[rows])
+        labels = _labels(y, rows, logits[1].shape)
+        ids = None
+        if labels is not None and labels.ndim == 1:
+            given = np.asarray(y).astype(int)
+            given = given if self.ignored is None else given[given != self.ignored]
+            ids = (int(given.min()), int(given.max())) if given.size else None
+        return (*(np.asarray(each)[rows] for each in logits), labels, weights[rows], ids)
 
 
 def _counted(logits: Tensor, teacher: Tensors) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_kd import heads, schedules, targets
+from keras_kd import distribution, heads, schedules, targets
 from keras_kd._types import Tensor, Tensors
 
 
@@ -22,7 +22,8 @@ class Teacher(keras.layers.Layer):
 
         Some of Keras's layers, the random ones among them, are in training mode where nobody tells them otherwise.
         """
-        return super().__call__(*args, **{"training": False, **kwargs})
+        with distribution.in_own_words():
+            return super().__call__(*args, **{"training": False, **kwargs})
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
         """Learn, once, which student is taught and which names the terms read from this teacher.

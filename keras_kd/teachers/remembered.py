@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import targets
+from keras_kd._arrays import as_arrays
 from keras_kd._say import say
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import fingerprint
@@ -29,7 +30,7 @@ class Remembered(Teacher):
 
     Raises:
         TypeError: `teacher` is no teacher.
-        ValueError: one that changes with the student or reads it; in `fit`: x is no array.
+        ValueError: one that changes with the student or reads it; in `fit`: x is neither an array nor a DataFrame.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=Remembered(teacher))
@@ -72,6 +73,7 @@ class Remembered(Teacher):
         """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
         if isinstance(x, tf.data.Dataset) and targets.are_in(x):
             return x  # of arrays that were joined before, by a pipeline of stages
+        x = as_arrays(x)
         leaves = tree.flatten(x)
         if isinstance(x, targets.Joined):
             raise ValueError(
@@ -106,7 +108,9 @@ class Remembered(Teacher):
 
     def _ask(self, x: Tensors, count: int, verbose: int | str) -> dict[str, targets.Parts]:
         spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
-        function = tf.function(lambda batch: said_by(self.teacher, batch, self._names), input_signature=[spec])
+        function = tf.function(
+            lambda batch: said_by(self.teacher, batch, self._names), input_signature=[spec], autograph=False
+        )
         ask = function.get_concrete_function()  # or TensorFlow warns of several teachers in a process
         progress = keras.utils.Progbar(count, unit_name="example", verbose=1 if verbose == "auto" else verbose)
         memory: Any = None
