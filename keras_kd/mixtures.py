@@ -20,6 +20,15 @@ class Mixture(NamedTuple):
     log_weights: Tensor
 
 
+class OfLabels(Mixture):
+    """The same of logits that are yes-or-no each: they are averaged label by label, whatever is done with them."""
+
+
+def of_kind(side: Tensors, kind: str) -> Tensors:
+    """Return a mixture as one of labels where its head, see `heads.KINDS`, is a sigmoid; a tensor stays as it is."""
+    return OfLabels(*side) if isinstance(side, Mixture) and kind == "sigmoid" else side
+
+
 def on_logits(function: Callable[[Tensor], Tensor], side: Tensors) -> Tensors:
     """Apply a function to a tensor, to each in a tuple of them, or to the logits of each member."""
     if isinstance(side, Mixture):
@@ -37,7 +46,7 @@ def averaged(side: Tensors, temperature: Tensor, per_label: bool) -> Tensors:
     Args:
         side: a tensor, a `Mixture`, or a tuple of them.
         temperature: T, above 0.
-        per_label: whether each logit is a yes-or-no of its own.
+        per_label: whether each logit is a yes-or-no of its own; of `OfLabels` it always is.
     """
     if isinstance(side, tuple) and not isinstance(side, Mixture):
         return tuple(averaged(each, temperature, per_label) for each in side)
@@ -46,7 +55,7 @@ def averaged(side: Tensors, temperature: Tensor, per_label: bool) -> Tensors:
     if len(side.logits) == 1:
         return side.logits[0]
     softened = [logits / temperature for logits in side.logits]
-    if not per_label:
+    if not per_label and not isinstance(side, OfLabels):
         mean = _log_mean([ops.log_softmax(each, axis=-1) for each in softened], side.log_weights)
         return ops.log_softmax(temperature * mean, axis=-1)
     yes = _log_mean([ops.log_sigmoid(each) for each in softened], side.log_weights)

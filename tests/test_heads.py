@@ -150,6 +150,7 @@ CHANGES = {
     "half of the classes": lambda x: x[:, :3],
     "classes in two rows": keras.layers.Reshape((2, 3)),
     "two distributions beside each other": lambda x: keras.layers.Concatenate()([x, keras.layers.Softmax()(x)]),
+    "halves of two distributions": lambda x: keras.layers.Concatenate()([x[:, :3], keras.layers.Softmax()(x)[:, 3:]]),
     "scaled": keras.layers.Rescaling(2.0),
     "the mean of two": lambda x: keras.layers.Average()([x, keras.layers.Softmax()(x)]),
     "padded": lambda x: keras.layers.ZeroPadding1D(1)(repeated(x)),

@@ -218,6 +218,16 @@ def test_one_column_of_probabilities_is_warned_of_with_the_head_that_it_has(per_
         distiller.fit(batch(32)[0], np.zeros((32, 1)), epochs=0, verbose=0)
 
 
+def test_a_build_and_soft_labels_and_a_comparison_warn_too(tmp_path):
+    x, y = batch(32)
+    with pytest.warns(UserWarning, match='probabilities.*head="sigmoid"'):
+        kd.TeacherCache(tmp_path, teacher=one_column()).build(x, verbose=0)
+    with pytest.warns(UserWarning, match='probabilities.*head="softmax"'):
+        kd.stages.soft_labels(probable(), x)
+    with pytest.warns(UserWarning, match='probabilities.*head="softmax"'):
+        kd.compare({"teacher": probable(), "student": mlp(1)}, (x, y), rounds=0)
+
+
 @pytest.mark.parametrize("activation", [tf.nn.softmax, "hard_sigmoid"])
 def test_a_student_whose_head_is_in_doubt_is_warned_of_too(activation):
     x, y = batch(32)

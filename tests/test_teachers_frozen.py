@@ -499,6 +499,19 @@ def test_the_squared_error_of_a_softmax_is_the_same_however_the_teacher_is_wrapp
     assert received == {name: pytest.approx(expected, rel=rounded.get(name, 1e-5)) for name in received}
 
 
+@pytest.mark.parametrize("head", ["sigmoid", None])
+def test_the_squared_error_of_logits_that_no_softmax_made_is_that_of_the_logits(tmp_path, head):
+    student, teacher = linear(1, activation=head), linear(2, activation=head)
+    z, t = (X.astype("float64") @ each.get_weights()[0] + each.get_weights()[1] for each in (student, teacher))
+    same = [teacher, teacher] if head else [teacher]  # the mean of two softmaxes knows nothing of a constant
+    cache = kd.TeacherCache(tmp_path, teacher=same, dtype="float32")
+    cache.build(X, verbose=0)
+    given = {"live": teacher, "ensemble": same, "remembered": kd.teachers.Remembered(same)}
+    for each, x in [*((each, X) for each in given.values()), (kd.teachers.Cached(cache), cache.join(X))]:
+        distiller = distill(student, each, [Term(losses.squared_error)], loss=None, alpha=1.0, temperature=4.0)
+        assert fit(distiller, x, None, batch_size=8)["loss"] == pytest.approx([np.mean((z - t) ** 2)], rel=1e-4)
+
+
 # Teachers that need NumPy
 
 

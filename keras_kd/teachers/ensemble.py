@@ -10,7 +10,7 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
-from keras_kd.mixtures import Mixture
+from keras_kd.mixtures import Mixture, of_kind
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.frozen import Frozen
 
@@ -147,7 +147,7 @@ class Ensemble(Teacher):
         members = [_masked(ops.cast(each, "float32"), [each]) for each in members]
         log_weights = self._log_weights(members, labels, step, is_output=self.kind(name) != "values")
         if self.over == "probabilities" and self.kind(name) != "values":
-            return Mixture(tuple(members), log_weights)
+            return of_kind(Mixture(tuple(members), log_weights), self.kind(name))
         shares = ops.exp(log_weights)
         return _masked(sum(_spread(shares[..., m], each) * each for m, each in enumerate(members)), members)
 

@@ -13,6 +13,7 @@ from keras_kd._arrays import as_arrays
 from keras_kd._say import say
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import fingerprint
+from keras_kd.mixtures import of_kind
 from keras_kd.teachers.base import Teacher, check_constant, said_by
 from keras_kd.teachers.ensemble import as_teacher
 
@@ -95,7 +96,7 @@ class Remembered(Teacher):
         """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, ask the teacher."""
         if not isinstance(x, targets.Joined):
             return self.teacher(x, student, labels=labels, step=step)
-        return {name: targets.decode(parts) for name, parts in x.targets.items()}
+        return {name: of_kind(targets.decode(parts), self.kind(name)) for name, parts in x.targets.items()}
 
     def get_config(self) -> dict:
         """Return the constructor's arguments."""
