@@ -383,20 +383,20 @@ def _forget_the_gone() -> None:
             gradient_registry._registry.pop(name, None)
 
 
-def with_value_errors(model: Any, function: Any, first: Callable[[Any], None]) -> Callable:
+def with_value_errors(model: Any, function: Any, first: Callable[[Any], Any]) -> Callable:
     """Raise what `stop_unless` has found as a `ValueError`, which TensorFlow has no way to raise in a graph.
 
     Args:
         model: whose step it is.
         function: Keras's function of an iterator, which takes a step.
-        first: is called with the iterator before the first step.
+        first: is called with the iterator before the first step, and returns the one that this step is to read.
     """
     begun = False
 
     def guarded(iterator: Any) -> Any:
         nonlocal begun
         if not begun:
-            first(iterator)
+            iterator = first(iterator)
             begun = True
         try:
             with freed_with(model):

@@ -156,10 +156,13 @@ class Term(keras.layers.Layer):
             self.bridge = self._find_bridge(sides, teacher)
         if self.bridge is not None and not self.bridge.built:
             self.bridge.build(tree.map_structure(lambda side: side.shape, sides))
-        if teacher is not None and not self.needs_labels:
+        known = self.pick(teacher, self._pair[1], "teacher") if teacher is not None else None
+        if known is None and self.bridge is None and (softened if self.soften is None else self.soften):
+            known = sides  # what is softened are the same classes on both sides
+        if known is not None and not self.needs_labels:
             sides, targets = tree.map_structure(
                 lambda side: keras.KerasTensor(side.shape, "float32"),  # as __call__ would cast them
-                (sides, self.pick(teacher, self._pair[1], "teacher")),
+                (sides, known),
             )
             with distribution.in_own_words():
                 self.compute_output_spec(sides, targets, softened=softened)

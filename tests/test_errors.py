@@ -185,18 +185,14 @@ def test_one_logit_under_a_softmax_loss_is_refused_with_the_loss_to_use():
     refused(ValueError, ["single logit", "binary_kl"], distil, linear(1, classes=1), linear(2, classes=1))
 
 
-@pytest.mark.parametrize("seen", ["as a model", "as a function"])
-def test_what_a_term_refuses_is_said_in_our_words_alone(seen):
-    def yes_or_no():
-        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
-
-    def learn():
-        teacher = yes_or_no()
-        distiller = distil(yes_or_no(), teacher if seen == "as a model" else lambda x: teacher(x))
-        distiller.compile("sgd", alpha=1.0)
-        distiller.fit(X, verbose=0)
-
-    message = refused(ValueError, ["at least 2 classes", "student (None, 1)", "binary_kl"], learn)
+@pytest.mark.parametrize("seen", ["as a model", "as a function", "not yet"])
+def test_what_a_term_refuses_is_said_at_once_and_in_our_words_alone(seen):
+    teacher = linear(2, classes=1)
+    given = {"as a model": teacher, "as a function": lambda x: teacher(x), "not yet": None}[seen]
+    terms = [kd.Term(kd.losses.kl_divergence)]
+    words = ["at least 2 classes", "student (None, 1)", "binary_kl"]
+    student = linear(1, classes=1)
+    message = refused(ValueError, words, kd.Distiller, student=student, teacher=given, terms=terms)
     assert message.startswith("Term 'kl_divergence' reads") and message.endswith("for a value.")
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import targets
+from keras_kd._arrays import as_arrays
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import checks
 
@@ -42,7 +43,7 @@ class Examples:
                 "Expected a dataset that is not joined yet. Received one whose x carries targets. Several teachers: "
                 "cache the ensemble, TeacherCache(path, teacher=[first, second])."
             )
-        self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(data)
+        self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(as_arrays(data))
         self._dataset = data
         self.spec: Any = spec_of(data if self._arrays is None else _first(self._arrays))
         checks.check_specs(self.x(self.spec))

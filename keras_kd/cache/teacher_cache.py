@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import targets
+from keras_kd._arrays import as_arrays
 from keras_kd._say import say
 from keras_kd.cache import code, contents, earlier, fingerprint, manifest, shards
 from keras_kd.cache.build import Asked, Build, Question, read_timing
@@ -228,6 +229,7 @@ class TeacherCache:
         source = Source(self.path, content, self._view)
         if self.key is None or content["views"] > 1:  # by key, what is read is compared as it is read
             source.check(0)
+        dataset = dataset if isinstance(dataset, tf.data.Dataset) else as_arrays(dataset)
         if not isinstance(dataset, tf.data.Dataset) and all(
             leaf is None or is_array(leaf) for leaf in tree.flatten(dataset)
         ):

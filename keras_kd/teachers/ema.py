@@ -68,8 +68,12 @@ class EMA(Teacher):
         return self._reader.specs
 
     def kind(self, name: str) -> str:
-        """Return the head of an output; a layer's features are "values"."""
-        return self._reader.kind(name)
+        """Return the head of an output; a layer's features are "values". Before a student is known, "auto"."""
+        return "auto" if self.model is None else self._reader.kind(name)
+
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, unless the heads are known, or plain layers of weights end the model."""
+        return [self] if self._reader.in_doubt(names) else []
 
     def ranges(self) -> list[schedules.Range]:
         """Return the decay, from 0 to 1."""

@@ -10,7 +10,7 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
-from keras_kd.mixtures import Mixture
+from keras_kd.mixtures import Mixture, of_kind
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.frozen import Frozen
 
@@ -107,9 +107,9 @@ class Ensemble(Teacher):
         fixed = weights is None or (isinstance(weights, list) and not any(callable(each) for each in weights))
         return fixed and all(each.constant(names) for each in self.teachers)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return the members whose heads are not known."""
-        return [one for each in self.teachers for one in each.unrecognised(x, names)]
+        return [one for each in self.teachers for one in each.unrecognised(names)]
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return averages of values and features, and mixtures of logits."""
@@ -155,7 +155,7 @@ class Ensemble(Teacher):
         members = [_masked(ops.cast(each, "float32"), [each]) for each in members]
         log_weights = self._log_weights(members, labels, step, is_output=self.kind(name) != "values")
         if self.over == "probabilities" and self.kind(name) != "values":
-            return Mixture(tuple(members), log_weights)
+            return of_kind(Mixture(tuple(members), log_weights), self.kind(name))
         shares = ops.exp(log_weights)
         return _masked(sum(_spread(shares[..., m], each) * each for m, each in enumerate(members)), members)
 
