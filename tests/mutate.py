@@ -143,8 +143,10 @@ def main() -> None:
     for name in ("tensorflow", "keras"):
         importlib.import_module(name)
     source = (ROOT / options.module).read_text()
-    found = sorted(set(changes(ast.parse(source))), key=lambda each: (each[0].lineno, each[0].col_offset, each[1]))
-    drawn = found if options.sample is None else random.Random(options.seed).sample(found, options.sample)
+    found = list(changes(ast.parse(source)))
+    drawn = (
+        found if options.sample is None else random.Random(options.seed).sample(found, min(options.sample, len(found)))
+    )
     with tempfile.TemporaryDirectory() as folder:
         sys.exit(judge(copied(pathlib.Path(folder)), options.module, options.tests, source, drawn))
 

@@ -54,6 +54,12 @@ def test_no_line_is_lost(launched, tmp_path):
     assert launched(path)[1].count("\n") == 20_002
 
 
+def test_errors_and_bytes_that_are_no_text_are_passed_on_too(launched, tmp_path):
+    path = script(tmp_path, "sys.stderr.write('an error' + chr(10)); os.write(1, b'\\xff' + chr(10).encode())")
+    lines = launched("--workers", 1, path)[1].splitlines()
+    assert sorted(lines) == ["[0] an error", "[0] \ufffd"]
+
+
 @pytest.mark.parametrize(("ending", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
 def test_one_that_fails_ends_the_others(launched, tmp_path, ending, code):
     path = script(tmp_path, f"{ending} if task['task']['index'] else time.sleep(300)")
