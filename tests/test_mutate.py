@@ -37,7 +37,7 @@ def test_a_change_is_made_in_its_place(source, expected):
     assert expected in changed(source)
 
 
-@pytest.mark.parametrize("source", ["x: int", "'text'", "def f(x: min[int]) -> max[1]: ...", "f'{1 + 1}'"])
+@pytest.mark.parametrize("source", ["x: int", "'text'", "def f(x: min[int]) -> max[1]: ...", "f'{1 + 1}'", "x = y"])
 def test_types_and_texts_stay(source):
     assert changed(source) == []
 
