@@ -178,6 +178,12 @@ def test_what_workers_have_started_ends_with_them(launched, tmp_path, ending, co
     assert len(processes) >= 2 and all_end(processes)  # one that was ended early has named none
 
 
+def test_signals_are_handled_afterwards_as_before(launched, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert launched("--workers", 1, script(tmp_path, ""))[0] == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_a_worker_that_cannot_be_started_ends_the_others(launched, tmp_path, monkeypatch):
     real, started = subprocess.Popen, []
 
