@@ -6,10 +6,10 @@ ended, and its exit code is returned (128 plus the signal's number where it was 
 runs there: a SLURM job needs no TF_CONFIG
 (`MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SlurmClusterResolver())`), Kubeflow's TFJob sets it.
 
-No worker outlives the launcher, and neither do the processes that workers start: SIGINT, SIGTERM and SIGHUP are passed
-on, what is left after ten seconds or at a second signal is killed, and if the launcher itself is killed, so are they.
-A worker is a session of its own for this; a process that leaves that session is left alone. On Windows, which has no
-such groups, only the workers themselves are ended, and not where the launcher is killed.
+No worker outlives the launcher, and no process that a worker has started outlives that worker: SIGINT, SIGTERM and
+SIGHUP are passed on, what is left after ten seconds or at a second signal is killed, and if the launcher itself is
+killed, so are they. A worker is a session of its own for this; a process that leaves that session is left alone. On
+Windows, which has no such groups, only the workers themselves are ended, and not where the launcher is killed.
 
 There is no well-kept tool for this: torchrun is PyTorch's alone, Horovod is no longer developed, and Ray is a platform.
 """
@@ -100,7 +100,7 @@ def received() -> Iterator[list[int]]:
         yield found
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that is not Python's
 
 
 class Workers:

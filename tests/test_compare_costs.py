@@ -139,6 +139,12 @@ def test_attention_counts_its_products_too():
     assert 2 * products <= received < 2 * products * 1.2  # scaling and softmax are the rest
 
 
+def test_tensorflow_warns_as_before_after_counting():
+    before = tf.get_logger().level
+    flops(linear(1), X)
+    assert tf.get_logger().level == before
+
+
 def test_an_einsum_with_free_axes_counts():
     def model(x):
         return tf.einsum("...ij,jk->...ik", x, tf.ones((4, 5)))

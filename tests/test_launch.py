@@ -54,6 +54,12 @@ def test_no_line_is_lost(launched, tmp_path):
     assert launched(path)[1].count("\n") == 20_002
 
 
+def test_errors_and_bytes_that_are_no_text_are_passed_on_too(launched, tmp_path):
+    path = script(tmp_path, "sys.stderr.write('an error' + chr(10)); os.write(1, b'\\xff' + chr(10).encode())")
+    lines = launched("--workers", 1, path)[1].splitlines()
+    assert sorted(lines) == ["[0] an error", "[0] \ufffd"]
+
+
 @pytest.mark.parametrize(("ending", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137)])
 def test_one_that_fails_ends_the_others(launched, tmp_path, ending, code):
     path = script(tmp_path, f"{ending} if task['task']['index'] else time.sleep(300)")
@@ -170,6 +176,12 @@ def test_what_workers_have_started_ends_with_them(launched, tmp_path, ending, co
     assert received == code
     processes = [int(each) for each in re.findall(r"\d+(?= )", output.replace("[", "").replace("]", "@"))]
     assert len(processes) >= 2 and all_end(processes)  # one that was ended early has named none
+
+
+def test_signals_are_handled_afterwards_as_before(launched, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert launched("--workers", 1, script(tmp_path, ""))[0] == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_worker_that_cannot_be_started_ends_the_others(launched, tmp_path, monkeypatch):
