@@ -45,15 +45,15 @@ def standardize(logits: Tensor) -> Tensor:
         raise ValueError(f"Expected logits over at least 2 classes. Received: {tuple(logits.shape)}")
     excluded = ops.equal(logits, -np.inf)
     present = ops.where(excluded, 0.0, logits)
-    count = ops.sum(1.0 - ops.cast(excluded, logits.dtype), axis=-1, keepdims=True)
+    count = classes - ops.sum(ops.cast(excluded, logits.dtype), axis=-1, keepdims=True)
     centred = ops.where(excluded, 0.0, present - ops.sum(present, axis=-1, keepdims=True) / count)
     variance = ops.sum(ops.square(centred), axis=-1, keepdims=True) / ops.maximum(count - 1.0, 1.0)
-    scaled = centred / (ops.sqrt(ops.maximum(variance, _ZERO)) + _EPSILON)
     # Where all logits are equal there is no shape to learn: 0, with a gradient of 0 instead of 1e7. Their mean is
     # rounded, so that equal is what differs by less than that.
     rounding = ops.square(_ROUNDING * ops.max(ops.abs(present), axis=-1, keepdims=True))
-    shape = ops.where(variance > ops.maximum(rounding, _ZERO), scaled, ops.zeros_like(centred))
-    return ops.where(excluded, -np.inf, shape)
+    scale = 1.0 / (ops.sqrt(ops.maximum(variance, _ZERO)) + _EPSILON)
+    scale = ops.where(variance > ops.maximum(rounding, _ZERO), scale, 0.0)
+    return ops.where(excluded, -np.inf, centred * scale)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
