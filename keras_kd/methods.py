@@ -385,7 +385,8 @@ def crd(
         at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
         dimension: width of the trained embeddings, at least 1.
         temperature: of the similarities, above 0, not of the logits.
-        memory: how many of the teacher's embeddings are kept, at least one batch; 0 for the batch alone.
+        memory: how many of the teacher's embeddings are kept, at least one batch; 0 for the batch alone. Augmented data
+            want less than an epoch: see `losses.ContrastiveMemory`.
         weight: weight of each term, not negative.
 
     Returns:

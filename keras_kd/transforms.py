@@ -22,7 +22,8 @@ _ZERO = 1e-24
 def standardize(logits: Tensor) -> Tensor:
     """Give logits a mean of 0 and a standard deviation of 1, so that the student learns their shape, not their scale.
 
-    (z - mean) / (std + 1e-7) over the classes, with the unbiased standard deviation (n - 1).
+    (z - mean) / (std + 1e-7) over the classes, with the unbiased standard deviation (n - 1). A class that a logit of
+    -inf excludes counts in neither, and stays excluded.
 
     Args:
         logits: (..., classes), at least two classes.
@@ -42,13 +43,17 @@ def standardize(logits: Tensor) -> Tensor:
     classes = logits.shape[-1]
     if classes < 2:
         raise ValueError(f"Expected logits over at least 2 classes. Received: {tuple(logits.shape)}")
-    centred = logits - ops.mean(logits, axis=-1, keepdims=True)
-    variance = ops.sum(ops.square(centred), axis=-1, keepdims=True) / (classes - 1)
-    scaled = centred / (ops.sqrt(ops.maximum(variance, _ZERO)) + _EPSILON)
+    excluded = ops.equal(logits, -np.inf)
+    present = ops.where(excluded, 0.0, logits)
+    count = classes - ops.sum(ops.cast(excluded, logits.dtype), axis=-1, keepdims=True)
+    centred = ops.where(excluded, 0.0, present - ops.sum(present, axis=-1, keepdims=True) / count)
+    variance = ops.sum(ops.square(centred), axis=-1, keepdims=True) / ops.maximum(count - 1.0, 1.0)
     # Where all logits are equal there is no shape to learn: 0, with a gradient of 0 instead of 1e7. Their mean is
     # rounded, so that equal is what differs by less than that.
-    rounding = ops.square(_ROUNDING * ops.max(ops.abs(logits), axis=-1, keepdims=True))
-    return ops.where(variance > ops.maximum(rounding, _ZERO), scaled, ops.zeros_like(centred))
+    rounding = ops.square(_ROUNDING * ops.max(ops.abs(present), axis=-1, keepdims=True))
+    scale = 1.0 / (ops.sqrt(ops.maximum(variance, _ZERO)) + _EPSILON)
+    scale = ops.where(variance > ops.maximum(rounding, _ZERO), scale, 0.0)
+    return ops.where(excluded, -np.inf, centred * scale)
 
 
 @keras.saving.register_keras_serializable("keras_kd")

@@ -199,7 +199,7 @@ def test_a_method_has_the_value_of_its_paper(name):
     distiller = kd.Distiller(student=WIDE if name == "fsp" else STUDENT, teacher=TEACHER, terms=terms)
     distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     received = float(distiller.objective(X, Y)["distillation_loss"])
-    assert received == pytest.approx(expected(terms), rel=2e-5)
+    assert received == pytest.approx(expected(terms), rel=1e-4)  # float32: PKT sums logarithms of ratios near 1
 
 
 def with_random_weights(layer, shapes):

@@ -85,6 +85,36 @@ def test_standardising_takes_the_unbiased_deviation():
     np.testing.assert_allclose(transforms.standardize(np.float32([[0, 2, 4]])), [[-1, 0, 1]], atol=1e-6)
 
 
+def test_an_excluded_class_is_left_out_of_mean_and_deviation_and_stays_excluded():
+    logits, cotangent = inputs((4, 5)), inputs((4, 4))
+    excluding = np.insert(logits, 2, -np.inf, axis=-1)
+    weights = np.insert(np.pad(cotangent, ((0, 0), (0, 1))), 2, 0.0, axis=-1)
+    values, gradient = ours_and_gradient(
+        lambda x, *_: tf.where(tf.math.is_inf(x), 0.0, transforms.standardize(x)), (excluding, excluding, None), weights
+    )
+    np.testing.assert_allclose(np.delete(values, 2, -1), references.standardize(logits), rtol=1e-5, atol=1e-6)
+    assert np.all(transforms.standardize(excluding)[:, 2] == -np.inf)
+    slopes = finite_differences(
+        lambda x, *_: references.standardize(x), (logits, logits, None), np.delete(weights, 2, -1)
+    )
+    np.testing.assert_allclose(gradient, np.insert(slopes, 2, 0.0, axis=-1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_map_excludes_a_class_all_of_whose_own_are_excluded():
+    teacher = inputs((3, 5))
+    teacher[:, 1] = teacher[:, 3] = -np.inf  # class 1 is all of the second group, class 3 a part of the first
+    mapped = transforms.ClassMap(GROUPS, teacher_classes=5)(teacher)
+    np.testing.assert_allclose(mapped[:, 0], teacher[:, 0], rtol=1e-6)
+    assert np.all(mapped[:, 1] == -np.inf)
+
+
+def test_standardised_logits_are_compared_without_the_classes_that_both_sides_exclude():
+    student, teacher = (np.insert(side, 2, -np.inf, axis=-1) for side in (inputs((4, 5)), inputs((4, 5))[::-1]))
+    term = Term(losses.kl_divergence, transform=transforms.standardize)
+    ours, theirs = (references.standardize(np.delete(side, 2, -1)) for side in (student, teacher))
+    assert float(term(student, teacher)) == pytest.approx(np.mean(references.kl_divergence(ours, theirs)), rel=1e-5)
+
+
 def test_the_temperature_comes_after_the_transform():
     student, teacher = inputs((4, 5)), inputs((4, 5))[::-1].copy()
     value = Term(losses.kl_divergence, transform=transforms.standardize)(student, teacher, temperature=2, softened=True)

@@ -176,7 +176,6 @@ def label_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
 def class_ids(labels: Tensor, logits: Tensor) -> Tensor:
     """Return class ids, (...), of class ids or one-hot labels for `logits`."""
     require_labels(labels, logits)
-    labels = ops.cast(labels, "int32") if labels.dtype == "bool" else labels
     rank = len(logits.shape)
     if len(labels.shape) == rank and labels.shape[-1] != 1:
         labels = ops.argmax(labels, axis=-1)
@@ -188,9 +187,8 @@ def class_ids(labels: Tensor, logits: Tensor) -> Tensor:
 def target_and_others(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return the label's logit against all other classes together, (...), and the others' log-probabilities.
 
-    Where the label is the only class that is not excluded by a logit of -inf, that is 1e30, and all the probability of
-    the others is the label's. The gradient is by hand: found by TensorFlow, it is a tensor of the logits' size for each
-    number that is looked up.
+    Where a logit of -inf excludes all other classes, the first is 1e30 and the second mean nothing: see `has_others`.
+    The gradient is by hand: found by TensorFlow, it is a tensor of the logits' size for each number that is looked up.
     """
     is_target = ops.equal(ops.expand_dims(ids, -1), ops.arange(logits.shape[-1], dtype="int32"))
 
@@ -202,7 +200,6 @@ def target_and_others(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         largest = ops.max(rest, axis=-1)
         together = largest - ops.max(others, axis=-1)  # the logarithm of the sum of their powers
         target = ops.maximum(_at(logits, ids), removed) - together
-        target = ops.where(largest > 0.5 * removed, target, -removed)
 
         def gradient(of_target: Tensor, of_others: Tensor) -> Tensor:
             of_target = ops.expand_dims(of_target, -1)

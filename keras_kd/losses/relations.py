@@ -26,7 +26,7 @@ _PKT_EPSILON = 1e-7
 
 #: How many numbers tell whether two features are those of one example, and by how much they may differ, relative to the
 #: length of the features: far more than by the order of float32's sums, far less than from example to example.
-_KEY_WIDTH, _KEY_TOLERANCE = 4, 1e-4
+_KEY_WIDTH, _KEY_TOLERANCE = 3, 1e-4
 
 #: Stands for an infinite negative similarity: differences of it are finite.
 _EXCLUDED = -1e30
@@ -305,7 +305,7 @@ def _flat(features: Tensor) -> Tensor:
 
 
 def _keys(features: Tensor) -> Tensor:
-    """Return (batch, 4) projections of features, (batch, width), on fixed random directions."""
+    """Return (batch, 3) projections of features, (batch, width), on fixed random directions."""
     directions = np.random.default_rng(0).normal(size=(features.shape[-1], _KEY_WIDTH))
     return ops.matmul(ops.stop_gradient(features), ops.convert_to_tensor(directions, features.dtype))
 
