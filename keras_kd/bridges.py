@@ -70,8 +70,9 @@ class ReviewFusion(keras.layers.Layer):
     """Fuse the student's stages from deep to shallow, each in the shape of the teacher's (ReviewKD).
 
     Stage n is projected to `width` channels, mixed with what has come up from stage n + 1 by two trained maps of
-    attention, and sent through a 3x3 convolution to the teacher's channels. A bridge for a term that reads several
-    layers on both sides, shallow first.
+    attention, brought to the teacher's size, and sent through a 3x3 convolution to the teacher's channels. Sizes change
+    by nearest neighbour, as in the paper's code: position i of n reads i * size // n. A bridge for a term that reads
+    several layers on both sides, shallow first.
 
     Args:
         channels: the teacher's channels at each stage, shallow first.
@@ -125,18 +126,26 @@ class ReviewFusion(keras.layers.Layer):
         deeper = None
         for stage in reversed(range(len(self.channels))):
             x = self.projection_norms[stage](self.projections[stage](maps[stage]), training=training)
-            x = ops.image.resize(x, self.sizes[stage], interpolation="bilinear")
             if deeper is not None:
-                deeper = ops.image.resize(deeper, self.sizes[stage], interpolation="nearest")
+                deeper = _nearest(deeper, ops.shape(x)[1:3])
                 share = self.attentions[stage](ops.concatenate([x, deeper], axis=-1))
                 x = x * share[..., :1] + deeper * share[..., 1:]
-            deeper = x
-            fused.insert(0, self.output_norms[stage](self.outputs[stage](x), training=training))
+            deeper = _nearest(x, self.sizes[stage])
+            fused.insert(0, self.output_norms[stage](self.outputs[stage](deeper), training=training))
         return tuple(fused)
 
     def get_config(self) -> dict:
         """Return the constructor's arguments."""
         return {"channels": self.channels, "sizes": self.sizes, "width": self.width, "name": self.name}
+
+
+def _nearest(maps: Tensor, size: Shape) -> Tensor:
+    """Resize maps by nearest neighbour: position i reads floor(i * old / new); Keras's reads half a position later."""
+    for axis, new in zip((1, 2), size, strict=True):
+        old = ops.shape(maps)[axis]
+        if maps.shape[axis] is None or old != new:
+            maps = ops.take(maps, ops.arange(new, dtype="int32") * old // new, axis=axis)
+    return maps
 
 
 def with_teacher_classifier(

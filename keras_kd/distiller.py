@@ -38,7 +38,8 @@ class Distiller(keras.Model):
         teacher: a trained Keras model, layer or function of x, which returns logits unless `teachers.Frozen(function,
             head=...)` says else; a `keras_kd.teachers.Teacher`; or a list of these, whose probabilities are averaged.
             None only for a Distiller that gets its teacher later.
-        terms: what is learned from the teacher. None: `[Term(losses.kl_divergence)]`, plain knowledge distillation.
+        terms: what is learned from the teacher. None: `[Term(losses.kl_divergence)]`, plain knowledge distillation; for
+            a student of one sigmoid unit, or of one logit under a teacher of one, `[Term(losses.binary_kl)]`.
         student_head: what the student's outputs mean (see `teachers.Frozen`), where "auto" cannot tell.
         name: name of the model.
 
@@ -69,10 +70,10 @@ class Distiller(keras.Model):
         overrides.check(student)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         # What must not be tracked: the teacher, and numbers that a restored checkpoint of the best weights must leave.
-        self._loose = types.SimpleNamespace(teacher=None, alpha=None, temperature=None, unlabelled=False)
+        self._loose = types.SimpleNamespace(teacher=None, alpha=None, temperature=None, unlabelled=False, looked=False)
         self.student = student
         self.student_head = student_head
-        self.terms = _check_terms([Term(losses.kl_divergence)] if terms is None else list(terms))
+        self.terms = _check_terms([_default_term(student, student_head, teacher)] if terms is None else list(terms))
         names = [term.name for term in self.terms] if len(self.terms) > 1 else []
         self._means = Means(["student_loss", "distillation_loss", *names])
         self.stateful_teachers: list[Teacher] = []  # tracked and saved, unlike `teacher`: what changes with the student
@@ -97,8 +98,13 @@ class Distiller(keras.Model):
         """Set the objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
 
         `alpha` weights the teacher, `1 - alpha` the labels; softened terms carry T**2, so that the temperature does not
-        change which of the two dominates. Coming from the keras.io example, where `alpha` weights the labels and T**2
-        is missing: `alpha=1 - alpha`. Coming from `keras.distillation`: `alpha=1 - student_loss_weight`.
+        change which of the two dominates. Coming from the keras.io example or from torchdistill, where `alpha` weights
+        the labels: `alpha=1 - alpha`. Coming from `keras.distillation`: `alpha=1 - student_loss_weight`.
+
+        With `alpha=0.5` the objective is half of the `cross-entropy + weight * term` of most papers, regularisation
+        aside, so that their learning rates and weight decays do not transfer. Under SGD, take twice the paper's
+        learning rate and half its weight decay. The steps of Adam do not depend on the size of the objective; L2
+        regularisers and thresholds for clipped gradients are halved there too.
 
         All arguments but the last two are those of `keras.Model.compile`, in its order.
 
@@ -177,19 +183,27 @@ class Distiller(keras.Model):
             Keras's History.
 
         Warns:
-            UserWarning: before a training on arrays: what a function returns looks like probabilities, and is taken for
-                logits; before a long one: the teacher is no better than guessing. See `check`.
+            UserWarning: before the first step: the outputs of a model or function look like probabilities, and are
+                taken for logits; before a long training on arrays: the teacher is no better than guessing. See `check`.
         """
+        if y is None and keras_arguments.get("sample_weight") is not None:
+            raise ValueError(
+                "Expected labels beside `sample_weight`: Keras drops the weights of arrays that have none. Received: "
+                "y=None. Pass labels as y; with alpha=1.0 nothing is learned from them."
+            )
         if self.teacher is not None:
-            preflight.warn_of_probabilities(self, x)
-            preflight.warn_of_a_guessing_teacher(self, x, y, batch_size or 32, epochs)
+            self._loose.looked = preflight.warn_of_probabilities(self, x)
+            weights = keras_arguments.get("sample_weight")
+            preflight.warn_of_a_guessing_teacher(self, x, y, weights, batch_size or 32, epochs)
             x = self.teacher.before_fit(x, verbose)
             callbacks = distribution.with_callbacks(callbacks, self.teacher.callbacks())
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 
-    def check(self, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8) -> preflight.Report:
+    def check(
+        self, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8, sample_weight: Any = None
+    ) -> preflight.Report:
         """Report on a few batches before `fit`: is the teacher any good on them? See `preflight.check`."""
-        return preflight.check(self, x, y, batch_size, batches)
+        return preflight.check(self, x, y, batch_size, batches, sample_weight)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Take one step: one forward pass of the student with every tap in it, one of the teacher."""
@@ -336,8 +350,7 @@ class Distiller(keras.Model):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Distiller":
         """Make a Distiller, mostly without a teacher: it predicts and evaluates, and asks for one before `fit`."""
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config = keras.saving.deserialize_keras_object(config)
+        config = schedules.from_config(config, custom_objects)
         dtype = config.pop("dtype")
         distiller = cls(**{"teacher": None, **config})
         distiller.dtype_policy = dtype
@@ -502,13 +515,16 @@ class Distiller(keras.Model):
             function = steps.direct(self, self.test_step, self.test_function)
             self.test_function = distribution.with_value_errors(self, function, self._before_evaluation)
 
-    def _before_training(self, iterator: Any) -> None:
-        """Make what the first step would make: it need not be traced twice, then."""
+    def _before_training(self, iterator: Any) -> Any:
+        """Make what the first step would make: it need not be traced twice, then. Look at what it will read."""
         distribution.build_optimizer(self)
         self._before_evaluation(iterator)
+        return iterator if self._loose.looked else preflight.look_at_first_batch(self, iterator)
 
-    def _before_evaluation(self, iterator: Any) -> None:
+    def _before_evaluation(self, iterator: Any) -> Any:
         distribution.build_metrics(self, iterator, self._loose.reader.output)
+        self._check_log_names()
+        return iterator
 
     def _assign(self, name: str, value: Schedule) -> None:
         """Set a number in place; put a function in its place, or back, with a new trace."""
@@ -561,11 +577,11 @@ class Distiller(keras.Model):
             )
 
     def _check_log_names(self) -> None:
-        clash = sorted((set(self._means.names) - set(_LOGGED)) & distribution.compiled_names(self))
+        clash = sorted({"loss", *self._means.names} & distribution.compiled_names(self))
         if clash:
             raise ValueError(
-                f"Expected each name in the logs to be used once. {clash} are names of terms and of metrics: "
-                "give the term another `name`."
+                f"Expected each name in the logs to be used once. {clash} are names of metrics, or of losses of "
+                "outputs, and of parts of the objective: give the metric, the term or the output another `name`."
             )
 
 
@@ -580,14 +596,25 @@ def _check_alpha(alpha: Schedule) -> Schedule:
     return alpha if callable(alpha) else values[0]
 
 
+def _default_term(student: keras.Model, student_head: str | dict[str, str], teacher: AnyTeacher) -> Term:
+    """Return plain knowledge distillation: of one yes-or-no unit where that is known, else of the softmax."""
+    reader = taps.Reader(student, head=student_head, owner="student")
+    output = (reader.specs or {}).get("logits")
+    if output is None or output.shape[-1] != 1:
+        return Term(losses.kl_divergence)
+    other = as_teacher(teacher) if teacher is not None and teacher is not student else None
+    per_label = "sigmoid" in (reader.kind("logits"), other and other.kind("logits"))
+    return Term(losses.binary_kl if per_label else losses.kl_divergence)
+
+
 def _check_terms(terms: list[Any]) -> list[Term]:
     if not terms or not all(isinstance(term, Term) for term in terms):
         raise TypeError(f"Expected `terms` to be one or more keras_kd.Term. Received: {terms!r}")
     names = [term.name for term in terms]
-    taken = sorted({name for name in names if names.count(name) > 1 or name in _LOGGED})
+    taken = sorted({n for n in names if names.count(n) > 1 or n in _LOGGED or n.startswith("val_")})
     if taken:
         raise ValueError(
-            f"Expected each term to have a name of its own in the logs. Received: {names}; {taken} are taken. "
-            "Give the terms names: Term(..., name='...')."
+            f"Expected each term to have a name of its own in the logs, where Keras puts 'val_' before those of "
+            f"validation. Received: {names}; {taken} are taken. Give the terms names: Term(..., name='...')."
         )
     return terms

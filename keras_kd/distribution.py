@@ -55,7 +55,7 @@ def by_share(mean: Tensor, count: Tensor) -> Tensor:
 
 def batch_share(x: Tensors) -> Tensor:
     """Return how many examples of the whole batch a replica stands for in what is logged: an equal part."""
-    size = ops.shape(tree.flatten(x)[0])[0]
+    size = ops.shape(next(leaf for leaf in tree.flatten(x) if leaf is not None))[0]  # an optional input may be None
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     return size if replicas == 1 else total(ops.cast(size, "float32")) / replicas
 
@@ -244,8 +244,14 @@ def is_built(metrics: Any) -> bool:
 
 def compiled_names(model: keras.Model) -> set[str]:
     """Return the names in the logs that come from `compile`: metrics, and the losses of several outputs."""
-    holders = [holder for holder in (model._compile_metrics, model._compile_loss) if holder is not None]
-    return {metric.name for holder in holders for metric in holder.metrics}
+    loss, metrics = model._compile_loss, model._compile_metrics
+    names = {metric.name for metric in loss.metrics} if loss is not None else set()
+    if metrics is None or not metrics.built:
+        return names
+    of_outputs = [each for each in (*metrics._flat_metrics, *metrics._flat_weighted_metrics) if each]
+    prefixes = [f"{each.output_name}_" if each.output_name else "" for each in of_outputs]  # of models with several
+    pairs = zip(prefixes, of_outputs, strict=True)
+    return names | {prefix + metric.name for prefix, each in pairs for metric in each.metrics}
 
 
 def metrics(model: Any, left_out: list[keras.layers.Layer]) -> list[keras.metrics.Metric]:
@@ -377,20 +383,20 @@ def _forget_the_gone() -> None:
             gradient_registry._registry.pop(name, None)
 
 
-def with_value_errors(model: Any, function: Any, first: Callable[[Any], None]) -> Callable:
+def with_value_errors(model: Any, function: Any, first: Callable[[Any], Any]) -> Callable:
     """Raise what `stop_unless` has found as a `ValueError`, which TensorFlow has no way to raise in a graph.
 
     Args:
         model: whose step it is.
         function: Keras's function of an iterator, which takes a step.
-        first: is called with the iterator before the first step.
+        first: is called with the iterator before the first step, and returns the one that this step is to read.
     """
     begun = False
 
     def guarded(iterator: Any) -> Any:
         nonlocal begun
         if not begun:
-            first(iterator)
+            iterator = first(iterator)
             begun = True
         try:
             with freed_with(model):

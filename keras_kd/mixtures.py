@@ -20,6 +20,15 @@ class Mixture(NamedTuple):
     log_weights: Tensor
 
 
+class OfLabels(Mixture):
+    """The same of logits that are yes-or-no each: they are averaged label by label, whatever is done with them."""
+
+
+def of_kind(side: Tensors, kind: str) -> Tensors:
+    """Return a mixture as one of labels where its head, see `heads.KINDS`, is a sigmoid; a tensor stays as it is."""
+    return OfLabels(*side) if isinstance(side, Mixture) and kind == "sigmoid" else side
+
+
 def on_logits(function: Callable[[Tensor], Tensor], side: Tensors) -> Tensors:
     """Apply a function to a tensor, to each in a tuple of them, or to the logits of each member."""
     if isinstance(side, Mixture):
@@ -30,21 +39,25 @@ def on_logits(function: Callable[[Tensor], Tensor], side: Tensors) -> Tensors:
 def averaged(side: Tensors, temperature: Tensor, per_label: bool) -> Tensors:
     """Return logits whose probabilities at `temperature` are the members' average there; a tensor stays as it is.
 
-    T * logsumexp_m(log_softmax(z_m / T) + log w_m), exactly; for labels that are judged one by one, the logit of the
-    average of the sigmoids.
+    T * logsumexp_m(log_softmax(z_m / T) + log w_m), exactly, plus what makes its softmax at T = 1 add up to 1: the same
+    constant for each example as the logits of a softmax have (see `heads`). For labels that are judged one by one, the
+    logit of the average of the sigmoids. The average of one member is its logits.
 
     Args:
         side: a tensor, a `Mixture`, or a tuple of them.
         temperature: T, above 0.
-        per_label: whether each logit is a yes-or-no of its own.
+        per_label: whether each logit is a yes-or-no of its own; of `OfLabels` it always is.
     """
     if isinstance(side, tuple) and not isinstance(side, Mixture):
         return tuple(averaged(each, temperature, per_label) for each in side)
     if not isinstance(side, Mixture):
         return side
+    if len(side.logits) == 1:
+        return side.logits[0]
     softened = [logits / temperature for logits in side.logits]
-    if not per_label:
-        return temperature * _log_mean([ops.log_softmax(each, axis=-1) for each in softened], side.log_weights)
+    if not per_label and not isinstance(side, OfLabels):
+        mean = _log_mean([ops.log_softmax(each, axis=-1) for each in softened], side.log_weights)
+        return ops.log_softmax(temperature * mean, axis=-1)
     yes = _log_mean([ops.log_sigmoid(each) for each in softened], side.log_weights)
     no = _log_mean([ops.log_sigmoid(-each) for each in softened], side.log_weights)
     return temperature * (yes - no)

@@ -4,11 +4,13 @@ A schedule is a number, or any callable of the optimizer's step that returns one
 callables as they are.
 """
 
+import contextlib
+import functools
 import math
 import numbers
 import types
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -63,22 +65,33 @@ class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         what: what has to be assigned, as in "distiller.alpha".
+        named: Keras's configuration of what stood there, by which `custom_objects` may have it; None where it has no
+            name.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, named: dict | None = None) -> None:
         self.what = what
+        self.named = named
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         """Raise a `ValueError` that says what is missing."""
         raise ValueError(
             f"{self.what} was a function that a file cannot hold, so it has to be assigned again after loading. "
             "Keras's schedules, keras_kd.schedules.Ramp, and functions registered with "
-            "keras.saving.register_keras_serializable are saved."
+            "keras.saving.register_keras_serializable are saved; those given as `custom_objects` are found by name."
         )
 
     def get_config(self) -> dict:
         """Return the constructor's arguments."""
-        return {"what": self.what}
+        return {"what": self.what, "named": self.named}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Any:
+        """Return what stood there, where `custom_objects` has it; else what asks for it."""
+        if config.get("named") is not None:
+            with contextlib.suppress(TypeError):  # Keras's word for what it does not find
+                return keras.saving.deserialize_keras_object(config["named"])
+        return cls(**config)
 
 
 class Range(NamedTuple):
@@ -156,15 +169,40 @@ def finite(name: str, value: float) -> float:
     return float(value)
 
 
-def to_config(schedule: Schedule | None, what: str) -> object:
-    """Return what a file can hold of a schedule: the number, the registered object, or an `Unsaved`."""
-    if callable(schedule) and not _can_be_saved(schedule):
-        schedule = Unsaved(what)
-    return keras.saving.serialize_keras_object(schedule) if callable(schedule) else schedule
+def to_config(value: Any, what: str) -> object:
+    """Return what a file can hold of a number, a function or an object; an `Unsaved` in the place of what it cannot."""
+    if callable(value) and not _can_be_saved(value):
+        value = Unsaved(what, _named(value))
+    return keras.saving.serialize_keras_object(value) if callable(value) else value
 
 
-def _can_be_saved(schedule: Callable) -> bool:
-    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+def from_config(config: dict, custom_objects: dict | None = None) -> dict:
+    """Return a configuration with its objects made; text is left, as Keras would look it up among custom objects."""
+    made = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
+    return {key: value if isinstance(value, str) else made(value) for key, value in config.items()}
+
+
+def _can_be_saved(value: Callable) -> bool:
+    if isinstance(value, (keras.optimizers.schedules.LearningRateSchedule, keras.layers.Layer, keras.losses.Loss)):
         return True
-    definition = schedule if isinstance(schedule, types.FunctionType) else type(schedule)
-    return keras.saving.get_registered_object(keras.saving.get_registered_name(definition)) is definition
+    if not isinstance(value, types.FunctionType):
+        return keras.saving.get_registered_object(keras.saving.get_registered_name(type(value))) is type(value)
+    if _is_lambda(value):
+        return False
+    with contextlib.suppress(TypeError):  # Keras's word for what it does not find
+        return keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(value)) is value
+    return False
+
+
+def _is_lambda(value: Callable) -> bool:
+    return isinstance(value, types.FunctionType) and value.__name__ == "<lambda>"
+
+
+def _named(value: Callable) -> dict | None:
+    """Return Keras's configuration of what is not registered, by its name alone; None for what has no name.
+
+    Without a module: in Keras's own there may be another function of the name.
+    """
+    if _is_lambda(value) or not (isinstance(value, types.FunctionType) or hasattr(value, "get_config")):
+        return None
+    return {**keras.saving.serialize_keras_object(value), "module": None}

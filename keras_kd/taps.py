@@ -8,6 +8,7 @@ from keras import tree
 
 from keras_kd import heads
 from keras_kd._types import Tensor, Tensors
+from keras_kd.graphs import functional as functional
 
 
 class Reader:
@@ -23,7 +24,8 @@ class Reader:
         owner: "student" or "teacher", for error messages.
 
     Raises:
-        ValueError: a name that is neither an output nor a layer, or a layer that is called more than once.
+        ValueError: a name that is neither an output nor a layer, or a layer that is called more than once; an output
+            that is read and has its classes on another axis than the last.
     """
 
     def __init__(
@@ -43,6 +45,9 @@ class Reader:
         self._tapped = _tap(graph, self.layers, owner, tuple(known or ())) if self.layers else None
         self._symbolic = known
         self._heads = self._make_heads(head)
+        for name, tensor in (known or {}).items():
+            if name in names and self.kind(name) not in ("logits", "values"):
+                heads.require_last_axis(tensor, name, owner)
 
     def __call__(self, x: Tensors, training: bool) -> tuple[Tensors, dict[str, Tensor]]:
         """Run the model on `x`.
@@ -75,6 +80,13 @@ class Reader:
         """Return the head of an output; a layer's features are "values"."""
         return "values" if name in self.layers else self._head(name).kind
 
+    def in_doubt(self, names: tuple[str, ...]) -> bool:
+        """Return whether an output among `names` is taken for logits, and may be something else."""
+        outputs = [name for name in names if self.kind(name) == "auto"]
+        return bool(outputs) and (
+            self._symbolic is None or any(heads.in_doubt(self._symbolic[name]) for name in outputs)
+        )
+
     def _head(self, name: str) -> heads.Head:
         return self._heads.get(name, self._heads[""])
 
@@ -91,16 +103,6 @@ class Reader:
             for name, tensor in (self._symbolic or {}).items()
         }
         return {name: heads.Head(kind) for name, kind in ({"": default} | kinds | asked).items()}
-
-
-def functional(model: Any) -> Any:
-    """Return the graph of a built Functional or Sequential model, as a plain model of the same layers; else None."""
-    if isinstance(model, keras.Sequential):
-        return keras.Model(model.inputs[0], model.outputs[0]) if model.built and model.inputs else None
-    if not isinstance(model, keras.Model) or not getattr(model, "operations", None):  # a subclassed model has no graph
-        return None
-    graph = keras.Model(model.input, model.output)
-    return graph if type(graph).call is type(model).call else None
 
 
 def layer_outputs(model: Any, names: tuple[str, ...], owner: str) -> tuple[Any, list[Any]]:
@@ -177,7 +179,10 @@ def _tap(graph: Any, names: tuple[str, ...], owner: str, outputs: tuple[str, ...
         calls.setdefault(operation.name, []).append(result)
         return result
 
-    clone = keras.models.clone_model(graph, clone_function=lambda operation: operation, call_function=record)
+    # On the same inputs: those that Keras would make are neither optional nor sparse.
+    clone = keras.models.clone_model(
+        graph, input_tensors=graph.input, clone_function=lambda operation: operation, call_function=record
+    )
     for name in names:
         _check_tap(name, calls.get(name, []), owner, [*outputs, *_layer_names(graph)])
     return keras.Model(clone.input, {"output": clone.output, "taps": [calls[name][0] for name in names]})

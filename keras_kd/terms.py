@@ -4,7 +4,10 @@ Here, and nowhere else, stand the temperature and its T**2, the stop of the grad
 reduction to a mean.
 """
 
+import functools
 import inspect
+import re
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,16 +20,27 @@ from keras_kd.losses.logits import binary_kl
 
 At = str | tuple[str | tuple[str, ...], str | tuple[str, ...]]
 
-#: Keras losses that compare probabilities: on logits they would be silently wrong.
-_WANT_PROBABILITIES = {
-    keras.losses.KLDivergence: "kl_divergence",
-    keras.losses.CategoricalCrossentropy: "kl_divergence",
-    keras.losses.SparseCategoricalCrossentropy: "kl_divergence",
-    keras.losses.CategoricalFocalCrossentropy: "kl_divergence",
-    keras.losses.BinaryCrossentropy: "binary_kl",
-    keras.losses.BinaryFocalCrossentropy: "binary_kl",
-    keras.losses.Poisson: "kl_divergence",
+#: Keras's losses that compare probabilities or labels: on logits they would be silently wrong.
+_NOT_ON_LOGITS = {
+    keras.losses.kl_divergence: "kl_divergence",
+    keras.losses.categorical_crossentropy: "kl_divergence",
+    keras.losses.sparse_categorical_crossentropy: "kl_divergence",
+    keras.losses.categorical_focal_crossentropy: "kl_divergence",
+    keras.losses.categorical_generalized_cross_entropy: "kl_divergence",
+    keras.losses.categorical_hinge: "kl_divergence",
+    keras.losses.poisson: "kl_divergence",
+    keras.losses.circle: "kl_divergence",
+    keras.losses.ctc: "kl_divergence",
+    keras.losses.binary_crossentropy: "binary_kl",
+    keras.losses.binary_focal_crossentropy: "binary_kl",
+    keras.losses.hinge: "binary_kl",
+    keras.losses.squared_hinge: "binary_kl",
+    keras.losses.dice: "binary_kl",
+    keras.losses.tversky: "binary_kl",
 }
+
+#: What TensorFlow takes for the scope of a layer that is in no other.
+_NAMES = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*")
 
 
 class Mean(keras.losses.Loss):
@@ -50,9 +64,10 @@ class Term(keras.layers.Layer):
 
     Args:
         loss: a function of (student, teacher) or (student, teacher, labels) that returns one value per example or
-            position, as in `keras_kd.losses`; a `keras.layers.Layer` with that call, if it owns weights; or a
-            regression-type `keras.losses.Loss`. A loss that returns a scalar is taken as a mean over the batch: weights
-            and masks do not apply to it.
+            position, as in `keras_kd.losses`; a `keras.layers.Layer` with that call, if it owns weights; or one of
+            Keras's regression losses, as an object, a function or by its name, such as "huber": the teacher's side is
+            its `y_true`. A loss that returns a scalar is taken as a mean over the batch: weights and masks do not apply
+            to it.
         at: what to read: "logits", the name of an output of a model with several, a pair
             ("student_layer", "teacher_layer"), or a pair of tuples of names. "backbone/block4" reaches into a nested
             model.
@@ -62,12 +77,14 @@ class Term(keras.layers.Layer):
         bridge: a layer applied to the student's side, trained with the student and never exported; "auto" for the
             smallest projection that makes the shapes meet, found when the Distiller is made.
         soften: whether T and T**2 apply. None: on outputs, unless their head is "values".
-        name: name in the logs. None: the loss's name, and the student's layer where it reads one.
+        name: name in the logs, of letters, digits, "_", "-" and ".". None: the loss's name, and the student's layer
+            where it reads one.
         **loss_arguments: passed to `loss` by name.
 
     Raises:
-        ValueError: a weight, temperature or `at` out of range; a Keras loss that wants probabilities, on logits.
-        TypeError: `loss` is not callable.
+        ValueError: a weight, temperature, `at` or name out of range; a name of no Keras loss; a Keras loss that wants
+            probabilities or labels, on logits.
+        TypeError: `loss` is not callable; arguments for a loss that is an object.
 
     Example:
         >>> Term(losses.squared_error, at=("conv_2", "backbone/block4"), bridge=keras.layers.Conv2D(64, 1))
@@ -75,7 +92,7 @@ class Term(keras.layers.Layer):
 
     def __init__(
         self,
-        loss: Callable[..., Tensor] | keras.losses.Loss | keras.layers.Layer,
+        loss: Callable[..., Tensor] | keras.losses.Loss | keras.layers.Layer | str,
         at: At = "logits",
         weight: Schedule = 1.0,
         *,
@@ -86,10 +103,12 @@ class Term(keras.layers.Layer):
         name: str | None = None,
         **loss_arguments: Any,
     ) -> None:
-        self._check_loss(loss, at)
+        loss = _as_loss(loss, loss_arguments)
         self._pair = _pair(at)
-        super().__init__(name=name or _default_name(loss, self._pair), dtype="float32")
-        self.loss = loss
+        super().__init__(name=_check_name(name) if name else _default_name(loss, self._pair), dtype="float32")
+        if isinstance(at, str):
+            self._check_suits_logits(loss)
+        self.loss: Any = loss
         self.at = at if isinstance(at, str) else self._pair
         self.weight = check_weight(self.name, weight)
         self.temperature = temperature if temperature is None else check_temperature(temperature)
@@ -137,10 +156,13 @@ class Term(keras.layers.Layer):
             self.bridge = self._find_bridge(sides, teacher)
         if self.bridge is not None and not self.bridge.built:
             self.bridge.build(tree.map_structure(lambda side: side.shape, sides))
-        if teacher is not None and not self.needs_labels:
+        known = self.pick(teacher, self._pair[1], "teacher") if teacher is not None else None
+        if known is None and self.bridge is None and (softened if self.soften is None else self.soften):
+            known = sides  # what is softened are the same classes on both sides
+        if known is not None and not self.needs_labels:
             sides, targets = tree.map_structure(
                 lambda side: keras.KerasTensor(side.shape, "float32"),  # as __call__ would cast them
-                (sides, self.pick(teacher, self._pair[1], "teacher")),
+                (sides, known),
             )
             with distribution.in_own_words():
                 self.compute_output_spec(sides, targets, softened=softened)
@@ -208,6 +230,8 @@ class Term(keras.layers.Layer):
             transform = self.transform
             student = _blank(tree.map_structure(transform, student), mask)
             teacher = mixtures.on_logits(lambda side: _blank(transform(side), mask), teacher)
+        if softened:
+            self._check_suits_logits(self.loss)
         softened = softened if self.soften is None else self.soften
         teacher = mixtures.averaged(teacher, temperature if softened else 1.0, per_label=self.loss is binary_kl)
         if softened:
@@ -225,6 +249,8 @@ class Term(keras.layers.Layer):
         try:
             if isinstance(self.loss, keras.losses.Loss):
                 return ops.cast(self.loss.call(teacher, student), "float32")
+            if _is_of_keras(self.loss):
+                return ops.cast(self.loss(teacher, student, **arguments), "float32")
             return ops.cast(self.loss(student, teacher, **arguments), "float32")
         except ValueError as error:
             raise ValueError(
@@ -256,18 +282,13 @@ class Term(keras.layers.Layer):
             f"that shape. Received: {tuple(sample_weight.shape)}. Repeat the weight of an example along its positions."
         )
 
-    @staticmethod
-    def _check_loss(loss: Any, at: At) -> None:
-        if not callable(loss):
-            raise TypeError(
-                "Expected `loss` to be a function of (student, teacher), a layer or a keras.losses.Loss. "
-                f"Received: {loss!r} of type {type(loss).__name__}"
-            )
-        instead = _WANT_PROBABILITIES.get(type(loss))
-        if instead and isinstance(at, str):
+    def _check_suits_logits(self, loss: Any) -> None:
+        function = getattr(loss, "fn", _unwrapped(loss))  # Keras's losses that are objects have their function there
+        instead = next((instead for each, instead in _NOT_ON_LOGITS.items() if each is function), None)
+        if instead:
             raise ValueError(
-                f"Expected a loss on logits at {at!r}. {type(loss).__name__} compares probabilities: it would be wrong "
-                f"here without a sign of it. Use keras_kd.losses.{instead}."
+                f"Expected a loss on logits at {self._pair[0]!r}. Keras's {function.__name__} compares probabilities "
+                f"or labels: it would be wrong here without a sign of it. Use keras_kd.losses.{instead}."
             )
 
     def get_config(self) -> dict:
@@ -275,11 +296,11 @@ class Term(keras.layers.Layer):
         serialize = keras.saving.serialize_keras_object
         owner = f"The term {self.name!r}'s"
         return {
-            "loss": serialize(_named(self.loss, f"{owner} loss")),
+            "loss": schedules.to_config(self.loss, f"{owner} loss"),
             "at": self.at,
             "weight": schedules.to_config(self.weight, f"{owner} weight"),
             "temperature": schedules.to_config(self.temperature, f"{owner} temperature"),
-            "transform": serialize(_named(self.transform, f"{owner} transform")),
+            "transform": schedules.to_config(self.transform, f"{owner} transform"),
             "bridge": self.bridge if self.bridge == "auto" else serialize(self.bridge),
             "soften": self.soften,
             "name": self.name,
@@ -289,9 +310,9 @@ class Term(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict) -> "Term":
         """Make a term from `get_config`'s dict."""
-        config = {key: keras.saving.deserialize_keras_object(value) for key, value in config.items()}
-        at = config.pop("at")
-        return cls(at=at if isinstance(at, str) else (_as_names(at[0]), _as_names(at[1])), **config)
+        at, others = config["at"], {key: value for key, value in config.items() if key != "at"}
+        at = at if isinstance(at, str) else (_as_names(at[0]), _as_names(at[1]))
+        return cls(at=at, **schedules.from_config(others))
 
 
 def check_temperature(temperature: Schedule) -> Schedule:
@@ -322,9 +343,38 @@ def _check_bridge(bridge: Any) -> Any:
     return bridge
 
 
-def _named(function: Any, what: str) -> Any:
-    """Return a function that can be found again by its name; a lambda would be written as code."""
-    return schedules.Unsaved(what) if getattr(function, "__name__", "") == "<lambda>" else function
+def _as_loss(loss: Any, arguments: dict[str, Any]) -> Any:
+    """Return a loss that can be called, or raise an error that says what one is."""
+    if isinstance(loss, str):
+        try:
+            return keras.losses.get(loss)
+        except ValueError:
+            raise ValueError(
+                f"Expected the name of one of Keras's regression losses, such as 'mean_squared_error'. Received: "
+                f"loss={loss!r}. Those of keras_kd are given as functions: keras_kd.losses.kl_divergence."
+            ) from None
+    if not callable(loss) or isinstance(loss, type):
+        raise TypeError(
+            "Expected `loss` to be a function of (student, teacher), a layer, a keras.losses.Loss or the name of one. "
+            f"Received: {loss!r} of type {type(loss).__name__}"
+        )
+    if isinstance(loss, (keras.losses.Loss, keras.layers.Layer)) and arguments:
+        raise TypeError(
+            f"Expected arguments of `loss` only where it is a function. Received: {sorted(arguments)} with the object "
+            f"{loss!r}. Give them where the object is made."
+        )
+    return loss
+
+
+def _is_of_keras(loss: Any) -> bool:
+    """Return whether a loss is one of Keras's, which take the truth first."""
+    function = _unwrapped(loss)
+    return isinstance(function, types.FunctionType) and vars(keras.losses).get(function.__name__) is function
+
+
+def _unwrapped(loss: Any) -> Any:
+    """Return the function of which some arguments are given already, or the loss itself."""
+    return loss.func if isinstance(loss, functools.partial) else loss
 
 
 def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -350,10 +400,22 @@ def _pair(at: At) -> tuple[str | tuple[str, ...], str | tuple[str, ...]]:
     return _as_names(at[0]), _as_names(at[1])
 
 
+def _check_name(name: Any) -> str:
+    if not isinstance(name, str) or not _NAMES.fullmatch(name):
+        raise ValueError(
+            "Expected `name` to begin with a letter or a digit, and to have only letters of English, digits, '_', '-' "
+            f"and '.' in it, as TensorFlow's scopes do. Received: name={name!r}"
+        )
+    return name
+
+
 def _default_name(loss: Any, pair: tuple[str | tuple[str, ...], str | tuple[str, ...]]) -> str:
-    name = getattr(loss, "__name__", None) or getattr(loss, "name", None) or type(loss).__name__  # function or object
+    """Return the name of a function or object, and of what is read, as TensorFlow takes it for a scope."""
+    function = _unwrapped(loss)
+    name = getattr(function, "__name__", None) or getattr(function, "name", None) or type(function).__name__
     read = "_".join(_as_tuple(pair[0]))
-    return name if read == "logits" else f"{name}_{read.replace('/', '_')}"
+    name = name.strip("<>") if read == "logits" else f"{name.strip('<>')}_{read}"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_-") or "term"
 
 
 def _merge_masks(*masks: Tensors) -> Tensor | None:

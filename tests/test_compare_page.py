@@ -2,12 +2,15 @@
 
 import base64
 import builtins
+import dataclasses
 import html.parser
 import io
+import itertools
 import json
 import re
 import shutil
 import subprocess
+from xml.etree import ElementTree
 
 import keras
 import numpy as np
@@ -119,16 +122,89 @@ def test_a_title_says_which_models_it_is_about(page):
     assert "<title>teacher, alone, $\\x$&lt;/title&gt;" in page.read_text(encoding="utf-8")
 
 
+def elements(plot):
+    root = ElementTree.fromstring(base64.b64decode(plot.address.partition(",")[2]))
+    return list(root.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def texts(plot):
+    """Return the texts of a plot with their places: x of the anchor, y of the line."""
+    return [(each.text, float(each.get("x")), float(each.get("y"))) for each in elements(plot)]
+
+
+def tradeoffs(comparison, scores, parameters):
+    """Return the plot of scores against parameters, of models named by their numbers."""
+    cost = comparison.costs["teacher"][0]
+    names = [f"model {number}" for number in range(len(scores))]
+    costs = {name: [dataclasses.replace(cost, parameters=each)] for name, each in zip(names, parameters, strict=True)}
+    quality = {name: {"accuracy": score} for name, score in zip(names, scores, strict=True)}
+    return plots.tradeoffs(dataclasses.replace(comparison, quality=quality, costs=costs, teacher=None))[0]
+
+
+def test_names_at_one_point_are_written_apart(comparison):
+    for scores in ([0.9] * 6, [0.9, 0.9001, 0.9, 0.8999, 0.2, 0.2]):
+        found = [each for each in texts(tradeoffs(comparison, scores, [1000] * 6)) if each[0].startswith("model")]
+        heights = sorted(y for _, _, y in found)
+        assert len(heights) == 6 and np.diff(heights).min() > 9  # of letters of 10 points
+
+
+@pytest.mark.parametrize("most", [3e3, 3e4, 1e6, 1e8, 1e11])
+def test_numbers_below_an_axis_do_not_overprint(comparison, most):
+    found = texts(tradeoffs(comparison, [0.5, 0.6], [1000, most]))
+    below = sorted((x, text) for text, x, y in found if re.fullmatch(r"[\d.]+[kMG]?", text) and y > 195)
+    assert len(below) >= 2
+    for (x, text), (other, _) in itertools.pairwise(below):
+        assert other - x > 6 * len(text)  # points, for a digit of 6
+
+
+@pytest.mark.parametrize(("examples", "least"), [(1_000, 3.8), (1_000_000, 1.0)])
+def test_differences_within_the_noise_look_small(comparison, examples, least):
+    # Four standard errors of 90 % on so many examples, sqrt(90 * 10 / 1,000) = 0.95 each; and never less than a point.
+    many = dataclasses.replace(comparison, examples=examples)
+    found = texts(tradeoffs(many, [0.9, 0.9003], [1000, 2000]))
+    ticks = [(float(text), y) for text, x, y in found if re.fullmatch(r"\d+(\.\d+)?", text) and y < 195]
+    (low, bottom), (high, top) = min(ticks), max(ticks)
+    assert (high - low) / (bottom - top) * 180 > 0.9 * least  # the axes are somewhat more than 180 points high
+
+
+def test_the_spread_of_an_error_follows_from_its_examples():
+    random = np.random.default_rng(0)
+    rmse = np.sqrt(np.mean(np.square(random.normal(0, 3, (4000, 200))), axis=-1))
+    assert plots._spread_by_chance("rmse", [3.0], 200) == pytest.approx(4 * np.std(rmse), rel=0.05)
+
+
+def test_names_with_characters_that_no_file_may_hold_break_neither_pictures_nor_page(tmp_path):
+    name = "a\x00\x01\x1b[31m\n\ud800\u202e\ufffe"
+    models = {"teacher": linear(1), name: linear(2)}
+    histories = {name: {name: [1.0, 0.5]}}
+    found = kd.compare(
+        models, batch(16), rounds=10, memory=False, histories=histories, class_names=[name, "\x7f", "\u3000b\u00a0c"]
+    )
+    for draw in (plots.tradeoffs, plots.reliability, plots.confusions, plots.curves):
+        for plot in draw(found):
+            assert all(each.text.isprintable() or "\u3000" in each.text for each in elements(plot))
+    text = found.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not set(text) & set("\x00\x01\x1b\u202e\ufffe\x7f") and "a???[31m????" in text and "\u3000b\u00a0c" in text
+    json.loads(found.to_json(tmp_path / "c.json"))
+    assert found.to_markdown(tmp_path / "c.md") and str(found).encode()
+
+
 # A real browser.
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
 
 #: Says what the browser has made of the page; the page's own policy would keep it, and all other scripts, from running.
-PROBE = """<script>onload = () => { document.body.textContent = JSON.stringify({
+PROBE = """<script>onload = () => { const found = JSON.stringify({
   ran: window.ran === 1, wide: document.documentElement.scrollWidth,
+  first: Math.max(...[...document.querySelectorAll("th:first-child")].map(
+    each => each.clientWidth / each.closest(".scroll").clientWidth)),
   sizes: [...document.images].map(each => [each.className, each.naturalWidth, each.clientWidth, each.clientHeight]),
-}) }</script>"""
+}); document.body.textContent = found; parent.postMessage(found, "*") }</script>"""
+
+#: Chromium's window is 500 pixels wide at the least; a frame in it is as narrow as it should be.
+FRAME = """<body><iframe src="{name}" style="width: {width}px; height: 3000px; border: 0"></iframe>
+<script>onmessage = event => {{ document.body.textContent = event.data }}</script></body>"""
 
 
 def browse(page, *arguments, width=1300):
@@ -140,15 +216,18 @@ def browse(page, *arguments, width=1300):
 
 
 @in_a_browser
-@pytest.mark.parametrize("width", [1300, 500])  # Chromium has no narrower window
+@pytest.mark.parametrize("width", [1300, 500, 390])
 def test_a_browser_shows_every_picture_on_wide_and_narrow_screens_and_runs_nothing(page, width):
     text = re.sub("<meta http-equiv.*?>", "", page.read_text(encoding="utf-8"), count=1)
     probed = page.parent / f"probed{width}.html"
     probed.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
-    said = re.search("<body.*?({.*})", browse(probed, "--dump-dom", width=width))[1]
+    framed = page.parent / f"framed{width}.html"
+    framed.write_text(FRAME.format(name=probed.name, width=width))
+    said = re.search("<body.*?({.*})", browse(framed, "--dump-dom", "--virtual-time-budget=5000"))[1]
     found = json.loads(said)
     assert found["ran"] is False
     assert found["wide"] <= width
+    assert found["first"] < 0.45
     assert len(found["sizes"]) == 10 + 6
     for kind, natural, shown, height in found["sizes"]:
         assert natural > 0 and height > 0

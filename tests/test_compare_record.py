@@ -1,5 +1,6 @@
 """`kd.compare`: one pass, plain numbers, tables for terminals, notebooks and Markdown."""
 
+import dataclasses
 import json
 
 import keras
@@ -186,6 +187,37 @@ def test_times_within_the_noise_are_equally_good_and_none_is_best_where_all_are(
     assert tables.line(tables.COSTS["p99_ms"], [1.0, 2.0]).best == set()  # a tail is noise for the most part
 
 
+def of_export(runtime, path):
+    rest = [field.name for field in dataclasses.fields(kd.comparison.Cost)][2:]
+    return kd.comparison.Cost(runtime, path, **dict.fromkeys(rest, 1))
+
+
+@pytest.mark.parametrize(
+    ("paths", "places"),
+    [
+        (["m/student.tflite"], [""]),
+        (["m/student.tflite", "m/student.int8.tflite"], [", student.tflite", ", student.int8.tflite"]),
+        (["/m/1/s.tflite", "/m/2/s.tflite"], [", 1/s.tflite", ", 2/s.tflite"]),
+        (["s.tflite", "m/s.tflite", "n/m/s.tflite"], [", s.tflite", ", m/s.tflite", ", n/m/s.tflite"]),
+        (["m/s.tflite", "m/s.tflite"], [", s.tflite"] * 2),
+    ],
+)
+def test_files_of_one_runtime_are_told_apart_by_as_much_of_their_paths_as_it_takes(paths, places):
+    costs = [of_export("Keras", None), *(of_export("LiteRT", path) for path in paths), of_export("SavedModel", "m/1")]
+    expected = ["a", *(f"a (LiteRT{place})" for place in places), "a (SavedModel)"]
+    assert tables.ways("a", costs) == expected
+
+
+def test_a_function_has_no_parameters_that_could_be_best():
+    def function(x):
+        return tf.ensure_shape(tf.numpy_function(lambda x: x[:, :3], [x], "float32"), (None, 3))
+
+    comparison = compared({"teacher": linear(1), "function": function}, rounds=10, memory=False)
+    rows = {line.split("  ")[0]: line for line in str(comparison).splitlines()}
+    assert rows["parameters"].split()[1:] == ["15", "-"] and rows["FLOPs for one example"].split()[4:] == ["27", "-"]
+    assert comparison.to_dict()["models"]["function"]["costs"][0]["parameters"] is None
+
+
 def test_the_classes_farthest_from_the_teacher_come_first():
     comparison = compared(class_names=["a", "b", "c"])
     table = str(comparison).split("\n\n")[1].splitlines()
@@ -207,7 +239,9 @@ def test_json_is_the_dict_and_has_no_numbers_that_json_lacks(tmp_path):
 
 
 def test_names_cannot_break_out_of_markdown_html_or_lines():
-    comparison = compared({"teacher": TEACHER, NAUGHTY + "\n\x1b[31m": STUDENT}, class_names=["a|b", NAUGHTY, "<b>"])
+    comparison = compared(
+        {"teacher": TEACHER, NAUGHTY + "\n\x1b[31m": STUDENT}, class_names=["a|b", NAUGHTY, "<b>\x1b[31m"]
+    )
     markdown = comparison.to_markdown()
     assert "<script" not in markdown and "<b>" not in markdown and "\\|" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]

@@ -1,31 +1,30 @@
-"""Random small configurations: none crashes but with an error of ours, none gives NaN, all add up.
+"""Random small configurations: their numbers are those of NumPy in float64, or a refusal has a reason known here.
 
 30 are drawn in `make test`, 200 with KERAS_KD_THOROUGH=1, as in .ci/run; KERAS_KD_CONFIGURATIONS=1000 draws so many.
+The reference runs the models' own layers, and computes every part of the objective from what they return with
+`tests.references`; the labels' part is what Keras's `evaluate` returns for the student alone.
 """
 
+import collections
 import os
 import pathlib
+import re
 import traceback
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 import keras_kd as kd
 from keras_kd import Term, losses
-from tests.models import initial
+from tests import references
+from tests.models import assert_same, initial, softmax
 
 LIBRARY = pathlib.Path(kd.__file__).parent
 COUNT = int(os.environ.get("KERAS_KD_CONFIGURATIONS", 200 if os.environ.get("KERAS_KD_THOROUGH") else 30))
-DRAWN = settings(
-    max_examples=COUNT,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink a failure takes minutes
-)
-
 OVER_CLASSES = [
     losses.kl_divergence,
     losses.reverse_kl,
@@ -57,7 +56,45 @@ SCALES = st.sampled_from([0.0, 1e-3, 1.0, 1.0, 100.0])
 WEIGHTS = st.sampled_from([0.0, 0.1, 1.0, 10.0])
 TEMPERATURES = st.sampled_from([0.1, 1.0, 4.0, 100.0]) | st.floats(0.2, 20)
 
+ARRAYS = ["logits", "softmax", "sigmoid", "values"]
+HEADS = [*ARRAYS, "positions"]
+
+#: What may be special about a configuration, and the heads it is tried on.
+KINDS = {
+    "plain": HEADS,
+    "adapted": ARRAYS,  # a Normalization that has been adapted stands first
+    "average": HEADS,  # the teacher is the student's average, which the user has compiled
+    "bool": ["logits", "softmax"],  # labels of True and False
+    "column": ["sigmoid"],  # the teacher is a function that returns one column of probabilities
+    "copy": HEADS,  # the teacher is a copy on a device
+    "optional": ARRAYS,  # an input that may be None, and is
+    "overridden": ARRAYS,  # the student has a loss and a prediction of its own
+    "schedule": HEADS,  # alpha or the temperature leaves its range at the second step
+}
+
+NEED_LABELS = (losses.decoupled_kl, losses.normalized_kl, losses.teacher_bounded)
+
+#: Losses that are a difference of numbers near 1: float32 loses the same at every temperature, times T**2.
+CANCELLING = (
+    losses.inter_class_relation,
+    losses.intra_class_relation,
+    losses.class_correlation,
+    losses.batch_correlation,
+    losses.cosine,
+    losses.jensen_shannon,
+    losses.skew_kl,
+)
+ROUNDING = 1e-6
+
+#: Why a configuration may be refused, with what the message has to say.
+REASONS = {
+    "weights without labels": "labels beside `sample_weight`",
+    "a loss that needs labels": "learns from labels as well",
+    "a schedule that leaves its range": "(alpha|temperature).*step",
+}
+
 OVERFLOWING = {  # a student's outputs of hundreds, which float16 cannot square
+    "kind": "plain",
     "head": "values",
     "teacher_head": "values",
     "classes": 5,
@@ -80,15 +117,16 @@ OVERFLOWING = {  # a student's outputs of hundreds, which float16 cannot square
 
 
 @st.composite
-def configurations(draw):
+def configurations(draw, kind):
     """Draw what to train on what, as plain values."""
-    head = draw(st.sampled_from(["logits", "softmax", "sigmoid", "values", "positions"]))
+    head = draw(st.sampled_from(KINDS[kind]))
     fewest = 2 if head in ("logits", "softmax", "positions") else 1
     over_logits = {"sigmoid": OVER_LABELS, "values": OVER_VALUES}.get(head, OVER_CLASSES)
     terms = draw(st.lists(st.tuples(st.sampled_from(over_logits), WEIGHTS, st.none() | TEMPERATURES), max_size=2))
     places = OVER_FEATURES + ([] if head == "positions" else OVER_BATCHES)
     hints = draw(st.lists(st.tuples(st.sampled_from(places), WEIGHTS), max_size=2, min_size=0 if terms else 1))
-    return {
+    drawn = {
+        "kind": kind,
         "head": head,
         "teacher_head": draw(st.sampled_from(["logits", "softmax"])) if head in ("logits", "softmax") else head,
         "classes": draw(st.integers(fewest, 6)),
@@ -108,42 +146,103 @@ def configurations(draw):
         "regularizer": draw(st.sampled_from([None, "l2"])),
         "seed": draw(st.integers(0, 99)),
     }
+    return specialised(drawn)
+
+
+def specialised(drawn):
+    """Return a configuration that its kind can be tried on."""
+    policy, terms = drawn["policies"][0], drawn["terms"]
+    special = {
+        "bool": {"classes": 2},
+        "column": {
+            "classes": 1,
+            "policies": (policy, "float32"),
+            "hints": [],
+            "terms": terms or [(losses.binary_kl, 1.0, None)],
+        },
+        "overridden": {"labels": True},
+        "schedule": {  # in float32: float16 skips steps that overflow, and a step that is skipped is not counted
+            "labels": True,
+            "policies": ("float32", "float32"),
+            "terms": [(loss, weight, None) for loss, weight, _ in terms],
+        },
+    }
+    return {**drawn, **special.get(drawn["kind"], {})}
 
 
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis")  # Keras, of one class
-@DRAWN
-@given(configurations())
-@example(OVERFLOWING)
-def test_nothing_breaks_and_all_adds_up(drawn):
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_configurations_have_the_numbers_of_numpy_or_are_refused_for_a_reason(kind, capsys):
+    counts = collections.Counter()
+
+    @settings(
+        max_examples=2 * COUNT // 5 if kind == "plain" else max(1, 3 * COUNT // 5 // (len(KINDS) - 1)),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink a failure takes minutes
+    )
+    @given(configurations(kind))
+    def check(drawn):
+        counts[outcome(drawn)] += 1
+
+    (example(OVERFLOWING)(check) if kind == "plain" else check)()
+    with capsys.disabled():
+        print(f"\n{kind}: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    if kind == "schedule":
+        assert set(counts) == {"a schedule that leaves its range"}
+    else:
+        assert counts["passed"] >= 0.6 * sum(counts.values())  # 8 or 9 in 10 have what they need
+
+
+def outcome(drawn):
+    """Train as drawn and check the numbers; return "passed", or the reason why it was refused."""
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(drawn["seed"])
+    reason = due(drawn)
     try:
         distiller = compiled(drawn)
-        regularisation = float(sum(distiller.student.losses, 0.0))
-        logs = distiller.fit(**data(drawn), epochs=1, shuffle=False, verbose=0).history
+        before = distiller.student.get_weights()
+        steps = Steps()
+        epochs = 3 if drawn["kind"] == "schedule" else 1
+        logs = distiller.fit(**data(drawn), epochs=epochs, callbacks=[steps], shuffle=False, verbose=0).history
     except (ValueError, TypeError) as error:
         raised_in = pathlib.Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         assert raised_in.is_relative_to(LIBRARY), traceback.format_exc()
-        return
+        assert reason is not None and re.search(REASONS[reason], str(error)), traceback.format_exc()
+        if drawn["kind"] == "schedule":
+            assert len(steps.weights) == 2  # one step was allowed, and the second has left nothing
+            assert_same(distiller.student.get_weights(), steps.weights[-1])
+        return reason
+    assert reason is None, f"Expected a refusal: {reason}"
     logs = {name: values[0] for name, values in logs.items()}
     if not np.isfinite(logs.get("mse", 0.0)):  # Keras squares a student's float16 in float16, whoever trains it
-        assert not np.isfinite(plain_error(distiller.student, drawn))
-        del logs["mse"]
+        assert not np.isfinite(alone(distiller.student, drawn, metrics=["mse"])["mse"])
+    logs.pop("mse", None)
     assert all(np.isfinite(value) for value in logs.values()), logs
-    assert all(np.all(np.isfinite(weight)) for weight in distiller.student.get_weights())
-    soft = logs["distillation_loss"]
-    if len(distiller.terms) > 1:  # one alone is not logged again
-        assert soft == pytest.approx(sum(term.weight * logs[term.name] for term in distiller.terms), rel=1e-4, abs=1e-5)
-    alpha, hard = (1.0, 0.0) if "student_loss" not in logs else (drawn["alpha"], logs["student_loss"])
-    expected = alpha * soft + (1 - alpha) * hard
-    # Between batches the student's weights change, and with them their penalty: the sum is of the first batch only.
-    if regularisation == 0 or drawn["examples"] <= drawn["batch_size"]:
-        assert logs["loss"] == pytest.approx(expected + regularisation, rel=1e-4, abs=1e-5)
+    assert all(np.array_equal(a, b) for a, b in zip(distiller.student.get_weights(), before, strict=True))
+    for name, (expected, tolerance) in reference(drawn, distiller).items():
+        assert logs[name] == pytest.approx(expected, rel=1e-4, abs=tolerance), name
+    if drawn["kind"] == "overridden":
+        predicted = distiller.predict(data(drawn)["x"], verbose=0)
+        np.testing.assert_allclose(predicted, 3.0 * distiller.student(data(drawn)["x"]), rtol=1e-6)
+    return "passed"
+
+
+def due(drawn):
+    """Return the reason for which a configuration has to be refused, or None."""
+    labelled = "y" in data(drawn)
+    if drawn["kind"] == "schedule":
+        return "a schedule that leaves its range"
+    if not labelled and drawn["weights"] is not None:
+        return "weights without labels"
+    if not labelled and any(loss in NEED_LABELS for loss, *_ in drawn["terms"]):
+        return "a loss that needs labels"
+    return None
 
 
 def compiled(drawn):
     """Return a Distiller as drawn."""
     student = model(drawn, 0, drawn["head"], drawn["scale"], drawn["regularizer"])
-    teacher = model(drawn, 1, drawn["teacher_head"], drawn["teacher_scale"], None)
     terms = [
         Term(loss, weight=weight, temperature=temperature, name=f"term_{number}")
         for number, (loss, weight, temperature) in enumerate(drawn["terms"])
@@ -153,28 +252,77 @@ def compiled(drawn):
         for number, (loss, weight) in enumerate(drawn["hints"])
     ]
     head = drawn["head"] if drawn["head"] in ("sigmoid", "values") else "auto"
-    distiller = kd.Distiller(
-        student=student,
-        teacher=kd.teachers.Frozen(teacher, head=head),
-        terms=terms + hints,
-        student_head=head,
-    )
+    distiller = kd.Distiller(student=student, teacher=teacher(drawn, head), terms=terms + hints, student_head=head)
+    if drawn["kind"] == "average":  # of which the user has measured how good it is
+        distiller.teacher.model.compile(loss=loss_of(drawn["head"]), metrics=["mse"], run_eagerly=True)
     distiller.compile(
-        keras.optimizers.SGD(1e-6),  # far from divergence, whatever is drawn
-        loss_of(drawn["head"]) if drawn["labels"] or drawn["alpha"] < 1 else None,
+        keras.optimizers.SGD(
+            0.1 if drawn["kind"] == "schedule" else 0.0
+        ),  # the numbers of all batches are those of one model
+        loss_of(drawn["head"]) if "y" in data(drawn) else None,
         metrics=["mse"] if drawn["head"] == "values" else None,
-        temperature=drawn["temperature"],
-        alpha=drawn["alpha"],
         run_eagerly=True,
+        **{"temperature": drawn["temperature"], "alpha": drawn["alpha"], **leaving(drawn)},
     )
     return distiller
 
 
-def plain_error(student, drawn):
-    """Return Keras's own metric of the student alone."""
-    student.compile(loss="mse", metrics=["mse"], run_eagerly=True)
-    examples = data(drawn)
-    return student.evaluate(examples["x"], examples["y"], verbose=0, return_dict=True)["mse"]
+def leaving(drawn):
+    """Return a schedule that leaves its range at the second step."""
+    if drawn["kind"] != "schedule":
+        return {}
+    if drawn["seed"] % 2:
+        return {"alpha": lambda step: 0.5 + keras.ops.cast(step, "float32")}
+    return {"temperature": lambda step: 1.0 - keras.ops.cast(step, "float32")}
+
+
+class Steps(keras.callbacks.Callback):
+    """Keep the student's weights after each step."""
+
+    def on_train_begin(self, logs=None):
+        self.weights = [self.model.student.get_weights()]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.weights.append(self.model.student.get_weights())
+
+
+# Models and data
+
+
+class Doubled(keras.Model):
+    """A student with a loss and a prediction of its own."""
+
+    def compute_loss(self, *args, **kwargs):
+        return 2.0 * super().compute_loss(*args, **kwargs)
+
+    def predict_step(self, data):
+        return 3.0 * super().predict_step(data)
+
+
+class Second(keras.layers.Layer):
+    """Return the second of two inputs; the first may be None."""
+
+    def call(self, first, second):
+        return second
+
+    def compute_output_spec(self, first, second):
+        return keras.KerasTensor(second.shape, second.dtype)
+
+
+def teacher(drawn, head):
+    """Return a teacher as drawn."""
+    if drawn["kind"] == "average":
+        return kd.teachers.EMA(0.5, head=head)
+    if drawn["kind"] == "column":
+        return kd.teachers.Frozen(column, head="sigmoid")
+    device = "CPU:0" if drawn["kind"] == "copy" else None
+    own = model(drawn, 1, drawn["teacher_head"], drawn["teacher_scale"], None)
+    return kd.teachers.Frozen(own, head=head, device=device)
+
+
+def column(x):
+    """Return one column of probabilities, as scikit-learn's `predict_proba(x)[:, 1:]` does."""
+    return tf.sigmoid(tf.reduce_sum(x, axis=-1, keepdims=True))
 
 
 def model(drawn, which, head, scale, regularizer):
@@ -198,11 +346,19 @@ def layered(drawn, which, head, scale, regularizer):
         inputs = keras.Input((None,), dtype="int32")
         x = keras.layers.Embedding(5, 3, mask_zero=True)(inputs)
     else:
-        inputs = x = keras.Input((drawn["features"],), dtype="float32")
+        inputs = x = keras.Input((drawn["features"],), dtype="float32", name="x")
+    if drawn["kind"] == "optional":
+        extra = keras.Input((1,), name="extra", optional=True)
+        inputs, x = {"extra": extra, "x": inputs}, Second()(extra, x)
+    if drawn["kind"] == "adapted" and head != "positions":
+        adapted = keras.layers.Normalization()
+        adapted.adapt(np.random.default_rng(drawn["seed"]).normal(1.0, 2.0, (50, drawn["features"])))
+        x = adapted(x)
     outputs = scores(keras.layers.Rescaling(scale)(hidden(x)))
     # In float32, as Keras advises for heads.
     outputs = keras.layers.Activation(activation, dtype="float32")(outputs) if activation else outputs
-    return keras.Model(inputs, outputs)
+    made = Doubled if drawn["kind"] == "overridden" and which == 0 else keras.Model
+    return made(inputs, outputs)
 
 
 def loss_of(head):
@@ -226,7 +382,98 @@ def data(drawn):
     elif head == "sigmoid":
         y = random.integers(0, 2, (rows, classes)).astype("float32")
     else:
-        y = random.integers(0, classes, shape)
+        y = random.integers(0, classes, shape).astype("bool" if drawn["kind"] == "bool" else "int64")
     weights = {"some": random.uniform(0, 2, shape).astype("float32"), "zeros": np.zeros(shape, "float32"), None: None}
     given = {"y": y} if drawn["labels"] or drawn["alpha"] < 1 else {}
+    x = {"extra": None, "x": x} if drawn["kind"] == "optional" else x
     return {"x": x, "sample_weight": weights[drawn["weights"]], "batch_size": drawn["batch_size"], **given}
+
+
+# The reference
+
+
+def reference(drawn, distiller):
+    """Return, by the names of the logs, (what NumPy makes of what the models return, an absolute tolerance)."""
+    sides, given = outputs_of(drawn, distiller), data(drawn)
+    parts = collections.defaultdict(float)
+    rounding = collections.defaultdict(float)
+    for start in range(0, drawn["examples"], drawn["batch_size"]):
+        rows = slice(start, start + drawn["batch_size"])
+        share = len(sides["student"][rows]) / drawn["examples"]
+        for number, (loss, weight, temperature) in enumerate(drawn["terms"]):
+            t = (drawn["temperature"] if temperature is None else temperature) if drawn["head"] != "values" else 1.0
+            labels = {"labels": given["y"][rows].astype("int64")} if loss in NEED_LABELS else {}
+            if loss is losses.teacher_bounded:
+                labels = {"labels": given["y"][rows]}
+            value = t**2 * mean_of(loss, sides["student"] / t, sides["teacher"] / t, rows, sides["mask"], given, labels)
+            parts[f"term_{number}"] += share * value
+            rounding[f"term_{number}"] = ROUNDING * t**2 if loss in CANCELLING else ROUNDING
+            parts["distillation_loss"] += share * weight * value
+            rounding["distillation_loss"] += weight * rounding[f"term_{number}"]
+        for number, (loss, weight) in enumerate(drawn["hints"]):
+            bridged = sides[f"hint_{number}"]
+            value = mean_of(loss, bridged, sides["teacher_hidden"], rows, sides["mask"], given, {})
+            parts[f"hint_{number}"] += share * value
+            rounding[f"hint_{number}"] = 10 * ROUNDING
+            parts["distillation_loss"] += share * weight * value
+            rounding["distillation_loss"] += weight * rounding[f"hint_{number}"]
+    if len(distiller.terms) == 1:  # one alone is not logged again
+        parts = {"distillation_loss": parts["distillation_loss"]}
+    penalty, alpha = float(sum(distiller.student.losses, 0.0)), 1.0
+    parts["loss"] = parts["distillation_loss"] + penalty
+    rounding["loss"] = rounding["distillation_loss"] + ROUNDING
+    if "y" in given:
+        alpha, hard = drawn["alpha"], alone(distiller.student, drawn)["loss"] - penalty
+        parts["student_loss"] = hard
+        parts["loss"] = alpha * parts["distillation_loss"] + (1 - alpha) * hard + penalty
+    return {name: (float(value), rounding[name] or ROUNDING) for name, value in parts.items()}
+
+
+def mean_of(loss, student, teacher, rows, mask, given, labels):
+    """Return the mean of a loss over a batch's examples or positions, by Keras's rules."""
+    student, teacher = (np.where(mask[..., None], side, 0.0)[rows] for side in (student, teacher))
+    mask, weights = mask[rows], given["sample_weight"]
+    if loss in (losses.intra_class_relation, losses.class_correlation, losses.batch_correlation):
+        student, teacher = (side.reshape(-1, side.shape[-1]) for side in (student, teacher))
+    if loss is losses.batch_correlation:  # the formula's rows, whose mean is the reference's number
+        p, q = softmax(teacher), softmax(student)
+        values = np.sum((p @ p.T - q @ q.T) ** 2, axis=-1).reshape(mask.shape)
+    else:
+        values = getattr(references, loss.__name__)(student, teacher, **labels)
+    if np.ndim(values) == 0:
+        return values
+    weighted = values if weights is None else values * weights[rows]
+    return np.sum(weighted[mask]) / max(np.sum(mask), 1)
+
+
+def outputs_of(drawn, distiller):
+    """Return what student and teacher return for all examples, in float64: scores, features, bridged features."""
+    x, student = data(drawn)["x"], distiller.student
+    plain = x["x"] if drawn["kind"] == "optional" else x
+    scores, hidden = read(student, x)
+    if drawn["kind"] == "average":
+        theirs = scores, hidden
+    elif drawn["kind"] == "column":
+        p = column(plain).numpy().astype("float64")
+        theirs = np.log(p) - np.log1p(-p), None
+    else:
+        theirs = read(distiller.teacher.model, x)
+    mask = plain != 0 if drawn["head"] == "positions" else np.ones(len(plain), bool)
+    found = {"student": scores, "teacher": theirs[0], "teacher_hidden": theirs[1], "mask": mask}
+    for term in distiller.terms[len(drawn["terms"]) :]:
+        kernel, bias = (1.0, 0.0) if term.bridge is None else term.bridge.get_weights()
+        found[term.name] = hidden if term.bridge is None else hidden @ kernel + bias
+    return found
+
+
+def read(made, x):
+    """Return a model's scores, before any activation, and its hidden features."""
+    layers = [made.get_layer(name).output for name in ("scores", "hidden")]
+    returned = keras.Model(made.input, layers)(x, training=False)
+    return [keras.ops.convert_to_numpy(keras.ops.cast(each, "float64")) for each in returned]
+
+
+def alone(student, drawn, **arguments):
+    """Return what Keras makes of the student alone."""
+    student.compile(loss=loss_of(drawn["head"]), run_eagerly=True, **arguments)
+    return student.evaluate(**data(drawn), verbose=0, return_dict=True)

@@ -185,18 +185,14 @@ def test_one_logit_under_a_softmax_loss_is_refused_with_the_loss_to_use():
     refused(ValueError, ["single logit", "binary_kl"], distil, linear(1, classes=1), linear(2, classes=1))
 
 
-@pytest.mark.parametrize("seen", ["as a model", "as a function"])
-def test_what_a_term_refuses_is_said_in_our_words_alone(seen):
-    def yes_or_no():
-        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
-
-    def learn():
-        teacher = yes_or_no()
-        distiller = distil(yes_or_no(), teacher if seen == "as a model" else lambda x: teacher(x))
-        distiller.compile("sgd", alpha=1.0)
-        distiller.fit(X, verbose=0)
-
-    message = refused(ValueError, ["at least 2 classes", "student (None, 1)", "binary_kl"], learn)
+@pytest.mark.parametrize("seen", ["as a model", "as a function", "not yet"])
+def test_what_a_term_refuses_is_said_at_once_and_in_our_words_alone(seen):
+    teacher = linear(2, classes=1)
+    given = {"as a model": teacher, "as a function": lambda x: teacher(x), "not yet": None}[seen]
+    terms = [kd.Term(kd.losses.kl_divergence)]
+    words = ["at least 2 classes", "student (None, 1)", "binary_kl"]
+    student = linear(1, classes=1)
+    message = refused(ValueError, words, kd.Distiller, student=student, teacher=given, terms=terms)
     assert message.startswith("Term 'kl_divergence' reads") and message.endswith("for a value.")
 
 
@@ -220,7 +216,7 @@ def test_two_terms_of_one_name_or_one_named_as_a_log_are_refused():
     term = kd.Term(kd.losses.kl_divergence)
     again = kd.Term(kd.losses.kl_divergence, temperature=4.0)
     refused(ValueError, ["kl_divergence", "name"], distil, terms=[term, again])
-    for name in ("loss", "student_loss", "distillation_loss"):
+    for name in ("loss", "student_loss", "distillation_loss", "val_loss", "val_accuracy"):
         refused(ValueError, [name, "name"], distil, terms=[kd.Term(kd.losses.kl_divergence, name=name)])
 
 
@@ -231,25 +227,67 @@ def test_a_term_named_as_a_metric_is_refused():
     fit_is_refused(ValueError, ["accuracy", "metrics", "`name`"], distiller, X, Y)
 
 
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("where", ["metrics", "weighted_metrics"])
+@pytest.mark.parametrize("name", ["loss", "student_loss", "distillation_loss", "kl_divergence"])
+def test_a_metric_named_as_a_part_of_the_logs_is_refused_before_the_first_step(name, where, eager):
+    distiller = distil(terms=[kd.Term(kd.losses.kl_divergence), kd.Term(kd.losses.squared_error)])
+    metric = keras.metrics.SparseCategoricalAccuracy(name=name)
+    distiller.compile("sgd", CROSS_ENTROPY, run_eagerly=eager, **{where: [metric]})
+    before = distiller.student.get_weights()
+    fit_is_refused(ValueError, [name, "metrics", "`name`"], distiller, X, Y)
+    refused(ValueError, [name, "metrics", "`name`"], distiller.evaluate, X, Y, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(distiller.student.get_weights(), before, strict=True))
+
+
+def test_an_output_whose_loss_is_named_as_a_part_of_the_logs_is_refused():
+    def model(seed):
+        x = keras.Input((4,))
+        return keras.Model(x, {"student": linear(seed)(x), "other": linear(seed + 1)(x)})
+
+    distiller = kd.Distiller(student=model(1), teacher=model(3), terms=[kd.Term(kd.losses.kl_divergence, at="other")])
+    distiller.compile("sgd", CROSS_ENTROPY)
+    fit_is_refused(ValueError, ["student_loss", "output", "`name`"], distiller, X, {"student": Y, "other": Y})
+
+
+def test_metrics_of_several_outputs_are_known_by_their_full_names():
+    def model(seed):
+        x = keras.Input((4,))
+        return keras.Model(x, {"kind": linear(seed)(x), "other": linear(seed + 1)(x)})
+
+    def compiled(name):
+        terms = [kd.Term(kd.losses.kl_divergence, at="kind", name=name), kd.Term(kd.losses.squared_error, at="other")]
+        distiller = kd.Distiller(student=model(1), teacher=model(3), terms=terms)
+        distiller.compile("sgd", CROSS_ENTROPY, metrics={"kind": ["accuracy"]}, alpha=1.0)
+        return distiller
+
+    y = {"kind": Y, "other": Y}
+    fit_is_refused(ValueError, ["kind_accuracy", "`name`"], compiled("kind_accuracy"), X, y)
+    distiller = compiled("accuracy")  # the metric is logged as "kind_accuracy"
+    assert {"accuracy", "kind_accuracy"} <= set(distiller.fit(X, y, verbose=0).history)
+    assert "kind_accuracy" not in distiller.fit(X, verbose=0).history  # without labels it says nothing
+
+
 @pytest.mark.parametrize("at", [("a",), ("a", "b", "c"), ("a", 3), 7, (), ((), "b")])
 def test_at_is_a_name_or_a_pair(at):
     refused(ValueError, ["`at`", "logits", "pair", repr(at)], kd.Term, kd.losses.squared_error, at=at)
 
 
 def test_a_loss_has_to_be_callable():
-    refused(TypeError, ["`loss`", "'kl'", "str"], kd.Term, "kl")
+    refused(TypeError, ["`loss`", "7", "int"], kd.Term, 7)
+    refused(ValueError, ["'kl'", "mean_squared_error", "keras_kd.losses"], kd.Term, "kl")
 
 
 @pytest.mark.parametrize(
-    "loss, instead",
+    "loss, name, instead",
     [
-        (keras.losses.KLDivergence(), "kl_divergence"),
-        (keras.losses.CategoricalCrossentropy(), "kl_divergence"),
-        (keras.losses.BinaryCrossentropy(), "binary_kl"),
+        (keras.losses.KLDivergence(), "kl_divergence", "kl_divergence"),
+        (keras.losses.CategoricalCrossentropy(), "categorical_crossentropy", "kl_divergence"),
+        (keras.losses.BinaryCrossentropy(), "binary_crossentropy", "binary_kl"),
     ],
 )
-def test_a_keras_loss_on_probabilities_is_refused_with_the_loss_to_use(loss, instead):
-    refused(ValueError, [type(loss).__name__, "probabilities", f"losses.{instead}"], kd.Term, loss)
+def test_a_keras_loss_on_probabilities_is_refused_with_the_loss_to_use(loss, name, instead):
+    refused(ValueError, [name, "probabilities", f"losses.{instead}"], kd.Term, loss)
 
 
 @pytest.mark.parametrize("weight", [-1.0, *SAID_BADLY])

@@ -379,3 +379,107 @@ def test_a_list_of_outputs_of_a_subclassed_model_is_named_by_position():
     logs = distil(student, teacher, 1.0, None, rate=0.0, terms=[term]).fit(X, verbose=0).history
     distance = kl(2 * logits(student), 2 * logits(teacher), T).mean()
     np.testing.assert_allclose(logs["distillation_loss"], distance, rtol=1e-5)
+
+
+# Optional inputs
+
+
+@keras.saving.register_keras_serializable("test_keras_data")
+class OrZero(keras.layers.Layer):
+    """Pass the second input on; the first, which may be left out, is added to it."""
+
+    def call(self, extra, x):
+        return x if extra is None else extra + x
+
+    def compute_output_spec(self, extra, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def optional(form, seed):
+    """Return `linear` after an input that may be None, which stands first."""
+    extra = keras.Input((FEATURES,), name="extra", optional=True)
+    x = keras.Input((FEATURES,), name="x")
+    inputs = {"dict": {"extra": extra, "x": x}, "list": [extra, x]}[form]
+    return keras.Model(inputs, linear(seed, f"inner_{form}_{seed}")(OrZero()(extra, x)))
+
+
+def without(form, x):
+    return {"dict": {"extra": None, "x": x}, "list": [None, x]}[form]
+
+
+@pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
+@pytest.mark.parametrize("form", ["dict", "list"])
+def test_an_optional_input_may_be_none(form, eager):
+    student, teacher = optional(form, 1), optional(form, 2)
+    expected = descend(linear(1, "a"), linear(2, "b"), 0.5)
+    distiller = distil(student, teacher, run_eagerly=eager)
+    x = without(form, X)
+    distiller.fit(x, Y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0)
+    for received, wanted in zip(student.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(received, wanted, atol=1e-5)
+    s = X @ np.asarray(expected[0]) + expected[1]
+    hard = -np.log(softmax(s))[np.arange(N), Y].mean()
+    assert distiller.evaluate(x, Y, verbose=0, return_dict=True)["loss"] == pytest.approx(hard, rel=1e-4)
+    np.testing.assert_allclose(distiller.predict(x, verbose=0), s, atol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["train_on_batch", "generator", "Remembered", "Joined", "objective"])
+def test_an_optional_input_may_be_none_wherever_data_are_given(how):
+    form = "dict" if how == "generator" else "list"  # Keras takes no None in a list from a generator
+    student, teacher, x = optional(form, 1), optional(form, 2), without(form, X)
+    s, t = logits(linear(1, "a")), logits(linear(2, "b"))
+    wanted = {"Remembered": kd.teachers.Remembered(teacher), "Joined": kd.teachers.Cached()}.get(how, teacher)
+    distiller = distil(student, wanted, 1.0, None, rate=0.0, run_eagerly=True)
+    if how == "generator":
+        batches = (each for each in [(x, Y)] * 2)
+        loss = distiller.fit(batches, steps_per_epoch=1, verbose=0).history["loss"][0]
+    elif how == "train_on_batch":
+        loss = distiller.train_on_batch(x, Y, return_dict=True)["loss"]
+    elif how == "objective":
+        loss = float(distiller.objective(x, Y)["loss"])
+    else:
+        x = kd.Joined(x, {"logits": t.astype("float32")}) if how == "Joined" else x
+        loss = distiller.fit(x, Y, batch_size=BATCH, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(kl(s, t, T).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["dict", "list"])
+def test_an_optional_input_may_be_none_where_layers_are_read(form):
+    terms = [kd.Term(kd.losses.squared_error, at=("inner", "inner"))]
+    models = []
+    for seed in (1, 2):
+        made = optional(form, seed)
+        models.append(keras.Model(made.input, keras.layers.Dense(2)(made.output)))
+        made.layers[-1].name = "inner"
+    distiller = distil(*models, 1.0, None, rate=0.0, terms=terms, run_eagerly=True)
+    expected = np.mean((logits(linear(1, "a")) - logits(linear(2, "b"))) ** 2)
+    assert distiller.fit(without(form, X), Y, verbose=0).history["loss"] == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_sparse_input_stays_sparse_where_layers_are_read():
+    def made(seed):
+        x = keras.Input((FEATURES,), sparse=True)
+        return keras.Model(x, linear(seed, f"sparse_{seed}").layers[-1](x))
+
+    models = [made(1), made(2)]
+    terms = [kd.Term(kd.losses.squared_error, at=tuple(each.layers[-1].name for each in models))]
+    reader = kd.Distiller(student=models[0], teacher=models[1], terms=terms)._loose.reader
+    assert reader._tapped.inputs[0].sparse
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_check_reads_data_with_an_input_that_is_none(remembered):
+    teacher = optional("dict", 2)
+    distiller = distil(optional("dict", 1), kd.teachers.Remembered(teacher) if remembered else teacher)
+    right = np.mean(logits(linear(2, "b")).argmax(axis=-1) == Y)
+    report = distiller.check(without("dict", X), Y)
+    assert (report.examples, report.teacher_accuracy) == (N, pytest.approx(right))
+
+
+def test_what_looks_at_arrays_before_fit_looks_at_those_with_an_input_that_is_none():
+    def probabilities(x):
+        return tf.nn.softmax(x["x"][:, :CLASSES])
+
+    distiller = distil(optional("dict", 1), probabilities, run_eagerly=True)
+    with pytest.warns(UserWarning, match="look like probabilities"):
+        distiller.fit(without("dict", X), Y, verbose=0)

@@ -1,6 +1,13 @@
 """Several workers on this machine, as real processes."""
 
+import contextlib
 import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -63,3 +70,151 @@ def test_one_that_fails_ends_the_others(launched, tmp_path, ending, code):
 def test_bad_arguments_are_said(launched, arguments, message):
     code, _, errors = launched(*arguments)
     assert code == 2 and message in errors
+
+
+# Nothing stays behind.
+
+#: The launcher without the package, whose import takes seconds.
+LAUNCHER = [sys.executable, launch.__file__]
+
+#: A worker that starts a process of its own, names both, and then does what follows.
+PARENT = """
+import signal, subprocess
+child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(300)"])
+print("processes", os.getpid(), child.pid, "", flush=True)
+"""
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs process groups")
+
+
+def running(process):
+    """Whether it runs; one that has ended may wait for long until somebody collects it."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = pathlib.Path(f"/proc/{process}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def all_end(processes, seconds=8):
+    """Wait until none runs, for less than the ten seconds that a launcher is patient for."""
+    end = time.monotonic() + seconds
+    while any(map(running, processes)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(running, processes))
+
+
+@contextlib.contextmanager
+def launching(path, *prefix, **arguments):
+    """Yield a launcher that runs, and the processes that its two workers have named."""
+    command = [*prefix, *LAUNCHER, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **arguments) as launcher:
+        processes = []
+        try:
+            while len(processes) < 4:
+                processes += map(int, re.findall(r"\d+(?= )", launcher.stdout.readline()))
+            yield launcher, processes
+        finally:
+            launcher.kill()
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_signal_to_the_launcher_ends_workers_and_what_they_have_started(tmp_path, name):
+    number = signal.Signals[name]
+    with launching(script(tmp_path, PARENT + "time.sleep(300)")) as (launcher, processes):
+        launcher.send_signal(number)
+        assert all_end(processes)
+        assert launcher.wait(timeout=8) == (-9 if name == "SIGKILL" else 128 + number)
+
+
+@posix
+def test_a_signal_reaches_the_workers_so_that_they_can_put_things_in_order(tmp_path):
+    text = """
+signal.signal(signal.SIGINT, lambda *_: (print("in order", flush=True), sys.exit()))
+print("processes", os.getpid(), os.getpid(), "", flush=True)
+time.sleep(300)
+"""
+    with launching(script(tmp_path, "import signal" + text)) as (launcher, _):
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.stdout.read().count("in order") == 2
+
+
+@posix
+def test_a_second_signal_ends_workers_that_take_no_notice_at_once(tmp_path):
+    text = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + PARENT.replace("import signal, ", "import ")
+    with launching(script(tmp_path, "import signal\n" + text + "time.sleep(300)")) as (launcher, processes):
+        launcher.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert launcher.poll() is None and all(map(running, processes[::2]))
+        launcher.send_signal(signal.SIGTERM)
+        assert all_end(processes, 5)
+
+
+@posix
+def test_a_hangup_that_is_ignored_stays_ignored(tmp_path):
+    with launching(script(tmp_path, PARENT + "time.sleep(300)"), "nohup") as (launcher, processes):
+        launcher.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert launcher.poll() is None and all(map(running, processes))
+
+
+@posix
+@pytest.mark.parametrize(("ending", "code"), [("", 0), ("sys.exit(task['task']['index'] and time.sleep(1) or 5)", 5)])
+def test_what_workers_have_started_ends_with_them(launched, tmp_path, ending, code):
+    received, output, _ = launched(script(tmp_path, PARENT + ending))
+    assert received == code
+    processes = [int(each) for each in re.findall(r"\d+(?= )", output.replace("[", "").replace("]", "@"))]
+    assert len(processes) >= 2 and all_end(processes)  # one that was ended early has named none
+
+
+def test_a_worker_that_cannot_be_started_ends_the_others(launched, tmp_path, monkeypatch):
+    real, started = subprocess.Popen, []
+
+    def start(command, **arguments):
+        if "script.py" in str(command):
+            if started:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            started.append(real(command, **arguments))
+            return started[0]
+        return real(command, **arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    code, _, errors = launched(script(tmp_path, "time.sleep(300)"))
+    assert code == 1 and "worker 1 could not be started" in errors and "temporarily" in errors
+    assert started[0].returncode is not None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nobody has read its pipe
+def test_a_reader_that_cannot_be_started_ends_its_worker(launched, tmp_path, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(launch.threading.Thread, "start", refuse)
+    code, _, errors = launched(script(tmp_path, "time.sleep(300)"))
+    assert code == 1 and "worker 0 could not be started: can't start new thread" in errors
+
+
+@posix
+def test_an_output_that_nobody_reads_ends_the_workers_as_it_would_end_the_script(tmp_path):
+    path = script(tmp_path, "while True: print('x' * 1000)")
+    command = [*LAUNCHER, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launcher:
+        launcher.stdout.readline()
+        launcher.stdout.close()
+        assert launcher.wait(timeout=20) != 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_lines_that_the_terminal_cannot_show_do_not_stop_a_worker(tmp_path, encoding):
+    path = script(tmp_path, "print(('\\xe9' * 100 + chr(10)) * 1000 + 'last')")
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    path.write_text("import sys; sys.stdout.reconfigure(encoding='utf-8')\n" + path.read_text())
+    command = [*LAUNCHER, path]
+    found = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=True).stdout
+    assert found.count(b"last") == 2
+    assert (b"?" * 100 if encoding == "ascii" else "\xe9".encode() * 100) in found

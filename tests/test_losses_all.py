@@ -111,6 +111,21 @@ def test_values_and_gradients_stay_exact_at_a_temperature_of_20(golden):
         np.testing.assert_allclose(20 * gradient, 20 * finite_differences(reference, inputs), rtol=1e-4, atol=5e-5)
 
 
+@only(lambda golden: golden.compares_distributions)
+def test_many_classes_far_apart_and_nearly_equal_stay_exact(golden):
+    for case in golden.cases_of_many_classes():
+        assert max(goldens.deviation_of_many_classes(case, numbers=3)) < TOLERANCE
+
+
+def test_the_correlation_over_many_classes_does_not_cancel_where_both_sides_are_nearly_equal():
+    golden = next(golden for golden in LOSSES if golden.name == "inter_class_relation")
+    shape = (4, 32000)
+    teacher, change, _ = golden.inputs((shape, shape), scale=3.0)
+    inputs = teacher + np.float32(0.03) * change, teacher, None
+    # In float32, each logarithm is off by 5e-7, of differences of 0.1.
+    assert max(goldens.deviation_of_many_classes((*golden.bind((shape, shape), {}), inputs))) < 1.5e-5
+
+
 def test_the_rows_of_the_batch_correlation_average_to_the_papers():
     golden = next(golden for golden in LOSSES if golden.name == "batch_correlation")
     student, teacher, _ = golden.inputs(golden.shapes[0])
@@ -299,7 +314,6 @@ EXTREMES = {
 
 #: What float32 cannot tell from a constant or from 0, and float64 can: only finite there.
 BEYOND_FLOAT32 = {
-    ("intra_class_relation", "plus and minus 200"),  # classes of probability e-200 still correlate in float64
     ("pkt", "plus and minus 200"),  # of exactly opposite rows, the cosine is -1 + 6e-8, beside an epsilon of 1e-7
 }
 
@@ -330,6 +344,129 @@ def test_pkt_is_finite_for_opposite_examples():
     for _ in range(100):
         x = random.normal(size=(1, random.integers(1, 6))).astype("float32")
         assert np.all(np.isfinite(losses.pkt(np.concatenate([x, -x]), np.eye(2, dtype="float32"))))
+
+
+# Classes that are excluded by a logit of -inf.
+
+every_distribution = only(lambda golden: golden.compares_distributions)
+
+#: Where a probability meets one of exactly 0, the divergence is infinite.
+INFINITE = {"kl_divergence", "decoupled_kl", "normalized_kl", "transformed_teacher", "binary_kl"}
+
+#: What the loss is for k classes of which one is excluded on both sides, from the loss without it: means over classes.
+OF_A_MEAN = {
+    "binary_kl": lambda value, k: value * (k - 1) / k,
+    "class_correlation": lambda value, k: value * (k - 1) / k,
+    "intra_class_relation": lambda value, k: (value * (k - 1) + 1) / k,  # a constant class adds 1
+}
+
+
+def excluding(x, value=-np.inf):
+    x = np.array(x)
+    x[..., 1] = value
+    return x
+
+
+def excluded_cases(golden):
+    for shapes in (golden.shapes[0], golden.shapes[2]):
+        for arguments in golden.variants:
+            student, teacher, labels = golden.inputs(shapes)
+            labels = None if labels is None else np.where(labels == 1, 0, labels)
+            infinite = golden.name in INFINITE and arguments.get("non_target_weight") != 0
+            infinite = infinite or 0 in (arguments.get("beta"), arguments.get("skew"))
+            yield *golden.bind(shapes, arguments), student, teacher, labels, infinite
+
+
+@only(lambda golden: golden.compares_distributions and golden.name != "inter_class_relation")
+def test_a_class_that_both_sides_exclude_does_not_exist(golden):
+    of_mean = OF_A_MEAN.get(golden.name, lambda value, k: value)
+    for ours, reference, student, teacher, labels, _ in excluded_cases(golden):
+        values, gradient = ours_and_gradient(ours, (excluding(student), excluding(teacher), labels))
+        labels = labels if labels is None else labels - (labels > 1)
+        without = np.delete(student, 1, -1), np.delete(teacher, 1, -1), labels
+        expected = functools.partial(lambda f, k, *sides: of_mean(f(*sides), k), reference, student.shape[-1])
+        assert deviation(values, expected(*doubled(without))) < TOLERANCE
+        slopes = finite_differences(expected, without)
+        np.testing.assert_allclose(gradient, np.insert(slopes, 1, 0.0, axis=-1), rtol=1e-4, atol=1e-6)
+
+
+def test_the_correlation_over_classes_counts_an_excluded_one_as_a_probability_of_0():
+    golden = next(golden for golden in LOSSES if golden.name == "inter_class_relation")
+    student, teacher, _ = golden.inputs(golden.shapes[2])
+    values, gradient = ours_and_gradient(
+        golden.bind(golden.shapes[2], {})[0], (excluding(student), excluding(teacher), None)
+    )
+    inputs = excluding(student, -1e4), excluding(teacher, -1e4), None
+    assert deviation(values, golden.reference(*doubled(inputs[:2]))) < TOLERANCE
+    slopes = finite_differences(lambda s, t, _: golden.reference(s, t), inputs)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-6)
+
+
+@only(lambda golden: golden.compares_distributions and golden.name != "reverse_kl")
+def test_a_class_that_the_teacher_excludes_has_a_probability_of_0(golden):
+    for ours, reference, student, teacher, labels, _ in excluded_cases(golden):
+        values, gradient = ours_and_gradient(ours, (student, excluding(teacher), labels))
+        if np.max(values) > 1e20:  # jensen_shannon with beta=1 is the reverse divergence
+            continue
+        inputs = student, excluding(teacher, -1e5), labels  # 0 in float64, at any power
+        assert deviation(values, reference(*doubled(inputs))) < TOLERANCE
+        np.testing.assert_allclose(gradient, finite_differences(reference, inputs), rtol=1e-4, atol=1e-6)
+
+
+@every_distribution
+def test_a_class_that_the_student_alone_excludes_leaves_the_others_a_finite_gradient(golden):
+    for ours, reference, student, teacher, labels, infinite in excluded_cases(golden):
+        values, gradient = ours_and_gradient(ours, (excluding(student), teacher, labels))
+        inputs = excluding(student, -1e4), teacher, labels  # 0 in float64, and not yet so far that nothing else counts
+        assert np.all(np.isfinite(gradient))
+        slopes = np.delete(finite_differences(reference, inputs), 1, -1)
+        np.testing.assert_allclose(np.delete(gradient, 1, -1), slopes, rtol=1e-3, atol=1e-5)
+        assert np.max(values) > 1e25 if infinite else deviation(values, reference(*doubled(inputs))) < TOLERANCE
+
+
+@pytest.mark.parametrize("arguments", [{"loss": losses.reverse_kl}, {"loss": losses.jensen_shannon, "beta": 1.0}])
+def test_the_reverse_divergence_takes_probability_from_a_class_that_the_teacher_alone_excludes(arguments):
+    student, teacher = np.zeros((1, 3), "float32"), np.float32([[0.0, -np.inf, 0.0]])
+    value, gradient = term_value_and_gradient(Term(**arguments), (student, teacher, None))
+    assert value == pytest.approx(1e30 / 3, rel=1e-5)  # q of 1/3 where p is 0
+    # q is 1/3 and log(q / p) is log 2/3, for which 80 stands at the class; its mean under q is subtracted, times q.
+    ratio = np.array([np.log(2 / 3), 80.0, np.log(2 / 3)])
+    np.testing.assert_allclose(gradient[0], (ratio - np.mean(ratio)) / 3, rtol=1e-5)
+
+
+def test_a_weight_of_zero_takes_an_infinite_divergence_away():
+    student, teacher = np.float32([[0, -np.inf], [1, 2]]), np.float32([[0, 0], [2, 1]])
+    weights = tf.constant([0.0, 1.0])
+    value, gradient = term_value_and_gradient(
+        Term(losses.kl_divergence), (student, teacher, None), sample_weight=weights
+    )
+    # p = (s, 1 - s) and q = (1 - s, s) with s = sigmoid(1), log s / (1 - s) = 1: KL = 2 s - 1; half of it is the mean.
+    assert value == pytest.approx(np.tanh(0.5) / 2, rel=1e-5)
+    assert not np.any(gradient[0]) and np.all(np.isfinite(gradient))
+
+
+def test_the_label_may_be_the_only_class_that_is_not_excluded():
+    # Nothing is left to be distributed over the others, and the label is certain on both sides.
+    student, teacher = np.float32([[3, -np.inf, -np.inf]]), np.float32([[1, -np.inf, -np.inf]])
+    for loss in (losses.decoupled_kl, losses.normalized_kl):
+        values, gradient = ours_and_gradient(loss, (student, teacher, np.array([0])))
+        np.testing.assert_array_equal(values, [0.0])
+        assert not np.any(gradient)
+
+
+@only(lambda golden: golden.labels == "classes")
+@pytest.mark.parametrize("form", ["ids", "one-hot"])
+def test_labels_may_be_bools(golden, form):
+    student, teacher, _ = golden.inputs(((4, 2), (4, 2)))
+    labels = np.array([True, False, True, True])
+    received = labels if form == "ids" else np.stack([~labels, labels], axis=-1)
+    expected = golden.reference(*doubled((student, teacher)), labels.astype(int))
+    np.testing.assert_allclose(golden.loss(student, teacher, tf.constant(received)), expected, rtol=1e-5)
+
+
+def test_true_values_may_be_bools():
+    student, teacher, labels = np.float32([[3.0]]), np.float32([[1.5]]), np.array([[True]])
+    np.testing.assert_array_equal(losses.teacher_bounded(*map(tf.constant, (student, teacher, labels))), [4.0])
 
 
 # Through Term.
@@ -484,6 +621,53 @@ def test_a_memory_keeps_the_last_embeddings_first_in_first_out():
     np.testing.assert_allclose(angles, [0.6, 0.2, 0.3, 0.4, 0.5], rtol=1e-5)
     layer(np.ones((2, 3), "float32"), np.ones((2, 3), "float32"), training=False)
     assert int(layer.position) == 1
+
+
+def with_equal_embeddings(**arguments):
+    """Return a contrastive memory whose two embeddings are the features themselves, of width 5."""
+    layer = losses.ContrastiveMemory(dimension=5, **arguments)
+    layer.build((None, 5), (None, 5))
+    layer.built = True
+    for dense in (layer.student_embedding, layer.teacher_embedding):
+        dense.set_weights([np.eye(5), np.zeros(5)])
+    return layer
+
+
+def test_a_memory_larger_than_the_data_holds_no_negative_of_an_example_that_is_itself():
+    layer, random = with_equal_embeddings(memory=20, temperature=0.5), np.random.default_rng(0)
+    x = random.normal(size=(6, 5)).astype("float32")
+    unit = references.l2_normalize(x)
+    bank = []
+    for _ in range(10):
+        batch_ids = random.permutation(6)[:4]
+        values = layer(x[batch_ids], x[batch_ids], training=True)
+        if len(bank) >= 20:  # nothing is left of the random directions
+            # The student is perfect. -log e**(1 / T) / (e**(1 / T) + sum of e**(cos / T) over all other examples).
+            others = np.array([*batch_ids, *bank[-20:]])
+            powers = np.exp(unit[batch_ids] @ unit[others].T / 0.5) * (batch_ids[:, None] != others)
+            np.testing.assert_allclose(values, np.log1p(np.sum(powers, axis=1) / np.exp(1 / 0.5)), rtol=1e-5)
+        bank += list(batch_ids)
+    assert len(bank) == 40
+
+
+def test_a_perfect_student_of_a_small_data_set_has_almost_no_loss_at_the_defaults():
+    # Five orthogonal examples, 4096 in the bank and 410 in the batch, of which four in five are negatives.
+    layer, x = with_equal_embeddings(), np.tile(np.eye(5, dtype="float32"), (82, 1))
+    for _ in range(10):
+        layer(x, x, training=True)
+    np.testing.assert_allclose(layer(x, x), np.log1p((4096 + 410) * 4 / 5 * np.exp(-1 / 0.07)), rtol=1e-3)
+
+
+def test_what_float32_makes_of_an_example_is_that_example_and_another_one_is_not():
+    layer, random = with_equal_embeddings(memory=2, temperature=1.0), np.random.default_rng(0)
+    x = random.normal(size=(1, 5)).astype("float32")
+    length = np.linalg.norm(x)
+    direction = length * references.l2_normalize(random.normal(size=(1, 5)))
+    for distance, negatives in ((1e-6, 0), (1e-2, 1)):
+        other = (x + distance * direction).astype("float32")
+        layer(np.concatenate([other, -x]), np.concatenate([other, -x]), training=True)  # fills the memory
+        # The other one has a cosine of 1 up to 1e-4, and -x one of -1: log(1 + negatives + e**-2).
+        np.testing.assert_allclose(layer(x, x), [np.log1p(negatives + np.exp(-2))], rtol=1e-3)
 
 
 X, Y = batch(16)

@@ -85,6 +85,106 @@ def test_layers_of_one_stage_are_paired_and_the_reason_is_printed(capsys):
     assert "8x8" in capsys.readouterr().out
 
 
+def application(name):
+    return getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3))
+
+
+@pytest.mark.parametrize(
+    "name, ends",
+    [
+        ("MobileNetV2", ["expanded_conv_project_BN", "block_2_add", "block_5_add", "block_12_add", "out_relu"]),
+        (
+            "EfficientNetV2B0",
+            ["block1a_project_activation", "block2b_add", "block3b_add", "block5e_add", "top_activation"],
+        ),
+        ("MobileNet", [f"conv_pw_{number}_relu" for number in (1, 3, 5, 11, 13)]),
+        (
+            "MobileNetV3Small",
+            ["activation", "expanded_conv_project_bn", "expanded_conv_2_add", "expanded_conv_7_add", "activation"],
+        ),
+        ("ResNet50", ["conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"]),
+        ("DenseNet121", ["conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"]),
+    ],
+)
+def test_the_ends_of_stages_are_paired(name, ends):
+    # Read off the architectures: the last block of each size; not what scales or pads the image, not the next block.
+    x = inputs = keras.Input((64, 64, 3))
+    x = keras.layers.Rescaling(1 / 255)(x)
+    for width in (4, 5, 6, 7, 8):
+        x = keras.layers.Conv2D(width, 3, strides=2, padding="same", activation="relu", name=f"half_{width}")(x)
+    student = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x)))
+    pairs = methods.suggest_pairs(student, application(name), verbose=False)
+    expected = [(f"half_{width}", end) for width, end in zip((4, 5, 6, 7, 8), ends, strict=True)]
+    # Keras numbers the activations of MobileNetV3 as they are made.
+    assert [
+        (ours, theirs if not theirs.startswith("activation") else "activation") for ours, theirs in pairs
+    ] == expected
+
+
+def test_images_of_two_sizes_are_paired_by_the_first_maps():
+    def model(size, stem):
+        x = inputs = keras.Input((size, size, 1))
+        for number, strides in enumerate((stem, 2, 2), start=1):
+            x = keras.layers.Conv2D(2, 3, strides=strides, padding="same", name=f"conv_{number}")(x)
+        return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+
+    same = [(f"conv_{number}", f"conv_{number}") for number in (1, 2, 3)]
+    assert methods.suggest_pairs(model(32, 1), model(64, 4), verbose=False) == same  # 32, 16, 8 and 16, 8, 4
+    other = [("conv_2", "conv_1"), ("conv_3", "conv_2")]
+    assert methods.suggest_pairs(model(32, 1), model(32, 2), verbose=False) == other  # 32, 16, 8 and 16, 8, 4
+
+
+class PositionEmbedding(keras.layers.Layer):
+    """Add a trained vector to each position, as KerasHub's layer does."""
+
+    def build(self, shape):
+        """Create the vectors."""
+        self.positions = self.add_weight(shape=shape[1:])
+
+    def call(self, x):
+        """Add them."""
+        return x + self.positions
+
+
+def transformer(blocks, width, name):
+    layers = keras.layers
+    inputs = keras.Input((6,), dtype="int32")
+    tokens = layers.Embedding(9, width, name="tokens")(inputs)
+    x = layers.LayerNormalization(name="embedded")(layers.Add()([tokens, PositionEmbedding(name="positions")(tokens)]))
+    for number in range(1, blocks + 1):
+        mixed = layers.Add()([x, layers.MultiHeadAttention(1, width)(x, x)])
+        x = layers.LayerNormalization(name=f"attention_{number}")(mixed)
+        mixed = layers.Add()([x, layers.Dense(width)(layers.Dense(2 * width, activation="relu")(x))])
+        x = layers.LayerNormalization(name=f"block_{number}")(mixed)
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)), name=name)
+
+
+def test_blocks_of_tokens_are_paired_and_their_embeddings_are_not():
+    pairs = methods.suggest_pairs(transformer(2, 4, "student"), transformer(4, 6, "teacher"), verbose=False)
+    expected = [("attention_1", "block_1"), ("block_1", "block_2"), ("attention_2", "block_3"), ("block_2", "block_4")]
+    assert pairs == expected
+
+
+def test_the_vectors_before_the_classifier_are_paired_whatever_follows_it():
+    student = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(5, name="hidden"), keras.layers.Dense(3), keras.layers.Softmax()]
+    )
+    assert methods.suggest_pairs(student, keras.models.clone_model(student), verbose=False) == [("hidden", "hidden")]
+
+
+def test_a_decoder_is_read_at_its_end():
+    def model(name):
+        layers = keras.layers
+        inputs = keras.Input((16, 16, 1))
+        fine = layers.Conv2D(2, 3, padding="same", name="fine")(inputs)
+        coarse = layers.Conv2D(2, 3, strides=2, padding="same", name="coarse")(fine)
+        merged = layers.Concatenate()([layers.UpSampling2D()(coarse), fine])
+        return keras.Model(inputs, layers.Conv2D(2, 3, padding="same", name="decoded")(merged), name=name)
+
+    pairs = methods.suggest_pairs(model("student"), model("teacher"), verbose=False)
+    assert sorted(pairs) == [("coarse", "coarse"), ("decoded", "decoded")]
+
+
 def test_feature_methods_without_pairs_say_where_to_find_them():
     with pytest.raises(ValueError, match="suggest_pairs"):
         methods.fitnets([])

@@ -195,6 +195,15 @@ def test_evaluate_and_predict_equal_the_students_own(terms):
     assert set(received) == {"loss", "accuracy", "student_loss"}
 
 
+def test_without_labels_evaluate_takes_the_teacher_that_was_assigned_last():
+    student, first, second = linear(1), linear(0), linear(2)
+    distiller = distill(student, first, loss=None, alpha=1.0, temperature=4.0, run_eagerly=False)
+    for teacher in (first, second):
+        distiller.teacher = teacher
+        received = distiller.evaluate(X, verbose=0, return_dict=True)["distillation_loss"]
+        assert float(received) == pytest.approx(soft_loss(student, teacher, 4.0).mean(), rel=1e-5)
+
+
 def test_without_labels_evaluate_tells_the_distance_from_the_teacher():
     student, teacher = mlp(1), mlp(0)
     distiller = distill(student, teacher, loss=None, alpha=1.0, temperature=3.0)
@@ -478,11 +487,36 @@ def test_a_sigmoid_head_has_the_binary_divergence_of_its_logits(side):
 
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_a_model_of_one_logit_is_refused_under_a_softmax_divergence(activation):
+    terms = [Term(losses.kl_divergence)] if activation else None  # a logit may be anything, a value too
     with pytest.raises(ValueError, match="keras_kd.losses.binary_kl"):
         Distiller(
             student=linear(1, classes=1, activation=activation),
             teacher=linear(0, classes=1, activation=activation),
+            terms=terms,
         )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "arguments"),
+    [
+        ("sigmoid", "sigmoid", {}),
+        ("sigmoid", None, {}),
+        (None, "sigmoid", {}),  # a student of logits, under BinaryCrossentropy(from_logits=True)
+        (tf.nn.sigmoid, None, {"student_head": "sigmoid"}),
+    ],
+)
+def test_one_sigmoid_unit_is_distilled_per_label_by_default(ours, theirs, arguments):
+    student, teacher = linear(1, classes=1, activation=ours), linear(0, classes=1, activation=theirs)
+    z, t = (X.astype("float64") @ m.get_weights()[0] + m.get_weights()[1] for m in (student, teacher))
+    for given in (teacher, [teacher]) if theirs else (teacher, lambda x: teacher(x)):
+        distiller = Distiller(student=student, teacher=given, **arguments)
+        distiller.compile(keras.optimizers.SGD(0.0), temperature=4.0, alpha=1.0, jit_compile=False)
+        expected = 16 * references.binary_kl(z / 4, t / 4).mean()
+        assert distiller.fit(X, verbose=0).history["loss"] == pytest.approx([expected], rel=1e-5)
+
+
+def test_several_sigmoid_units_keep_the_default_of_classes():
+    assert Distiller(student=linear(1, activation="sigmoid"), teacher=linear(0)).terms[0].loss is losses.kl_divergence
 
 
 def test_a_subclassed_model_of_one_logit_is_refused_before_its_first_step():

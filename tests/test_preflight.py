@@ -1,6 +1,7 @@
 """What goes wrong without an error is said before it has cost anything."""
 
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from tests.models import assert_same, batch, mlp, numbers, softmax, statistical, tagger
+from keras_kd.preflight.judge import judge
+from keras_kd.preflight.report import Report
+from keras_kd.preflight.view import View
+from tests.models import Subclassed, assert_same, batch, dense, mlp, numbers, softmax, statistical, tagger
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -137,14 +141,39 @@ def of_another_origin(x):
     return kd.Joined(x, {"logits": np.asarray(probable()(x))})
 
 
+def one_column():
+    model = mlp(3, classes=1)
+    return lambda x: tf.nn.sigmoid(model(x))
+
+
+def without_a_graph(activation):
+    model = Subclassed(dense(3, 3, activation=activation))
+    model.build((None, 4))
+    return model
+
+
+def scaled():
+    model = mlp(3, activation="softmax")
+    return keras.Model(model.input, keras.layers.Rescaling(0.5)(model.output))
+
+
+def reshaped(model):
+    return keras.Model(model.input, keras.layers.Reshape((3,))(keras.layers.Reshape((1, 3))(model.output)))
+
+
 UNSAID = {
     "a function": probable,
+    "a model that changes a softmax": scaled,
+    "a model of another activation": lambda: mlp(3, activation=tf.nn.softmax),
+    "a model without a graph": lambda: without_a_graph(tf.nn.softmax),
     "in an ensemble": lambda: [mlp(2), probable()],
     "remembered": lambda: kd.teachers.Remembered([mlp(2), probable()]),
     "joined by hand": kd.teachers.Cached,
 }
 SAID = {
     "a model": lambda: mlp(2),
+    "a model that moves a softmax": lambda: reshaped(mlp(3, activation="softmax")),
+    "a model without a graph": lambda: without_a_graph("softmax"),  # Keras's own leaves its logits
     "with its head": lambda: [mlp(2), kd.teachers.Frozen(probable(), head="softmax")],
     "as logits": lambda: kd.teachers.Frozen(probable(), head="logits"),
     "of logits": lambda: [mlp(2), mlp(3).call],
@@ -174,6 +203,111 @@ def test_logits_and_outputs_whose_head_is_known_are_not_warned_of(teacher):
     distiller = compiled(made, student=mlp(1))
     distiller.fit(given, y, epochs=0, verbose=0)
     assert not any("probabilities" in each for each in distiller.check(given, y).advice)
+
+
+def told(caught):
+    return [str(each.message) for each in caught if "probabilities" in str(each.message)]
+
+
+@pytest.mark.parametrize("per_label", [False, True])
+def test_one_column_of_probabilities_is_warned_of_with_the_head_that_it_has(per_label):
+    terms = kd.methods.multi_label() if per_label else [kd.Term(kd.losses.squared_error)]
+    distiller = kd.Distiller(student=mlp(1, classes=1), teacher=one_column(), terms=terms)
+    distiller.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    with pytest.warns(UserWarning, match='probabilities.*head="sigmoid"'):
+        distiller.fit(batch(32)[0], np.zeros((32, 1)), epochs=0, verbose=0)
+
+
+def test_a_build_and_soft_labels_and_a_comparison_warn_too(tmp_path):
+    x, y = batch(32)
+    with pytest.warns(UserWarning, match='probabilities.*head="sigmoid"'):
+        kd.TeacherCache(tmp_path, teacher=one_column()).build(x, verbose=0)
+    with pytest.warns(UserWarning, match='probabilities.*head="softmax"'):
+        kd.stages.soft_labels(probable(), x)
+    with pytest.warns(UserWarning, match='probabilities.*head="softmax"'):
+        kd.compare({"teacher": probable(), "student": mlp(1)}, (x, y), rounds=0)
+
+
+@pytest.mark.parametrize("activation", [tf.nn.softmax, "hard_sigmoid"])
+def test_a_student_whose_head_is_in_doubt_is_warned_of_too(activation):
+    x, y = batch(32)
+    head = "softmax" if activation is tf.nn.softmax else "sigmoid"
+    student = mlp(1, activation=activation)
+    distiller = compiled(mlp(2), student=student)
+    with pytest.warns(UserWarning, match=f'outputs of the student.*probabilities.*student_head="{head}"'):
+        distiller.fit(x, y, epochs=0, verbose=0)
+    assert any("student_head" in each for each in distiller.check(x, y).advice)
+    said = compiled(mlp(2), student=student, student_head=head)
+    with warnings.catch_warnings(record=True) as caught:
+        said.fit(x, y, epochs=0, verbose=0)
+    assert not told(caught)
+
+
+class Batches(keras.utils.PyDataset):
+    """Some batches."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def specs(batches):
+    return tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0])
+
+
+def once(batches):
+    """Return a dataset that can be read a single time."""
+    left = iter(batches)
+    return tf.data.Dataset.from_generator(lambda: left, output_signature=specs(batches))
+
+
+SOURCES = {
+    "a dataset": lambda batches: tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=specs(batches)),
+    "a dataset of one pass": once,
+    "a generator": lambda batches: (each for each in batches),
+    "a PyDataset": Batches,
+}
+
+
+def trained_on(*data, compiled_with=None, **arguments):
+    """Return the weights of a student after an epoch, and what it was warned of."""
+    student = mlp(1)
+    distiller = kd.Distiller(student=student, teacher=probable())
+    distiller.compile(keras.optimizers.SGD(0.5), LOSS, **(compiled_with or {}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        distiller.fit(*data, shuffle=False, verbose=0, **arguments)
+    return numbers(student), told(caught)
+
+
+@pytest.mark.parametrize(
+    ("source", "compiled_with"),
+    [
+        *((each, {}) for each in SOURCES),
+        ("a dataset", {"run_eagerly": True}),
+        ("a dataset", {"steps_per_execution": 2}),
+    ],
+)
+def test_what_the_first_step_is_given_is_looked_at_and_trained_on(source, compiled_with):
+    x, y = batch(20)
+    expected, _ = trained_on(x, y, batch_size=8)
+    batches = [(x[start : start + 8], y[start : start + 8]) for start in (0, 8, 16)]
+    received, (message,) = trained_on(SOURCES[source](batches), compiled_with=compiled_with)
+    assert 'head="softmax"' in message
+    assert_same(received, expected, 1e-6)
+
+
+@pytest.mark.filterwarnings("error:The outputs of")
+def test_a_dataset_is_not_looked_at_where_the_head_is_known():
+    x, y = batch(20)
+    distiller = compiled(kd.teachers.Frozen(probable(), head="softmax"), student=mlp(1))
+    distiller.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(8), verbose=0)
 
 
 def test_values_that_add_up_to_one_are_no_matter_where_nothing_is_softened(recwarn):
@@ -261,6 +395,106 @@ def test_ensembles_masks_several_labels_and_cached_targets_are_read(tmp_path):
     many.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     yes = (mlp(2).predict(x, verbose=0) > 0).astype("float32")
     assert many.check(x, yes).teacher_accuracy == 1.0
+
+
+def expected_of(teacher, student, x, y, weights):
+    """Return accuracies, guessing, confidence and entropy at T = 4 by the formula, in float64, counting by weights."""
+    z, s = (each.predict(x, verbose=0).astype("float64").reshape(-1, 3) for each in (teacher, student))
+    y, w = y.ravel(), weights.ravel()
+    q = softmax(z / 4.0)
+    return {
+        "teacher_accuracy": np.average(z.argmax(-1) == y, weights=w),
+        "student_accuracy": np.average(s.argmax(-1) == y, weights=w),
+        "guessing": max(np.average(y == k, weights=w) for k in range(3)),
+        "confidence": np.average(softmax(z).max(-1), weights=w),
+        "entropy": np.average(-np.sum(q * np.log(q), axis=-1), weights=w) / np.log(3),
+        "teacher_scale": np.average(z.std(-1), weights=w),
+        "rows": np.sum(w > 0),
+    }
+
+
+def assert_reported(report, expected):
+    assert {name: getattr(report, name) for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_examples_count_by_their_weights():
+    x, y = batch(64)
+    weights = np.random.default_rng(0).choice([0.0, 0.5, 3.0], 64).astype("float32")
+    teacher, student = mlp(2), mlp(1)
+    expected = expected_of(teacher, student, x, y, weights)
+    y = np.where(weights == 0, (y + 1) % 3, y)
+    distiller = compiled(teacher, student=student)
+    assert_reported(distiller.check(x, y, sample_weight=weights), expected)
+    assert_reported(distiller.check(tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(16)), expected)
+    assert_reported(distiller.check(x, y, sample_weight=weights[:, None]), expected)
+
+
+def test_positions_count_by_weights_and_by_the_masks_of_both_sides():
+    words = np.array([[1, 2, 3, 0], [4, 0, 0, 0], [5, 1, 2, 4]])
+    weights = np.array([[1, 0, 2, 1], [1, 1, 1, 1], [0, 1, 1, 3]], "float32")
+    y = np.array([[0, 1, 2, 0], [1, 0, 0, 0], [2, 2, 1, 0]])
+    for masked_student in (True, False):
+        student, teacher = tagger(1, mask=masked_student), tagger(2, mask=not masked_student)
+        view = View(compiled([teacher, teacher], student=student))
+        report = Report(examples=3)
+        judge(report, view.read([(words, y, weights)]), view.temperature, view.per_label)
+        assert_reported(report, expected_of(teacher, student, words, y, weights * (words != 0)))
+
+
+def test_a_label_that_no_class_has_is_named_though_its_weight_is_0():
+    x, y = batch(8)
+    y = np.where(np.arange(8) == 3, 99, y)
+    report = compiled(mlp(2), student=mlp(1)).check(x, y, sample_weight=(np.arange(8) != 3).astype("float32"))
+    assert any("labels go from 0 to 99" in each for each in report.advice)
+
+
+def test_positions_of_the_class_that_the_loss_ignores_do_not_count():
+    words, y = np.array([[1, 2, 3, 5], [4, 5, 2, 1]]), np.array([[0, 1, -1, 2], [-1, 1, 0, -1]])
+    student, teacher = tagger(1, mask=False), tagger(2, mask=False)
+    distiller = kd.Distiller(student=student, teacher=teacher)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    distiller.compile("adam", loss, temperature=4.0)
+    assert_reported(distiller.check(words, y), expected_of(teacher, student, words, y, 1.0 * (y >= 0)))
+
+
+def test_a_good_teacher_of_mostly_padded_positions_is_not_accused():
+    random = np.random.default_rng(0)
+    words = random.integers(1, 6, (64, 20))
+    teacher = tagger(2, mask=False)
+    y = teacher.predict(words, verbose=0).argmax(-1)
+    weights = (np.arange(20) < 2) * np.ones((64, 1), "float32")
+    y = np.where(weights > 0, y, 0)
+    distiller = compiled(teacher, student=tagger(1, mask=False))
+    report = distiller.check(words, y, sample_weight=weights)
+    assert report.teacher_accuracy == 1.0 and report.rows == 128
+    assert not any("it is not shown" in each for each in report.advice)
+    distiller.compile("adam", LOSS, weighted_metrics=[])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The teacher is right")
+        distiller.fit(words, y, sample_weight=weights, batch_size=1, epochs=20, steps_per_epoch=1, verbose=0)
+
+
+def test_each_of_several_outputs_has_its_own_labels_and_weights():
+    x, y = batch(32)
+    weights = np.random.default_rng(1).choice([0.0, 2.0], 32).astype("float32")
+
+    def two(seed):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, {"kind": mlp(seed)(inputs), "box": mlp(seed + 5)(inputs)})
+
+    student, teacher = two(1), two(2)
+    distiller = kd.Distiller(student=student, teacher=teacher, terms=[kd.Term(kd.losses.kl_divergence, at="kind")])
+    distiller.compile("adam", {"kind": LOSS, "box": "mse"}, temperature=4.0)
+    labels = {"kind": y, "box": np.zeros((32, 3), "float32")}
+    report = distiller.check(x, labels, sample_weight={"kind": weights, "box": np.ones(32, "float32")})
+    kinds = [keras.Model(each.input, each.output["kind"]) for each in (teacher, student)]
+    assert_reported(report, expected_of(*kinds, x, y, weights))
+
+
+def test_where_nothing_counts_there_is_a_cost_and_no_accuracy():
+    x, y = batch(8)
+    report = compiled(mlp(2), student=mlp(1)).check(x, y, sample_weight=np.zeros(8, "float32"))
+    assert report.teacher_accuracy is None and report.epoch_seconds > 0
 
 
 def test_without_labels_the_targets_are_still_looked_at():

@@ -1,5 +1,6 @@
 """A Distiller on disk: small, without the teacher, and as good as never interrupted."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_kd as kd
 from tests.models import assert_same, batch, linear, mlp, numbers
@@ -251,3 +253,170 @@ def test_the_loaded_student_is_saved_as_a_plain_model(tmp_path):
     assert "keras_kd" not in config_of(tmp_path / "student.keras")
     student = keras.models.load_model(tmp_path / "student.keras")
     assert_same(numbers(student), numbers(distiller.student))
+
+
+# What users write themselves
+
+
+def absolute(student, teacher):
+    return keras.ops.mean(keras.ops.abs(student - teacher), axis=-1)
+
+
+def halved(logits):
+    return logits / 2.0
+
+
+def a_half(step):
+    return 0.5
+
+
+def huber(student, teacher):
+    """A loss of the name of one of Keras's."""
+    return 3.0 * absolute(student, teacher)
+
+
+class Weighted(keras.layers.Layer):
+    """A loss with a weight."""
+
+    def build(self, *shapes):
+        self.factor = self.add_weight(shape=(), initializer="ones")
+        self.built = True
+
+    def call(self, student, teacher):
+        return self.factor * absolute(student, teacher)
+
+
+class Projection(keras.layers.Dense):
+    """A bridge."""
+
+
+class Distance(keras.losses.Loss):
+    """A loss on the student's side."""
+
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule."""
+
+    def __call__(self, step):
+        return 0.5
+
+    def get_config(self):
+        return {}
+
+
+OWN = {each.__name__: each for each in (absolute, halved, a_half, huber, Weighted, Projection, Distance, Halving)}
+OF_USERS = {
+    "loss": lambda: [kd.Term(absolute)],
+    "a loss named as one of Keras's": lambda: [kd.Term(huber)],
+    "transform": lambda: [kd.Term(kd.losses.kl_divergence, transform=halved)],
+    "weight": lambda: [kd.Term(kd.losses.kl_divergence, weight=a_half)],
+    "temperature": lambda: [kd.Term(kd.losses.kl_divergence, temperature=Halving())],
+    "bridge": lambda: [kd.Term(absolute, at=("hidden", "hidden"), bridge=Projection(5), name="hint")],
+    "layer": lambda: [kd.Term(Weighted(), at=("hidden", "hidden"))],
+    "Keras loss": lambda: [kd.Term(Distance(), name="Distance")],
+}
+
+
+def saved(folder, terms, **arguments):
+    """Return a Distiller that has trained, and the file it was saved to."""
+    distiller, _ = compiled(mlp(1), mlp(2), terms, keras.optimizers.SGD(0.1), run_eagerly=True, **arguments)
+    fit(distiller, 1)
+    distiller.save(folder / "distiller.keras")
+    return distiller, folder / "distiller.keras"
+
+
+def goes_on(loaded, distiller):
+    """Assert that a loaded Distiller trains as the one that was saved."""
+    loaded.teacher = mlp(2)
+    for each in (loaded, distiller):
+        fit(each, 1)
+    assert_same(numbers(loaded.student), numbers(distiller.student), 1e-6)
+
+
+@pytest.mark.parametrize("scope", [True, False], ids=["scope", "argument"])
+@pytest.mark.parametrize("what", OF_USERS)
+def test_what_is_the_users_own_is_found_among_custom_objects(tmp_path, what, scope):
+    distiller, path = saved(tmp_path, OF_USERS[what]())
+    if scope:
+        with keras.saving.custom_object_scope(OWN):
+            loaded = keras.saving.load_model(path)
+    else:
+        loaded = keras.saving.load_model(path, custom_objects=OWN)
+    goes_on(loaded, distiller)
+
+
+@pytest.mark.parametrize("name", ["alpha", "temperature"])
+def test_a_schedule_that_is_the_users_own_function_is_found_among_custom_objects(tmp_path, name):
+    distiller, path = saved(tmp_path, None, **{name: a_half})
+    loaded = keras.saving.load_model(path, custom_objects=OWN)
+    assert getattr(loaded, name) is a_half
+    goes_on(loaded, distiller)
+
+
+@pytest.mark.parametrize("what", ["loss", "a loss named as one of Keras's", "transform", "weight"])
+def test_a_function_that_is_not_found_is_asked_for_before_the_next_step(tmp_path, what):
+    _, path = saved(tmp_path, OF_USERS[what]())
+    loaded = keras.saving.load_model(path)
+    assert np.all(np.isfinite(loaded.predict(X, verbose=0)))
+    before = numbers(loaded.student)
+    with pytest.raises(ValueError, match="(loss|transform|weight) was a function.*assigned again"):
+        loaded.teacher = mlp(2)  # which tries the terms
+        fit(loaded, 1)
+    assert_same(numbers(loaded.student), before)
+
+
+class Called:
+    """A function that is an object."""
+
+    def __call__(self, student, teacher):
+        return absolute(student, teacher)
+
+
+@pytest.mark.parametrize("loss", [functools.partial(absolute), Called(), tf.function(absolute)], ids=lambda each: "")
+def test_what_has_no_name_does_not_keep_a_trained_distiller_from_being_saved(tmp_path, loss):
+    distiller, path = saved(tmp_path, [kd.Term(loss, name="own")])
+    loaded = keras.saving.load_model(path)
+    loaded.terms[0].loss = loss
+    goes_on(loaded, distiller)
+
+
+def test_names_of_layers_and_terms_are_not_taken_for_custom_objects(tmp_path):
+    distiller, path = saved(tmp_path, [kd.Term(absolute, at=("hidden", "hidden"), name="hint")])
+    others = {"hidden": halved, "hint": halved, "distiller": halved, "logits": halved}
+    goes_on(keras.saving.load_model(path, custom_objects={**OWN, **others}), distiller)
+
+
+@keras.saving.register_keras_serializable("test_saving")
+def registered(logits):
+    return logits / 2.0
+
+
+@pytest.mark.parametrize("transform", [registered, keras.activations.softplus, kd.transforms.standardize])
+def test_a_function_that_keras_finds_needs_no_custom_objects(tmp_path, transform):
+    distiller, path = saved(tmp_path, [kd.Term(kd.losses.kl_divergence, transform=transform)])
+    loaded = keras.saving.load_model(path)
+    assert loaded.terms[0].transform is transform
+    goes_on(loaded, distiller)
+
+
+class Mine(keras.Model):
+    """A student without a graph."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.scores = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.scores(x)
+
+
+def test_a_student_that_is_the_users_own_is_found_among_custom_objects(tmp_path):
+    student = Mine()
+    student(X)
+    distiller, _ = compiled(student, mlp(2))
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras", custom_objects={"Mine": Mine})
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), student.predict(X, verbose=0))

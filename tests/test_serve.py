@@ -1,5 +1,7 @@
 """The service of examples/serve.py: a real process, spoken to over real connections."""
 
+import argparse
+import asyncio
 import concurrent.futures
 import contextlib
 import http.client
@@ -37,7 +39,9 @@ def fraud():
 
 def make_student(features=20):
     inputs = keras.Input((features,))
-    hidden = layers.Dense(8, activation="relu")(ops.log(1.0 + ops.relu(inputs)))
+    # The square is 0 for what transactions hold, and overflows above 2e34: infinities of both signs then sum to NaN.
+    prepared = ops.log(1.0 + ops.relu(inputs)) + ops.square(1e-15 * inputs)
+    hidden = layers.Dense(8, activation="relu")(prepared)
     return keras.Model(inputs, layers.Dense(3, activation="sigmoid")(hidden), name="student")
 
 
@@ -49,9 +53,9 @@ def exported(tmp_path_factory):
     return student, folder
 
 
-def start(folder):
-    command = [sys.executable, EXAMPLES / "serve.py", folder, "--port", "0", "--drain", str(DRAIN)]
-    limits = ["--most-bytes", str(MOST_BYTES), "--most-rows", str(MOST_ROWS)]
+def start(folder, drain, most_seconds):
+    command = [sys.executable, EXAMPLES / "serve.py", folder, "--port", "0", "--drain", str(drain)]
+    limits = ["--most-bytes", str(MOST_BYTES), "--most-rows", str(MOST_ROWS), "--most-seconds", str(most_seconds)]
     process = subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = []
     for line in process.stdout:
@@ -62,8 +66,8 @@ def start(folder):
 
 
 @contextlib.contextmanager
-def serving(folder):
-    process, port = start(folder)
+def serving(folder, drain=DRAIN, most_seconds=30):
+    process, port = start(folder, drain, most_seconds)
     try:
         yield process, port
     finally:
@@ -146,6 +150,16 @@ def test_what_is_no_number_is_refused_with_its_place(port, first, message):
     status, said = ask(port, "/scores", {"transactions": [GOOD, [first, *GOOD[1:]]]})
     assert status == 422
     assert said["detail"][0]["loc"] == ["transactions", 1, 0]
+
+
+@pytest.mark.parametrize("first", [3.4e38, 1e36])
+def test_a_transaction_without_a_finite_score_is_refused_with_its_place(port, first):
+    status, said = ask(port, "/score", {"transaction": [first, *GOOD[1:]]})
+    assert status == 422
+    assert said["detail"][0]["loc"] == ["transaction"] and "no finite score" in said["detail"][0]["msg"]
+    status, said = ask(port, "/scores", {"transactions": [GOOD, [first, *GOOD[1:]], GOOD, [first, *GOOD[1:]]]})
+    assert status == 422
+    assert [each["loc"] for each in said["detail"]] == [["transactions", 1], ["transactions", 3]]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +253,100 @@ def test_nothing_is_lost_when_the_service_is_stopped_under_load(exported):
             assert answer.read().count(b"[") == 2 + MOST_ROWS
         assert process.wait(timeout=30) == -signal.SIGTERM
         assert "Error" not in process.stderr.read()
+
+
+SCORE = json.dumps({"transaction": GOOD}).encode()
+HEAD = f"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(SCORE)}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_who_waits_to_be_accepted_when_the_service_stops_is_answered(fraud, exported, turns):
+    """Connections at every stage between the kernel and the application, by the turns that the loop has made since."""
+    serve = __import__("serve")
+    options = argparse.Namespace(most_bytes=MOST_BYTES, most_rows=MOST_ROWS, most_seconds=30)
+    app = serve.make_app(serve.Model(exported[1]), options)
+
+    async def connect_and_stop():
+        server = serve.Server(app, 0.0, 30.0, host="127.0.0.1", port=0)
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup()
+        address = server.servers[0].sockets[0].getsockname()
+        clients = [socket.create_connection(address, timeout=10) for _ in range(100)]
+        for client in clients:
+            client.sendall(HEAD + SCORE)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.shutdown()
+        return clients
+
+    clients = asyncio.run(connect_and_stop())
+    assert [client.recv(15) for client in clients] == [b"HTTP/1.1 200 OK"] * 100
+    for client in clients:
+        client.close()
+
+
+def test_a_body_that_does_not_arrive_is_refused_and_its_connection_closed(exported):
+    with serving(exported[1], most_seconds=0.2) as (_, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client, client.makefile("rb") as answer:
+            client.sendall(HEAD + SCORE[:-1])
+            said = answer.read()  # up to the end of the connection
+        assert said.startswith(b"HTTP/1.1 408 ") and b"within 0.2 seconds" in said
+        assert ask(port, "/score", {"transaction": GOOD})[0] == 200
+
+
+def silent(port):
+    """Return clients that keep a service waiting: half a body, half a head, nothing, and one that does not read."""
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=1) for _ in range(4)]
+    for client, content in zip(clients, (HEAD + SCORE[:9], HEAD[:9], b"", (HEAD + SCORE) * 300), strict=True):
+        client.sendall(content)
+    time.sleep(0.3)
+    return clients
+
+
+def test_clients_that_keep_silent_do_not_keep_the_service_from_its_end(exported):
+    with serving(exported[1], drain=0, most_seconds=1) as (process, port):
+        clients = silent(port)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == -signal.SIGTERM
+        assert "Traceback" not in process.stderr.read()
+        for client in clients:
+            client.close()
+
+
+def test_a_second_signal_ends_the_service_at_once(exported):
+    with serving(exported[1], drain=0, most_seconds=600) as (process, port):
+        clients = silent(port)
+        process.send_signal(signal.SIGTERM)
+        wait_until_closed(port)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == -signal.SIGTERM
+        for client in clients:
+            client.close()
+
+
+def test_a_client_that_leaves_amid_its_body_is_no_error(exported):
+    with serving(exported[1], drain=0) as (process, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            client.sendall(HEAD + SCORE[:9])
+            time.sleep(0.2)
+        assert ask(port, "/score", {"transaction": GOOD})[0] == 200
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=20)
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("path", ["/health", "/nothing", "/openapi.json"])
+def test_every_response_closes_its_connection_while_the_service_drains(exported, path):
+    with serving(exported[1], drain=20) as (process, port):
+        process.send_signal(signal.SIGTERM)
+        end = time.monotonic() + 20
+        while ask(port, "/health")[0] != 503 and time.monotonic() < end:
+            time.sleep(0.02)
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+            connection.request("GET", path)
+            assert connection.getresponse().headers["connection"] == "close"
 
 
 def wait_until_closed(port):

@@ -137,15 +137,26 @@ def test_a_teacher_is_made_again_from_its_configuration(make, tmp_path):
     assert received == expected > 1e-4
 
 
+# The heads of what the terms read, in the order of their names: "auto" is taken for logits, a layer has values.
+KINDS = {ensemble: ["auto", "values"], ema: ["auto", "values"]}
+REACHING = {own: ("final",)}  # for these names, it has to see layers of the student
+
+
 @ALL
 def test_a_teacher_says_what_it_knows_of_itself(make, tmp_path):
-    student, teacher, terms, _ = make(tmp_path)
+    student, teacher, terms, models = make(tmp_path)
     Distiller(student=student, teacher=teacher, terms=terms)
     names = [name for term in terms for name in term.teacher_names]
+    outputs = teacher(tf.constant(X), {name: tf.ones((8, 3)) for name in names})
+    shapes = {name: tuple(outputs[name].shape) for name in names if hasattr(outputs[name], "shape")}
     specs = teacher.specs()
-    assert specs is None or set(names) <= set(specs)
-    assert all(isinstance(teacher.kind(name), str) for name in names)
+    assert (specs is None) == (make is saved_model)
+    assert specs is None or all(specs[name].shape[1:] == shape[1:] for name, shape in shapes.items())
+    assert [teacher.kind(name) for name in names] == KINDS.get(make, ["auto"])
+    assert teacher.layers_of_student(tuple(names)) == REACHING.get(make, ())
     assert teacher.stateful() == ([teacher] if make is ema else [])
+    changing = make in (ema, own, cached)  # with the student; or there is nobody to run
+    assert teacher.constant(tuple(names)) != changing
 
 
 # A teacher of the user's own

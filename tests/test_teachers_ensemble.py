@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd import Distiller, Term, losses, schedules, transforms
-from keras_kd.teachers import Ensemble, Frozen
+from keras_kd import Distiller, TeacherCache, Term, losses, schedules, transforms
+from keras_kd.teachers import EMA, Cached, Ensemble, Frozen, Own, Teacher
 from tests import references
 from tests.models import Subclassed, assert_same, batch, dense, headed, linear, mlp, softmax, tagger
 from tests.test_objective import Spoil, distill, fit, masked_input, masked_model
@@ -277,6 +277,149 @@ def test_by_agreement_who_knows_the_label_weighs_more(labels, over):
     assert received == pytest.approx(soft_loss(student, targets, 4.0), rel=1e-5)
 
 
+# What holds for every member, wherever it stands
+
+
+class Busy(Teacher):
+    """Take part in everything: prepare x, follow `fit` and the student, choose what the student is fed."""
+
+    def __init__(self, name, prepare=lambda x: x):
+        super().__init__(name=name)
+        self.prepare, self.done = prepare, []
+
+    def call(self, x, student, labels=None, step=0):
+        return {"logits": keras.ops.zeros_like(student["logits"])}
+
+    def before_fit(self, x, verbose="auto"):
+        return self.prepare(x)
+
+    def callbacks(self):
+        return [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.done.append(("epoch", epoch)))]
+
+    def after_step(self, student, step):
+        self.done.append(("step", int(step)))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_each_member_follows_fit_and_every_step(place):
+    members = [linear(1), linear(2)]
+    members.insert(place, Busy("busy"))
+    teacher = Ensemble([*members, Busy("last")])
+    fit(distill(linear(9), teacher), batch_size=4, epochs=2)
+    expected = [("epoch", 0), ("step", 1), ("step", 2), ("epoch", 1), ("step", 3), ("step", 4)]
+    assert members[place].done == teacher.teachers[-1].done == expected
+
+
+def test_every_member_prepares_x_one_after_the_other():
+    student = linear(9)
+    members = [Busy("first", lambda x: x + 1.0), linear(1), Busy("last", lambda x: 2.0 * x)]
+    distiller = distill(student, members, loss=None, alpha=1.0, temperature=1.0)
+    x = 2.0 * (X + 1.0)
+    even = np.full((len(X), 3), 1 / 3)
+    targets = (2 * even + softmax(said(linear(1), x))) / 3
+    assert fit(distiller, X, None)["loss"] == pytest.approx([soft_loss(linear(9), targets, 1.0, x)], rel=1e-5)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2], [2, 1, 0]], ids=str)
+def test_every_average_of_the_student_moves_and_is_saved(order, tmp_path):
+    made = [EMA(0.9), linear(2), EMA(0.5)]
+    distiller = distill(linear(9), [made[i] for i in order], None, keras.optimizers.SGD(0.5))
+    first = distiller.student.get_weights()
+    second = fit(distiller, epochs=1) and distiller.student.get_weights()
+    distiller.save_weights(tmp_path / "distiller.weights.h5")
+    again = distill(linear(9), [[EMA(0.9), linear(2), EMA(0.5)][i] for i in order])
+    again.load_weights(tmp_path / "distiller.weights.h5")
+    assert np.max(np.abs(second[0] - first[0])) > 0.01
+    for each in (distiller, again):
+        for number, decay in ((0, 0.9), (2, 0.5)):
+            member = each.teacher.teachers[order.index(number)]
+            expected = [decay * a + (1 - decay) * b for a, b in zip(first, second, strict=True)]
+            assert_same(member.model.get_weights(), expected, 1e-6)
+    assert_same(linear(2).get_weights(), distiller.teacher.teachers[order.index(1)].model.get_weights())
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_member_with_a_cache_of_several_views_gets_each_epochs_view(place, tmp_path):
+    def augment(x, seed):
+        return x + tf.cast(seed[1], "float32")  # the number of the view
+
+    student, live, teacher = linear(9), linear(1), linear(2)
+    cache = TeacherCache(tmp_path, teacher, dtype="float32", views=2, augment=augment)
+    examples = tf.data.Dataset.from_tensor_slices(X)
+    cache.build(examples, verbose=0)
+    seen = []
+    probe = keras.layers.Lambda(lambda x: seen.append(x.numpy()) or live(x))
+    probe.built = True
+    members = [probe]
+    members.insert(place, Cached(cache))
+    distiller = distill(student, members, loss=None, alpha=1.0, temperature=1.0)
+    logs = distiller.fit(cache.join(examples).batch(8), epochs=2, verbose=0).history["loss"]
+    views = seen[-2:]
+    assert np.max(np.abs(views[0] - views[1])) >= 1.0  # another view in each epoch
+    for view, loss in zip(views, logs, strict=True):
+        targets = (softmax(said(live, view)) + softmax(said(teacher, view))) / 2
+        assert loss == pytest.approx(soft_loss(student, targets, 1.0, view), rel=1e-4)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_member_whose_probabilities_are_taken_for_logits_is_found(place):
+    def probabilities(x):
+        return tf.nn.softmax(x[:, :3])
+
+    members = [headed(1, "softmax")]
+    members.insert(place, probabilities)
+    with pytest.warns(UserWarning, match="'frozen_probabilities' look like probabilities"):
+        fit(distill(linear(9), members))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_member_that_reads_the_student_is_shown_what_it_reads(place):
+    student, other = mlp(9), mlp(2)
+    members = [mlp(2)]
+    members.insert(place, Own())
+    at = ("scores", "hidden")  # the second is not read for the student's side
+    term = Term(lambda s, t: keras.ops.mean(t, axis=-1) + 0.0 * keras.ops.sum(s, axis=-1), at=at, soften=False)
+    hidden = [said(keras.Model(m.input, m.get_layer("hidden").output)) for m in (mlp(9), other)]
+    distiller = distill(student, members, [term], loss=None, alpha=1.0)
+    assert fit(distiller, X, None)["loss"] == pytest.approx([np.mean(hidden)], rel=1e-4)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_member_that_changes_makes_the_ensemble_change(place):
+    for changing in (EMA(0.9), Ensemble([linear(3), linear(4)], "agreement"), Own()):
+        members = [Frozen(linear(1))]
+        members.insert(place, changing)
+        assert not Ensemble(members).constant(("logits",))
+    assert Ensemble([linear(1), linear(2)]).constant(("logits",))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_one_member_knows_is_known_of_the_ensemble(place):
+    bare = Subclassed(dense(3, 1))
+    bare.build((None, 4))
+    members = [Frozen(linear(2, activation="sigmoid"))]
+    members.insert(place, Frozen(bare))
+    teacher = Ensemble(members)
+    assert teacher.specs()["logits"].shape == (None, 3) and teacher.kind("logits") == "sigmoid"
+    words = ["(None, 7)", "(None, 3)"]
+    refused(words, Distiller, student=mlp(9, classes=7), teacher=teacher)  # before data are seen
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_member_may_choose_what_the_student_is_fed(place):
+    class Views(Busy):
+        def student_view(self, x):
+            return x["small"]
+
+    members = [Frozen(linear(1), preprocess=lambda x: x["large"])]
+    members.insert(place, Views("views"))
+    x = {"small": X, "large": 3.0 * X}
+    distiller = distill(linear(9), members, loss=None, alpha=1.0, temperature=1.0)
+    targets = (softmax(said(linear(1), 3.0 * X)) + np.full((len(X), 3), 1 / 3)) / 2
+    received = fit(distiller, x, None, batch_size=len(X))["loss"]
+    assert received == pytest.approx([soft_loss(linear(9), targets, 1.0)], rel=1e-5)
+
+
 # What is refused
 
 
@@ -351,6 +494,12 @@ def test_agreement_needs_one_tensor_of_labels(y):
 
 def test_agreement_weighs_logits_only():
     refused(["agreement", "logits", "as numbers"], soft_log, mlp(9), Ensemble([mlp(1)], "agreement"), [FEATURES], Y)
+
+
+def test_values_beside_logits_are_refused():
+    members = [Frozen(linear(1), head="values"), linear(2)]
+    for each in (members, members[::-1]):
+        refused(["'values'", "'auto'", "one meaning"], Distiller, student=linear(9), teacher=each)
 
 
 def test_an_ensemble_in_an_ensemble_is_refused():

@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.ensemble import RandomForestClassifier
 
 import keras_kd as kd
 from keras_kd import Distiller, Term, losses, transforms
 from keras_kd.teachers import Frozen, SavedModel
 from tests import references
-from tests.models import Subclassed, assert_same, batch, dense, headed, linear, mlp, numbers
+from tests.models import Subclassed, assert_same, batch, dense, headed, linear, mlp, numbers, softmax
 from tests.test_objective import distill, fit
 
 X, Y = batch()
@@ -71,6 +72,58 @@ def test_a_teacher_may_choose_from_the_dict_by_itself():
     expected = soft_loss(student(IMAGES["small"]), teacher(IMAGES["large"]))
     received = soft_log(student, Frozen(teacher, preprocess=lambda x: x["large"]), IMAGES)
     assert received == pytest.approx(expected, rel=1e-5)
+
+
+def restless():
+    """Return a model that passes images on in inference, and in training does anything but."""
+    layers = [
+        keras.layers.RandomFlip(),
+        keras.layers.RandomContrast(0.9),
+        keras.layers.Dropout(0.5),
+        keras.layers.BatchNormalization(epsilon=0.0),
+        keras.layers.GaussianNoise(1.0),
+    ]
+    return keras.Sequential([keras.Input((4, 4, 1)), *layers], name="restless")
+
+
+@pytest.mark.parametrize("how", ["fit", "eager", "objective"])
+@pytest.mark.parametrize("wrap", ["a model", "a function", "a member", "remembered", "a function as teacher"])
+def test_what_prepares_the_input_is_in_inference_mode(wrap, how):
+    x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
+    student, teacher, pre = eye(4, 1), eye(4, 2), restless()
+    expected = soft_loss(student(x), teacher(x))
+    before = numbers(pre)
+    given = {
+        "a model": lambda: Frozen(teacher, preprocess=pre),
+        "a function": lambda: Frozen(teacher, preprocess=lambda x: pre(x) * 1.0),
+        "a member": lambda: [Frozen(teacher, preprocess=pre)],
+        "remembered": lambda: kd.teachers.Remembered(Frozen(teacher, preprocess=pre)),
+        "a function as teacher": lambda: lambda x: teacher(pre(x)),
+    }[wrap]()
+    arguments = {"fit": {"run_eagerly": False}, "eager": {"run_eagerly": True}, "objective": {}}[how]
+    assert soft_log(student, given, x, **arguments) == pytest.approx(expected, rel=1e-5)
+    assert_same(numbers(pre), before)
+
+
+def test_what_prepares_the_input_is_in_inference_mode_in_a_saved_model_and_a_cache(tmp_path):
+    x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
+    student, teacher = eye(4, 1), eye(4, 2)
+    expected = soft_loss(student(x), teacher(x))
+    teacher.export(tmp_path / "teacher", verbose=0)
+    saved = SavedModel(tmp_path / "teacher", preprocess=restless())
+    assert soft_log(student, saved, x) == pytest.approx(expected, rel=1e-5)
+    cache = kd.TeacherCache(tmp_path / "cache", teacher=Frozen(teacher, preprocess=restless()), dtype="float32")
+    cache.build(x, verbose=0)
+    distiller = distill(student, kd.teachers.Cached(cache), loss=None, alpha=1.0, temperature=4.0)
+    assert fit(distiller, cache.join(x), None, batch_size=8)["loss"] == pytest.approx([expected], rel=1e-5)
+
+
+def test_what_prepares_the_input_of_an_exported_student_is_in_inference_mode(tmp_path):
+    x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
+    student = eye(4, 1)
+    kd.export(student, tmp_path / "1", preprocessing=restless(), representative=x, fresh=False)
+    exported = tf.saved_model.load(tmp_path / "1")
+    np.testing.assert_allclose(exported.serve(x), student(x), atol=1e-5)
 
 
 def image_and_text():
@@ -405,3 +458,96 @@ def test_the_layers_of_a_saved_model_cannot_be_read(written):
     distiller.compile("sgd", alpha=1.0)
     with pytest.raises(ValueError, match=r"'hidden' from the teacher.*\['logits'\]"):
         distiller.fit(X, verbose=0)
+
+
+# One meaning of logits
+
+
+def wrapped(teacher, folder, x):
+    """Return a teacher and its data, by what is between it and the Distiller."""
+    teacher.export(folder / "teacher", verbose=0)
+    x_in = keras.layers.Reshape((3,))(keras.layers.Reshape((1, 3))(teacher.output))
+    yield "live", teacher, x
+    yield "reshaped", keras.Model(teacher.input, x_in), x
+    yield "ensemble of one", [teacher], x
+    yield "ensemble of itself", [teacher, teacher], x
+    yield "in 16 bits", Frozen(teacher, dtype="bfloat16"), x
+    yield "SavedModel", SavedModel(folder / "teacher", head="softmax"), x
+    yield "function", Frozen(lambda x: teacher(x) * 1.0, head="softmax"), x
+    yield "remembered", kd.teachers.Remembered(teacher), x
+    yield "by hand", kd.teachers.Cached(head="softmax"), kd.Joined(x, {"logits": teacher(x).numpy()})
+    for name, arguments in {"float16": {}, "float32": {"dtype": "float32"}, "top 3": {"top_k": 3}}.items():
+        cache = kd.TeacherCache(folder / name, teacher=teacher, **arguments)
+        cache.build(x, verbose=0)
+        yield f"cached, {name}", kd.teachers.Cached(cache), cache.join(x)
+
+
+@pytest.mark.parametrize("soften", [True, False])
+def test_the_squared_error_of_a_softmax_is_the_same_however_the_teacher_is_wrapped(tmp_path, soften):
+    def logarithms(model):
+        z = X.astype("float64") @ model.get_weights()[0] + model.get_weights()[1]
+        return np.log(softmax(z))
+
+    student, teacher = linear(1, activation="softmax"), linear(2, activation="softmax")
+    teacher.set_weights([teacher.get_weights()[0], teacher.get_weights()[1] + 7.0])  # which no probability shows
+    expected = np.mean((logarithms(student) - logarithms(teacher)) ** 2)  # T cancels
+    received = {}
+    for name, given, x in wrapped(teacher, tmp_path, X):
+        distiller = distill(student, given, [Term(losses.squared_error, soften=soften)], loss=None, alpha=1.0)
+        received[name] = fit(distiller, x, None, batch_size=8)["loss"][0]
+    rounded = {"in 16 bits": 2e-2, "cached, float16": 1e-3, "cached, top 3": 1e-3}
+    assert received == {name: pytest.approx(expected, rel=rounded.get(name, 1e-5)) for name in received}
+
+
+@pytest.mark.parametrize("head", ["sigmoid", None])
+def test_the_squared_error_of_logits_that_no_softmax_made_is_that_of_the_logits(tmp_path, head):
+    student, teacher = linear(1, activation=head), linear(2, activation=head)
+    z, t = (X.astype("float64") @ each.get_weights()[0] + each.get_weights()[1] for each in (student, teacher))
+    same = [teacher, teacher] if head else [teacher]  # the mean of two softmaxes knows nothing of a constant
+    cache = kd.TeacherCache(tmp_path, teacher=same, dtype="float32")
+    cache.build(X, verbose=0)
+    given = {"live": teacher, "ensemble": same, "remembered": kd.teachers.Remembered(same)}
+    for each, x in [*((each, X) for each in given.values()), (kd.teachers.Cached(cache), cache.join(X))]:
+        distiller = distill(student, each, [Term(losses.squared_error)], loss=None, alpha=1.0, temperature=4.0)
+        assert fit(distiller, x, None, batch_size=8)["loss"] == pytest.approx([np.mean((z - t) ** 2)], rel=1e-4)
+
+
+# Teachers that need NumPy
+
+
+def forest():
+    return RandomForestClassifier(5, random_state=0).fit(X, Y)
+
+
+NEED_NUMPY = {
+    "a method": lambda: forest().predict_proba,
+    "a function": lambda: lambda x: forest().predict_proba(x),
+    "a function of x.numpy()": lambda: lambda x: forest().predict_proba(x.numpy()),
+    "remembered": lambda: kd.teachers.Remembered(Frozen(forest().predict_proba, head="softmax")),
+    "a member": lambda: [linear(2), Frozen(forest().predict_proba, head="softmax")],
+}
+
+
+@pytest.mark.filterwarnings("ignore:The outputs of")
+@pytest.mark.parametrize("name", NEED_NUMPY)
+def test_a_function_of_arrays_is_refused_with_what_to_do(name):
+    student = linear(1)
+    distiller = distill(student, NEED_NUMPY[name](), run_eagerly=False)
+    before = numbers(student)
+    words = r"^Expected a teacher that computes with TensorFlow\..*NumPy.*Cached\(head=.softmax.\).*Joined\(x, "
+    with pytest.raises(ValueError, match=words):
+        fit(distiller)
+    assert_same(numbers(student), before)
+
+
+def test_an_estimator_is_refused_with_what_to_do():
+    with pytest.raises(TypeError, match=r"RandomForestClassifier.*Cached\(head=.softmax.\).*predict_proba"):
+        Distiller(student=linear(1), teacher=forest())
+
+
+def test_what_to_do_with_a_forest_teaches():
+    probabilities, student = forest().predict_proba(X), linear(1)
+    distiller = distill(student, kd.teachers.Cached(head="softmax"), loss=None, alpha=1.0, temperature=4.0)
+    logits = np.log(np.maximum(probabilities, np.finfo("float32").tiny))
+    received = fit(distiller, kd.Joined(X, {"logits": probabilities}), None)["loss"]
+    assert received == pytest.approx([soft_loss(student(X), logits)], rel=1e-5)

@@ -1,18 +1,23 @@
 """Term: where temperature, T**2, weights, masks and the mean are."""
 
+import functools
+import types
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd import Term, losses, schedules
+from keras_kd import Distiller, Term, losses, schedules, terms
 from tests import references
+from tests.models import batch, linear
 
 random = np.random.default_rng(0)
 STUDENT, TEACHER = random.normal(size=(2, 4, 3)).astype("float32")  # (batch, classes)
 LONG_STUDENT, LONG_TEACHER = random.normal(size=(2, 2, 3, 3)).astype("float32")  # (batch, time, classes)
 MASK = np.array([[True, True, False], [True, False, False]])
 FEATURES = ("student_layer", "teacher_layer")
+X, _ = batch()
 
 
 def read(term, student=STUDENT, teacher=TEACHER, **arguments):
@@ -110,6 +115,63 @@ def test_a_keras_loss_compares_the_student_with_the_teacher_as_truth():
     # 100 * mean(|2 - 4| / 4, |1 - 1| / 1) = 25; with the sides swapped it would be 50.
     term = Term(keras.losses.MeanAbsolutePercentageError(), at=FEATURES)
     assert read(term, [[2.0, 1.0]], [[4.0, 1.0]]) == pytest.approx(25.0)
+
+
+# The percentage error tells the sides apart: 100 * mean(|2 - 4| / 4, |1 - 1| / 1) = 25. Huber's is 1 * (2 - 1 / 2) / 2.
+@pytest.mark.parametrize(
+    "loss, arguments, name, expected",
+    [
+        ("mape", {}, "mean_absolute_percentage_error", 25.0),
+        ("MeanAbsolutePercentageError", {}, "mean_absolute_percentage_error", 25.0),
+        (keras.losses.mean_absolute_percentage_error, {}, "mean_absolute_percentage_error", 25.0),
+        (functools.partial(keras.losses.mean_absolute_percentage_error), {}, "mean_absolute_percentage_error", 25.0),
+        ("mse", {}, "mean_squared_error", 2.0),
+        ("mean_absolute_error", {}, "mean_absolute_error", 1.0),
+        ("huber", {}, "huber", 0.75),
+        ("huber", {"delta": 0.5}, "huber", 0.5 * (2 - 0.25) / 2),
+        ("cosine_similarity", {}, "cosine_similarity", -(2 * 4 + 1) / np.sqrt(5 * 17)),
+    ],
+    ids=str,
+)
+def test_keras_losses_may_be_given_as_in_keras(loss, arguments, name, expected):
+    for term in (Term(loss, **arguments), Term(loss, at=FEATURES, **arguments)):
+        assert read(term, [[2.0, 1.0]], [[4.0, 1.0]]) == pytest.approx(expected)
+        assert term.name in (name, f"{name}_student_layer")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(Term("mape")))
+    assert read(again, [[2.0, 1.0]], [[4.0, 1.0]]) == pytest.approx(25.0)
+
+
+@pytest.mark.parametrize(
+    "loss", ["kld", "categorical_crossentropy", "Dice", "hinge", "bce", "binary_focal_crossentropy"]
+)
+def test_losses_on_probabilities_are_refused_on_logits_in_every_form(loss):
+    found = keras.losses.get(loss)
+    for each in (loss, found, functools.partial(found) if not isinstance(found, keras.losses.Loss) else found):
+        with pytest.raises(ValueError, match=r"probabilities or labels.*keras_kd.losses.(kl_divergence|binary_kl)"):
+            Term(each)
+    assert Term(loss, at=("attention", "attention")).student_names == ("attention",)  # of layers, they may be wanted
+
+
+def test_a_loss_on_probabilities_is_refused_on_logits_that_are_named_on_both_sides():
+    term = Term("kl_divergence", at=("kind", "kind"))
+    assert read(term, [[0.5, 0.5]], [[1.0, 0.0]]) == pytest.approx(np.log(2), rel=1e-4)
+    with pytest.raises(ValueError, match="keras_kd.losses.kl_divergence"):
+        read(term, softened=True)  # what a Distiller says of outputs
+
+
+def test_every_loss_of_keras_is_sorted():
+    # A new one is not to be taken for a regression by mistake.
+    regression = "mean_squared_error mean_absolute_error mean_absolute_percentage_error huber log_cosh"
+    regression += " mean_squared_logarithmic_error cosine_similarity"
+    functions = {name for name, each in vars(keras.losses).items() if isinstance(each, types.FunctionType)}
+    functions -= {"get", "serialize", "deserialize"}
+    refused = {each.__name__ for each in terms._NOT_ON_LOGITS}
+    assert refused | set(regression.split()) == functions and not refused & set(regression.split())
+
+
+def test_arguments_of_a_loss_that_is_an_object_are_refused_and_not_dropped():
+    with pytest.raises(TypeError, match=r"\['delta'\].*where the object is made"):
+        Term(keras.losses.Huber(), at=FEATURES, delta=0.5)
 
 
 def test_a_loss_that_is_a_layer_trains_its_weights_with_the_term():
@@ -256,6 +318,55 @@ def test_a_term_is_named_after_its_loss_and_what_it_reads(term, name):
     assert term.name == name
 
 
+def été(student, teacher):
+    return keras.ops.mean(keras.ops.abs(student - teacher), axis=-1)
+
+
+def _private(student, teacher):
+    return été(student, teacher)
+
+
+class Absolute:
+    """A function that is an object."""
+
+    def __call__(self, student, teacher):
+        return été(student, teacher)
+
+    def method(self, student, teacher):
+        return été(student, teacher)
+
+
+@pytest.mark.parametrize(
+    "loss, name",
+    [
+        (lambda student, teacher: été(student, teacher), "lambda"),
+        (functools.partial(_private), "private"),
+        (functools.partial(lambda student, teacher: été(student, teacher)), "lambda"),
+        (Absolute(), "Absolute"),
+        (Absolute().method, "method"),
+        (tf.function(_private), "private"),
+        (été, "_t_"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_a_loss_of_the_users_trains_under_a_name_that_tensorflow_takes(loss, name):
+    term = Term(loss)
+    distiller = Distiller(student=linear(1), teacher=linear(2), terms=[term, Term("mse")])
+    distiller.compile(keras.optimizers.SGD(0.0), alpha=1.0, temperature=1.0, jit_compile=False)
+    logs = distiller.fit(X, verbose=0).history
+    expected = np.mean(np.abs(linear(1)(X).numpy().astype("float64") - linear(2)(X).numpy()))
+    assert term.name == name.lstrip("_") and logs[term.name] == pytest.approx([expected], rel=1e-5)
+    assert Term(loss, at=("block 1/conv", "b")).name == f"{name.lstrip('_')}_block_1_conv"
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "a/b", "été", "_private", "-dash", "a:b", "a\\b", "<lambda>", "損失", 3]
+)
+def test_a_name_that_tensorflow_does_not_take_is_refused_at_once(name):
+    with pytest.raises(ValueError, match="`name`.*letter or a digit.*Received"):
+        Term(losses.kl_divergence, name=name)
+
+
 @pytest.mark.parametrize(
     "loss", ["KLDivergence", "CategoricalCrossentropy", "SparseCategoricalCrossentropy", "Poisson"]
 )
@@ -281,7 +392,7 @@ def test_a_temperature_that_is_none_is_refused(temperature):
         Term(losses.kl_divergence, temperature=temperature)
 
 
-@pytest.mark.parametrize("loss", ["kl_divergence", None, 3])
+@pytest.mark.parametrize("loss", [None, 3, keras.losses.MeanSquaredError, keras.layers.Dense])
 def test_a_loss_that_cannot_be_called_is_refused(loss):
     with pytest.raises(TypeError, match="loss"):
         Term(loss)

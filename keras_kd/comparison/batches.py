@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import targets
+from keras_kd._arrays import as_arrays
 from keras_kd._types import Tensors
 
 Batch = tuple[Tensors, Tensors, Tensors]
@@ -39,7 +40,7 @@ def of(data: Any, batch_size: int) -> Iterator[Batch]:
 def count(data: Any, batch_size: int) -> int | None:
     """Return the number of batches where it is known beforehand."""
     if isinstance(data, tuple):
-        return -(-len(tree.flatten(data[0])[0]) // batch_size)
+        return -(-len(tree.flatten(as_arrays(data[0]))[0]) // batch_size)
     if isinstance(data, tf.data.Dataset):
         return None if int(data.cardinality()) < 0 else int(data.cardinality())
     return data.num_batches if isinstance(data, keras.utils.PyDataset) else None
@@ -48,7 +49,7 @@ def count(data: Any, batch_size: int) -> int | None:
 def _slices(data: tuple, batch_size: int) -> Iterator[Batch]:
     if not 2 <= len(data) <= 3:
         raise ValueError(f"Expected (x, y) or (x, y, sample_weight). Received a tuple of {len(data)}.")
-    arrays = tree.map_structure(lambda each: None if each is None else np.asarray(each), (*data, None)[:3])
+    arrays = tree.map_structure(lambda each: None if each is None else np.asarray(each), as_arrays((*data, None)[:3]))
     sizes = {len(each) for each in tree.flatten(arrays) if each is not None}
     if len(sizes) != 1:
         raise ValueError(f"Expected arrays of one length in (x, y, sample_weight). Received lengths {sorted(sizes)}.")

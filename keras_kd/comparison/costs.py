@@ -23,7 +23,8 @@ class Cost:
 
     Attributes:
         runtime: "Keras", "SavedModel" or "LiteRT".
-        parameters: weights of the model.
+        path: of the export; None in Keras.
+        parameters: weights of the model; None for a function.
         flops: operations for one example, a multiplication and an addition being two; see `sizes.flops`.
         file_bytes: of the `.keras` file without optimizer, or of the export.
         p50_ms: median milliseconds for a single example.
@@ -36,7 +37,8 @@ class Cost:
     """
 
     runtime: str
-    parameters: int
+    path: str | None
+    parameters: int | None
     flops: int | None
     file_bytes: int | None
     p50_ms: float
@@ -89,9 +91,10 @@ def measured(
         p50, p95, p99 = 1e3 * np.percentile(single[key], (50, 95, 99))
         size = sizes.file_size(models[name]) if way.path is None else way.size()
         speed = batch / float(np.median(batches[key]))
+        path = None if way.path is None else str(way.path)
         costs[name].append(
             Cost(
-                way.name, *static[name], size, float(p50), float(p95), float(p99), speed, batch, peaks.get(key),
+                way.name, path, *static[name], size, float(p50), float(p95), float(p99), speed, batch, peaks.get(key),
                 len(single[key]),
             )
         )  # fmt: skip

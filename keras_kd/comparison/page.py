@@ -1,10 +1,8 @@
 """One page for a comparison, which needs no other file, no script and no network.
 
-Every text goes through `html.escape`: names of models, classes and metrics are their users' own. A policy in the page
+Every text goes through `tables.escape`: names of models, classes and metrics are their users' own. A policy in the page
 keeps browsers from loading or running anything, should one slip through.
 """
-
-import html
 
 import numpy as np
 
@@ -47,13 +45,15 @@ def of(comparison: Comparison) -> str:
         ImportError: the extra `plot` is not installed.
     """
     plots.check_installed()
-    title = html.escape(f"{', '.join(comparison.quality)}: {comparison.task}")
+    title = tables.escape(f"{', '.join(comparison.quality)}: {comparison.task}")
     quality, *others = comparison.as_tables()
     sections = [
         _section("Numbers", "", "".join(tables.as_html(each) for each in [quality, *others[:1]])),
         _section(
             f"{comparison.score} against size and time".capitalize(),
-            "A point for each way of running a model: circles Keras, squares SavedModel, triangles LiteRT.",
+            "A point for each way of running a model: circles Keras, squares SavedModel, triangles LiteRT. "
+            "The vertical axis spans at least four standard errors of a score on so many examples: points that are "
+            "closer than half of that may differ by chance.",
             _figures(plots.tradeoffs(comparison)),
         ),
         _section(
@@ -80,7 +80,7 @@ def of(comparison: Comparison) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{title}</title><style>{tables.STYLE}{_STYLE}</style></head>"
-        f"<body class='kd'><main><h1>{title}</h1><p class='note'>{html.escape(comparison.footnote())}</p>"
+        f"<body class='kd'><main><h1>{title}</h1><p class='note'>{tables.escape(comparison.footnote())}</p>"
         f"{_legend(comparison)}{''.join(sections)}</main></body></html>\n"
     )
 
@@ -89,13 +89,13 @@ def _section(title: str, explained: str, body: str) -> str:
     """Return a section, or nothing where there is nothing to show."""
     if not body:
         return ""
-    note = f"<p>{html.escape(explained)}</p>" if explained else ""
-    return f"<section><h2>{html.escape(title)}</h2>{note}{body}</section>"
+    note = f"<p>{tables.escape(explained)}</p>" if explained else ""
+    return f"<section><h2>{tables.escape(title)}</h2>{note}{body}</section>"
 
 
 def _legend(comparison: Comparison) -> str:
     entries = "".join(
-        f"<span><i style='background:{color}'></i>{html.escape(name)}</span>"
+        f"<span><i style='background:{color}'></i>{tables.escape(name)}</span>"
         for name, color in plots.colors(comparison).items()
     )
     return f"<p class='legend'>{entries}</p>"
@@ -103,8 +103,8 @@ def _legend(comparison: Comparison) -> str:
 
 def _figures(drawn: list[plots.Plot]) -> str:
     figures = "".join(
-        f"<figure><figcaption>{html.escape(each.title)}</figcaption>"
-        f"<img class='plot' alt='{html.escape(each.title)}' src='{each.address}'></figure>"
+        f"<figure><figcaption>{tables.escape(each.title)}</figcaption>"
+        f"<img class='plot' alt='{tables.escape(each.title)}' src='{each.address}'></figure>"
         for each in drawn
     )
     return f"<div class='grid'>{figures}</div>" if figures else ""
@@ -112,7 +112,7 @@ def _figures(drawn: list[plots.Plot]) -> str:
 
 def _examples(comparison: Comparison, name: str, found: list[Disagreement]) -> str:
     cards = "".join(_example(comparison, name, each) for each in found)
-    return f"<h3>{html.escape(name)}</h3><div class='grid examples'>{cards}</div>"
+    return f"<h3>{tables.escape(name)}</h3><div class='grid examples'>{cards}</div>"
 
 
 def _example(comparison: Comparison, name: str, found: Disagreement) -> str:
@@ -125,7 +125,7 @@ def _example(comparison: Comparison, name: str, found: Disagreement) -> str:
         (name, _answer(comparison, found.student)),
         (unit, f"{found.distance:.3g}"),
     ]
-    listed = "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in lines)
+    listed = "".join(f"<dt>{tables.escape(term)}</dt><dd>{tables.escape(text)}</dd>" for term, text in lines)
     return f"<figure><figcaption>example {found.index}</figcaption>{image}<dl>{listed}</dl></figure>"
 
 

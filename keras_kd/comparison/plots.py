@@ -10,10 +10,13 @@ import numpy as np
 
 from keras_kd.comparison.record import Comparison
 from keras_kd.comparison.sums import BINS
+from keras_kd.comparison.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 #: The teacher's colour, then the students' in turn; told apart with the common kinds of colour blindness.
 _TEACHER, _STUDENTS = (
@@ -126,29 +129,38 @@ def _tradeoff(comparison: Comparison, key: str, title: str, label: str, scale: f
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     palette, metric = colors(comparison), comparison.score
+    scores = {name: each[metric] * (100 if metric == "accuracy" else 1) for name, each in comparison.quality.items()}
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         axes.set_xscale("log")
         for name, costs in comparison.costs.items():
-            score = comparison.quality[name][metric] * (100 if metric == "accuracy" else 1)
+            score = scores[name]
             points = [(scale * value, cost.runtime) for cost in costs if (value := getattr(cost, key)) is not None]
             axes.plot([x for x, _ in points], [score] * len(points), color=palette[name], linewidth=1, alpha=0.5)
             for x, runtime in points:
                 axes.plot(x, score, _MARKERS[runtime], color=palette[name], markersize=9, markeredgecolor="white")
         axes.margins(0.15, 0.25)
         _widen(axes)
-        for name, costs in comparison.costs.items():
-            value = getattr(costs[0], key)
-            if value is not None:
-                score = comparison.quality[name][metric] * (100 if metric == "accuracy" else 1)
-                _label(axes, name, scale * value, score, palette[name])
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        _heighten(axes, _spread_by_chance(metric, list(scores.values()), comparison.examples))
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=label, ylabel="accuracy (%)" if metric == "accuracy" else metric)
+        places = {name: getattr(costs[0], key) for name, costs in comparison.costs.items()}
+        labelled = {name: (scale * value, scores[name]) for name, value in places.items() if value is not None}
+        _apart(figure, [_label(axes, name, *point, palette[name]) for name, point in labelled.items()])
 
     return _plot(f"{metric} against {title}", draw)
+
+
+def _compact(value: float) -> str:
+    """Return a number that is short enough to stand beside others below an axis: 20000 as "20k"."""
+    for least, unit, name in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if value >= least:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
 
 
 def _widen(axes: "Axes") -> None:
@@ -159,17 +171,54 @@ def _widen(axes: "Axes") -> None:
         axes.set_xlim(center / 2, 2 * center)
 
 
-def _label(axes: "Axes", name: str, x: float, y: float, color: str) -> None:
+def _heighten(axes: "Axes", least: float) -> None:
+    """Let the axis of scores span what chance alone moves a score by: smaller differences should look small."""
+    low, high = axes.get_ylim()
+    missing = max(0.0, least - (high - low)) / 2
+    axes.set_ylim(low - missing, high + missing)
+
+
+def _spread_by_chance(metric: str, scores: list[float], examples: int) -> float:
+    """Return four standard errors of a score on so many examples, and at least a point, or a percent of an error.
+
+    sqrt(p (1 - p) / n) is that of a share p; e / sqrt(2 n) that of a root mean square e of normal errors.
+    """
+    middle = float(np.nanmean(scores))
+    if metric == "accuracy":
+        return max(1.0, 4 * (middle * (100 - middle) / examples) ** 0.5)
+    return max(0.01 * middle, 4 * middle / (2 * examples) ** 0.5)
+
+
+def _apart(figure: "Figure", labels: "list[Annotation]") -> None:
+    """Move names up or down until none is written over another."""
+    figure.draw_without_rendering()  # the layout decides where they are
+    taken: list[Bbox] = []
+    for label in labels:
+        step = 1.05 * label.get_window_extent().height * 72 / figure.dpi
+        first, moves = (
+            label.xyann[1],
+            [0, -2.2, 1, -3.2, 2, -4.2, 3, -5.2],
+        )  # in lines; below, past the point
+        for move in moves:
+            label.xyann = (0, first + move * step)
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+
+
+def _label(axes: "Axes", name: str, x: float, y: float, color: str) -> "Annotation":
     """Write a name above its point, towards the middle, where there is room."""
     low, high = np.log(axes.get_xlim())
     place = (np.log(x) - low) / (high - low)
     side = "left" if place < 0.35 else "right" if place > 0.65 else "center"
     text = axes.annotate(_short(name, 24), (x, y), (0, 8), textcoords="offset points", ha=side, parse_math=False)
     text.set(color=color, fontweight="bold")
+    return text
 
 
 def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    return printable(name if len(name) <= most else name[: most - 1] + "…")
 
 
 def _reliability(comparison: Comparison, name: str) -> Plot:
@@ -235,7 +284,7 @@ def _curve(comparison: Comparison, metric: str) -> Plot:
                 axes.plot(range(1, len(values) + 1), values, line, marker=marker, color=palette[name], linewidth=1.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        axes.set_ylabel(metric, parse_math=False)
+        axes.set_ylabel(printable(metric), parse_math=False)
 
     return _plot(metric, draw)
 
@@ -244,7 +293,7 @@ def _plot(title: str, draw: Callable[[Any], None], square: bool = False) -> Plot
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}), warnings.catch_warnings():
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": printable(title)}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has the font
         figure = Figure(figsize=(4.4, 3.8 if square else 3.1), layout="constrained")
         draw(figure)

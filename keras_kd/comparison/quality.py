@@ -140,6 +140,9 @@ def _answers(voices: dict[str, Voice], data: Any, task: str, batch_size: int) ->
         shape = _one_shape({name: each for name, (each, _) in said.items()})
         if task == "auto":
             task = tasks.recognise([voice.teacher.kind("logits") for voice in voices.values()], shape, y)
+        if start == 0 and task != "regression":
+            for voice in voices.values():
+                voice.warn_of_probabilities(x)
         masks = [mask for _, mask in said.values() if mask is not None]
         labels, weights = tasks.rows(task, shape, y, sample_weight, masks)
         rows = np.flatnonzero(weights > 0)

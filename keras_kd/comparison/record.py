@@ -91,7 +91,7 @@ class Comparison:
     def to_markdown(self, path: str | pathlib.Path | None = None) -> str:
         """Return the tables in Markdown, and write them to `path` where there is one."""
         text = "\n\n".join(tables.as_markdown(each) for each in self.as_tables(_CLASSES_SHOWN))
-        return _written(f"{text}\n\n{tables.escaped(self.footnote())}\n", path)
+        return _written(f"{text}\n\n{tables.markdown(self.footnote())}\n", path)
 
     def to_html(self, path: str | pathlib.Path) -> pathlib.Path:
         """Write one page with the tables and plots, which needs no other file and no network.
@@ -156,7 +156,7 @@ class Comparison:
 
     def _cost_table(self) -> tables.Table:
         columns = [(name, cost) for name, costs in self.costs.items() for cost in costs]
-        titles = [name if cost.runtime == "Keras" else f"{name} ({cost.runtime})" for name, cost in columns]
+        titles = [title for name, costs in self.costs.items() for title in tables.ways(name, costs)]
         lines = [
             tables.line(measure, [getattr(cost, key) for _, cost in columns]) for key, measure in tables.COSTS.items()
         ]

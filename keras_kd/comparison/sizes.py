@@ -16,13 +16,23 @@ from keras import tree
 from keras_kd._types import Tensors
 from keras_kd.comparison.voices import Voice
 from keras_kd.copies import copy_model
+from keras_kd.teachers import Ensemble, Frozen, Teacher
 
-#: Operations with bodies that TensorFlow's profiler does not look into.
-_CLOSED = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "PartitionedCall", "StatefulPartitionedCall"}
+#: Operations with bodies that TensorFlow's profiler does not look into: of its own, of Python and of JAX.
+_CLOSED = {
+    *("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase", "For"),
+    *("PartitionedCall", "StatefulPartitionedCall", "RemoteCall", "MapDefun"),
+    *("PyFunc", "PyFuncStateless", "EagerPyFunc", "XlaCallModule"),
+}
 
 
-def parameters(voice: Voice) -> int:
-    """Return the number of weights, trained or not; what several layers share counts once."""
+def parameters(voice: Voice) -> int | None:
+    """Return the number of weights, trained or not; what several layers share counts once.
+
+    None for a function, or an ensemble with one in it: Keras does not see which weights a function uses.
+    """
+    if not _weights_are_known(voice.teacher):
+        return None
     return sum(math.prod(weight.shape) for weight in voice.teacher.weights)
 
 
@@ -38,7 +48,8 @@ def flops(voice: Voice, x: Tensors) -> int | None:
         x: a batch of inputs, of which one example is taken.
 
     Returns:
-        The number, or None where the graph has loops or calls that the profiler cannot look into, such as recurrence.
+        The number, or None where the graph has loops or calls that the profiler cannot look into, such as recurrence or
+        a function of NumPy.
     """
 
     def of_one(array: Any) -> tf.TensorSpec:
@@ -67,6 +78,12 @@ def file_size(model: Any) -> int | None:
             return path.stat().st_size
     except (ValueError, TypeError, NotImplementedError):
         return None
+
+
+def _weights_are_known(teacher: Teacher) -> bool:
+    if isinstance(teacher, Ensemble):
+        return all(map(_weights_are_known, teacher.teachers))
+    return bool(teacher.weights) or (isinstance(teacher, Frozen) and isinstance(teacher.model, keras.Model))
 
 
 @contextlib.contextmanager

@@ -2,10 +2,15 @@
 
 import html
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+import pathlib
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from keras_kd.cache.reports import size
+
+if TYPE_CHECKING:
+    from keras_kd.comparison.costs import Cost
 
 
 class Line(NamedTuple):
@@ -67,6 +72,8 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+_EXPORTED = ("SavedModel", "LiteRT")
+
 #: Two copies of one model, measured side by side on a busy machine, differed by up to 1 % in median and memory, 15 % in
 #: throughput. In the tail they differed by up to five times: there, none is called the best.
 _NOISE = 0.15
@@ -110,6 +117,25 @@ def quality_measure(name: str) -> Measure:
     return QUALITY[name]
 
 
+def ways(name: str, costs: "Sequence[Cost]") -> list[str]:
+    """Return a heading for each way of running a model: its runtime, and as much of a path as tells two files apart."""
+    paths = {kind: [pathlib.Path(each.path or "") for each in costs if each.runtime == kind] for kind in _EXPORTED}
+    titles = []
+    for cost in costs:
+        among = paths.get(cost.runtime, [])
+        place = f", {_tail(pathlib.Path(cost.path or ''), among)}" if len(among) > 1 else ""
+        titles.append(f"{name} ({cost.runtime}{place})" if cost.runtime in _EXPORTED else name)
+    return titles
+
+
+def _tail(path: pathlib.Path, among: list[pathlib.Path]) -> str:
+    """Return the end of a path, up to where it differs from all others."""
+    others = [each.parts for each in among if each != path]
+    lengths = range(1, len(path.parts) + 1)
+    found = (length for length in lengths if all(each[-length:] != path.parts[-length:] for each in others))
+    return "/".join(path.parts[-next(found, len(path.parts)) :])
+
+
 def line(measure: Measure, values: list[float | None]) -> Line:
     """Return the line of a measure; None and NaN become a dash."""
     known = {place: value for place, value in enumerate(values) if value is not None and not math.isnan(value)}
@@ -125,12 +151,12 @@ def line(measure: Measure, values: list[float | None]) -> Line:
 
 def as_text(table: Table) -> str:
     """Return aligned lines; the best of each is marked with a star."""
-    titles = [each.title for each in table.lines]
+    titles = [printable(each.title) for each in table.lines]
     first = max(len(title) for title in [table.title, *titles])
     cells = [
         [f"{cell}{'*' if place in each.best else ' '}" for place, cell in enumerate(each.cells)] for each in table.lines
     ]
-    names = [_printable(name) + " " for name in table.columns]
+    names = [printable(name) + " " for name in table.columns]
     widths = [max(len(each[place]) for each in [names, *cells]) for place in range(len(names))]
 
     def row(title: str, parts: list[str]) -> str:
@@ -148,23 +174,23 @@ def as_markdown(table: Table) -> str:
         for each in table.lines
     ]
     rows = [[table.title, *table.columns], ["---", *["---:"] * len(table.columns)], *rows]
-    return "\n".join("| " + " | ".join(map(escaped, row)) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(map(markdown, row)) + " |" for row in rows)
 
 
 def as_html(table: Table) -> str:
     """Return an HTML table, everything in it escaped; the best of each line has the class "best"."""
-    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in table.columns)
+    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in table.columns)
     rows = "".join(
-        f"<tr><th scope='row'>{html.escape(each.title)}</th>"
+        f"<tr><th scope='row'>{escape(each.title)}</th>"
         + "".join(
-            f"<td{' class=best' if place in each.best else ''}>{html.escape(cell)}</td>"
+            f"<td{' class=best' if place in each.best else ''}>{escape(cell)}</td>"
             for place, cell in enumerate(each.cells)
         )
         + "</tr>"
         for each in table.lines
     )
     return (
-        f"<div class='scroll'><table><thead><tr><th scope='col'>{html.escape(table.title)}</th>{head}</tr></thead>"
+        f"<div class='scroll'><table><thead><tr><th scope='col'>{escape(table.title)}</th>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -179,6 +205,12 @@ STYLE = """
 .kd thead th { border-bottom: 2px solid #1c2330; font-weight: 600; }
 .kd thead th:first-child { font-weight: 600; color: #5b6472; }
 .kd tbody tr { border-bottom: 1px solid #e3e6eb; background: #fff; }
+.kd thead th { white-space: normal; overflow-wrap: break-word; max-width: 12em; vertical-align: bottom; }
+.kd th:first-child { position: sticky; left: 0; background: inherit; white-space: normal; overflow-wrap: anywhere; }
+.kd th:first-child { min-width: 16em; }
+.kd thead tr { background: #fff; }
+@media (max-width: 600px) { .kd th, .kd td { padding: 0.3em 0.5em; font-size: 13px; } }
+@media (max-width: 600px) { .kd th:first-child { min-width: 7.5em; } .kd thead th { max-width: 7em; } }
 .kd td.best { font-weight: 700; color: #0b6b66; }
 .kd .note { color: #5b6472; font-size: 0.9em; }
 """
@@ -187,14 +219,19 @@ STYLE = """
 def fragment(found: list[Table], note: str) -> str:
     """Return tables as a piece of HTML that a notebook can show."""
     body = "".join(as_html(each) for each in found)
-    return f"<div class='kd'><style>{STYLE}</style>{body}<p class='note'>{html.escape(note)}</p></div>"
+    return f"<div class='kd'><style>{STYLE}</style>{body}<p class='note'>{escape(note)}</p></div>"
 
 
-def escaped(text: str) -> str:
+def markdown(text: str) -> str:
     """Return text as Markdown that shows it as it is."""
-    return html.escape(_printable(text), quote=False).replace("|", "\\|")
+    return html.escape(printable(text), quote=False).replace("|", "\\|")
 
 
-def _printable(name: str) -> str:
-    """Return a name without characters that would break a line or colour a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in name)
+def escape(text: str) -> str:
+    """Return text as HTML that shows it as it is."""
+    return html.escape(printable(text))
+
+
+def printable(name: str) -> str:
+    """Return a name without characters that break a line or colour a terminal, or that no text or SVG file may hold."""
+    return "".join(each if each.isprintable() or unicodedata.category(each) == "Zs" else "?" for each in name)

@@ -1,5 +1,6 @@
 """A model that is asked what it says of a batch, in logits or values whatever its head."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -11,6 +12,10 @@ from keras_kd import taps
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
 from keras_kd.teachers import as_teacher
+from keras_kd.teachers.base import taken_for_logits
+
+#: So many examples tell probabilities from logits.
+_FEW = 32
 
 
 class Voice:
@@ -38,6 +43,12 @@ class Voice:
             self._traced = tf.function(self._say).get_concrete_function(self._specs)
         said, mask = self._traced(x)
         return said, None if mask is None else ops.convert_to_numpy(mask)
+
+    def warn_of_probabilities(self, x: Tensors) -> None:
+        """Warn where what is taken for logits looks like probabilities."""
+        few = tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf[:_FEW]), x)
+        for warning in taken_for_logits(self.teacher, few, ("logits",)):
+            warnings.warn(warning, stacklevel=2)
 
     def plain(self, x: Tensors) -> Any:
         """Return what the model says with the head that it has: that costs time too."""

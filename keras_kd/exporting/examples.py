@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_kd._arrays import as_arrays
 from keras_kd.exporting.interface import Interface, Spec, declared_inputs, inputs_of, output_names
 
 #: Enough for the largest difference to be a large one, and for agreement in steps of a tenth of a per cent.
@@ -93,7 +94,7 @@ def _read(representative: Any, specs: Any) -> tuple[list[Any], list[np.ndarray] 
         x, y = representative, None
         if isinstance(x, tuple) and (specs is None or len(tree.flatten(x)) != len(tree.flatten(specs))):
             x, y, _ = keras.utils.unpack_x_y_sample_weight(x)
-        x = tree.map_structure(np.asarray, x)
+        x = tree.map_structure(np.asarray, as_arrays(x))
         count = min(len(tree.flatten(x)[0]), _MOST)
         starts = range(0, count, _BATCH)
         parts = [tree.map_structure(lambda leaf, i=i: leaf[i : min(i + _BATCH, count)], x) for i in starts]

@@ -41,7 +41,7 @@ class Served(keras.Model):
         self.preprocessing = preprocessing
         self.class_names = class_names
         self.kind = _recognised(student)
-        self.head = heads.Head(self.kind)
+        self.head = heads.Head(self.kind, normalized=False)
         self.built = True  # the student is, and Keras would try to build it again
 
     def call(self, x: Any, training: bool = False) -> Tensors:

@@ -11,38 +11,63 @@ from keras import ops
 from keras_kd._types import Tensor
 from keras_kd.losses._shapes import require_labels
 
-#: Takes a class out of a softmax: the probability it leaves is exactly 0, and differences of it are finite.
+#: The logarithm of a probability that is exactly 0: of a class whose logit is -inf, or that is taken out of a softmax.
+#: Differences and products with 0 of -inf would be NaN.
 _REMOVED = -1e30
 
 #: Where the logarithm of a ratio of probabilities is cut: in float32, one of the two is nothing beside the other.
 _FAR = 80.0
+
+#: The smallest normal float32.
+_SMALLEST = 1.1754944e-38
 
 #: A smaller share in a mixture would be nothing beside 1 in float32.
 _SMALLEST_SHARE = 2e-7
 
 
 def log_probabilities(*logits: Tensor) -> list[Tensor]:
-    return [ops.log_softmax(each, axis=-1) for each in logits]
-
-
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return KL(p || q) over the last axis, of distributions given by their logarithms."""
-    return ops.sum(_excess(log_p, log_q), axis=-1)
+    """Return log softmax over the last axis; -1e30 for a logit of -inf."""
+    return [_log_softmax(each) for each in logits]
 
 
 @ops.custom_gradient
-def _excess(log_p: Tensor, log_q: Tensor) -> Any:
-    """Return p * (log p - log q) + q - p: what one class adds to the divergence, never negative.
+def _log_softmax(logits: Tensor) -> Any:
+    log_p = _finite_log_softmax(logits)
+    return log_p, lambda upstream: _through_softmax(upstream, ops.exp(log_p))
 
-    Over all classes q - p adds nothing. With it, no small divergence is the difference of large numbers: at T = 20,
-    p * (log p - log q) alone is off by 1e-4 in float32, times T**2. The gradients, -p * (log q - log p) and q - p, are
-    in the forward pass already: found by TensorFlow, they are 20 small operations more.
+
+def _finite_log_softmax(logits: Tensor) -> Tensor:
+    return ops.maximum(ops.log_softmax(logits, axis=-1), ops.cast(_REMOVED, logits.dtype))
+
+
+def _through_softmax(gradient: Tensor, probabilities: Tensor) -> Tensor:
+    """Return the gradient by the logits, of that by the logarithms of their softmax."""
+    return gradient - probabilities * ops.sum(gradient, axis=-1, keepdims=True)
+
+
+@ops.custom_gradient
+def divergence(log_p: Tensor, log_q: Tensor) -> Any:
+    """Return KL(p || q) over the last axis, of distributions given by their logarithms.
+
+    Each class adds p * (log p - log q) + q - p, which is never negative: over all classes q - p adds nothing. With it,
+    no small divergence is the difference of large numbers: at T = 20, p * (log p - log q) alone is off by 1e-4 in
+    float32, times T**2. The gradients, -p * (log q - log p) and q - p, are in the forward pass already: found by
+    TensorFlow, they are 20 small operations more.
+
+    The divergence is infinite where q is 0 for a class that p has: 1e30 times that class's p stands for it, finite so
+    that a weight of 0 takes it away.
     """
     p, q, ratio = ops.exp(log_p), ops.exp(log_q), log_q - log_p
-    near = ops.abs(ratio) < 1.0
-    small = ops.where(near, ratio, 0.0)  # expm1 of a large one is infinite, and its gradient NaN, chosen or not
-    difference = ops.where(near, p * ops.expm1(small), q - p)
-    return difference - p * ratio, lambda upstream: (-upstream * p * ratio, upstream * difference)
+    small = ops.minimum(ratio, 1.0)  # expm1 of a large one is infinite, where p may be 0
+    difference = ops.where(ratio < 1.0, p * ops.expm1(small), q - p)
+
+    def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+        upstream = ops.expand_dims(upstream, -1)
+        # An infinite slope would end the training. That of a class which q excludes is as large as float32 can tell.
+        slope = ops.where(ratio > 0.5 * _REMOVED, ratio, -_FAR)
+        return (-upstream) * (p * slope), upstream * difference
+
+    return ops.sum(difference - p * ratio, axis=-1), gradient
 
 
 @ops.custom_gradient
@@ -54,6 +79,7 @@ def binary_divergence(teacher: Tensor, student: Tensor) -> Any:
     log(1 + g) - p (b - a), and q - p = (1 - p) g / (1 + g). Near 0, g = p expm1(b - a) has no cancellation; far from
     it, g = (1 - p) exp(b) - p is no product of nothing and infinity.
     """
+    teacher, student = (ops.maximum(each, ops.cast(_REMOVED, each.dtype)) for each in (teacher, student))
     sign = 1.0 - 2.0 * ops.cast(teacher > 0, teacher.dtype)
     low, high = sign * teacher, sign * student
     ratio = high - low
@@ -71,43 +97,73 @@ def binary_divergence(teacher: Tensor, student: Tensor) -> Any:
     return ops.sum(value, axis=-1), gradient
 
 
-def mixed_excess(share: float) -> Any:
-    """Return a function of log p and log q: `_excess` of p over m = share * p + (1 - share) * q.
+def mixed_divergence(share: float) -> Any:
+    """Return a function of logits, the teacher's and the student's: KL(p || m) over the last axis.
 
-    With r = m / p it is p * (r - 1 - log r). The gradients, found by hand as those of `_excess`, are
-    p * (share * (r - 1) / r - log r) and p * ((r - 1) - share * (r - 1) / r).
+    m is share * p + (1 - share) * q. With u = m / p - 1, each class adds p * (u - log(1 + u)). The gradient by the
+    student's logits is (share - 1) * q * (w - s), with w = p / m and s = sum q w. Where q is far from p, all w are
+    close to 0, and where it is near, to 1: w - s is w * (sum q u w - s u), which cancels in neither.
     """
 
     @ops.custom_gradient
-    def excess(log_p: Tensor, log_q: Tensor) -> Any:
+    def mixed(teacher: Tensor, student: Tensor) -> Any:
+        log_p, log_q = _finite_log_softmax(teacher), _finite_log_softmax(student)
         # A p that is nothing beside q may as well be a little more of nothing: their ratio stays a number.
         log_p = ops.maximum(log_p, log_q - _FAR)
-        ratio = share + (1 - share) * ops.exp(log_q - log_p)
-        p = ops.exp(log_p)
-        difference, doubt = p * (ratio - 1.0), p * ops.log(ratio)
+        p, ratio = ops.exp(log_p), log_q - log_p
+        if share < 0.5:  # a small share is lost beside 1
+            mixture = share + (1 - share) * ops.exp(ratio)
+            u, doubt = mixture - 1.0, p * ops.log(mixture)
+        else:  # a small difference is lost beside 1
+            u = (1 - share) * ops.expm1(ratio)
+            mixture, doubt = 1.0 + u, p * ops.log1p(u)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
-            shared = share * (difference / ratio)
-            return upstream * (shared - doubt), upstream * (difference - shared)
+            upstream = ops.expand_dims(upstream, -1)
+            q = ops.exp(log_q)
+            of_q, scale = q / mixture, (1 - share) * upstream / ops.sum(q, axis=-1, keepdims=True)
+            near = scale * ops.sum(of_q, axis=-1, keepdims=True)
+            far = scale * ops.sum(of_q * u, axis=-1, keepdims=True)
+            of_p = upstream * (share * p * (u / mixture) - doubt)
+            return _through_softmax(of_p, p), of_q * (near * u - far)
 
-        return difference - doubt, gradient
+        return ops.sum(p * u - doubt, axis=-1), gradient
 
-    return excess
+    return mixed
 
 
 def mixed_both_ways(share: float) -> Any:
-    """Return a function of log p and log q: share * p * log(p / m) + (1 - share) * q * log(q / m), by class.
+    """Return a function of logits, the teacher's and the student's: share * KL(p || m) + (1 - share) * KL(q || m).
 
-    m is share * p + (1 - share) * q. The gradients are the two products: what else there is adds up to 0.
+    Over the last axis; m is share * p + (1 - share) * q. The gradient by the student's logits is
+    (1 - share) * q * (s - u), with u = log(m / q) and s = sum q u. Where q is far from p, all u are close to
+    log(1 - share): there they differ by log(1 + share * p / ((1 - share) * q)) alone.
     """
+    inside = min(max(share, _SMALLEST_SHARE), 1 - _SMALLEST_SHARE)
 
     @ops.custom_gradient
-    def both(log_p: Tensor, log_q: Tensor) -> Any:
-        ratio = ops.clip(log_q - log_p, -_FAR, _FAR)
-        to_mixture = ops.log1p((1 - max(share, _SMALLEST_SHARE)) * ops.expm1(ratio))
-        teacher = -share * ops.exp(log_p) * to_mixture
-        student = (1 - share) * ops.exp(log_q) * (ratio - to_mixture)
-        return teacher + student, lambda upstream: (upstream * teacher, upstream * student)
+    def both(teacher: Tensor, student: Tensor) -> Any:
+        log_p, log_q = _finite_log_softmax(teacher), _finite_log_softmax(student)
+        p, q = share * ops.exp(log_p), (1 - share) * ops.exp(log_q)
+        # log(m / p) and log(m / q): from the side of the larger share, the logarithm has no cancellation.
+        if share <= 0.5:
+            ratio = ops.minimum(log_p - log_q, _FAR)
+            from_q = ops.log1p(inside * ops.expm1(ratio))
+            from_p = from_q - ratio
+        else:
+            ratio = ops.minimum(log_q - log_p, _FAR)
+            from_p = ops.log1p((1 - inside) * ops.expm1(ratio))
+            from_q = from_p - ratio
+
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            upstream = ops.expand_dims(upstream, -1)
+            beyond = ops.log1p(p / ops.maximum(q, _SMALLEST))
+            total = ops.sum(q, axis=-1, keepdims=True)
+            of_q = q * (ops.sum(q * beyond, axis=-1, keepdims=True) / total - beyond)
+            of_q -= q * (ops.sum(of_q, axis=-1, keepdims=True) / total)  # what the mean was rounded by
+            return _through_softmax(-upstream * p * from_p, p / share), upstream * of_q
+
+        return -ops.sum(p * from_p + q * from_q, axis=-1), gradient
 
     return both
 
@@ -120,6 +176,7 @@ def label_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
 def class_ids(labels: Tensor, logits: Tensor) -> Tensor:
     """Return class ids, (...), of class ids or one-hot labels for `logits`."""
     require_labels(labels, logits)
+    labels = ops.cast(labels, "int32") if labels.dtype == "bool" else labels
     rank = len(logits.shape)
     if len(labels.shape) == rank and labels.shape[-1] != 1:
         labels = ops.argmax(labels, axis=-1)
@@ -131,15 +188,21 @@ def class_ids(labels: Tensor, logits: Tensor) -> Tensor:
 def target_and_others(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return the label's logit against all other classes together, (...), and the others' log-probabilities.
 
-    The gradient is by hand: found by TensorFlow, it is a tensor of the logits' size for each number that is looked up.
+    Where the label is the only class that is not excluded by a logit of -inf, that is 1e30, and all the probability of
+    the others is the label's. The gradient is by hand: found by TensorFlow, it is a tensor of the logits' size for each
+    number that is looked up.
     """
     is_target = ops.equal(ops.expand_dims(ids, -1), ops.arange(logits.shape[-1], dtype="int32"))
 
     @ops.custom_gradient
     def split(logits: Tensor) -> Any:
-        others = ops.log_softmax(ops.where(is_target, ops.cast(_REMOVED, logits.dtype), logits), axis=-1)
-        another = ops.cast(ops.equal(ids, 0), "int32")  # any of the others tells what they sum to
-        target = _at(logits, ids) - (_at(logits, another) - _at(others, another))
+        removed = ops.cast(_REMOVED, logits.dtype)
+        rest = ops.maximum(ops.where(is_target, removed, logits), removed)
+        others = ops.log_softmax(rest, axis=-1)
+        largest = ops.max(rest, axis=-1)
+        together = largest - ops.max(others, axis=-1)  # the logarithm of the sum of their powers
+        target = ops.maximum(_at(logits, ids), removed) - together
+        target = ops.where(largest > 0.5 * removed, target, -removed)
 
         def gradient(of_target: Tensor, of_others: Tensor) -> Tensor:
             of_target = ops.expand_dims(of_target, -1)
@@ -149,6 +212,11 @@ def target_and_others(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         return (target, others), gradient
 
     return split(logits)
+
+
+def has_others(target: Tensor) -> Tensor:
+    """Return where `target_and_others` found other classes than the label."""
+    return target < -0.5 * _REMOVED
 
 
 def _at(values: Tensor, ids: Tensor) -> Tensor:

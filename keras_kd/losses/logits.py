@@ -2,6 +2,13 @@
 
 They take logits that are already softened: temperature and T**2 are applied by `Term`. Sums run over the classes, so
 that a value is a divergence in nats whatever the number of classes; nothing is averaged over examples or positions.
+
+A logit of -inf excludes a class: its probability is exactly 0. Excluded on both sides, a class adds nothing to a sum
+over the classes and has a gradient of 0; means and correlations count it as the 0 that it is. Where q excludes a class
+that p has, KL(p || q) is infinite: `kl_divergence`, `decoupled_kl`, `normalized_kl`, `transformed_teacher` and
+`binary_kl` where only the student excludes it, `reverse_kl` where only the teacher does. There, 1e30 times the
+probability stands for infinity, so that a weight of 0 takes it away, and the gradients are finite: those of the formula
+for the other classes. All other losses are bounded and keep their formula.
 """
 
 from typing import Any
@@ -15,14 +22,15 @@ from keras_kd.losses._divergences import (
     binary_divergence,
     class_ids,
     divergence,
+    has_others,
     log_probabilities,
     mixed_both_ways,
-    mixed_excess,
+    mixed_divergence,
     target_and_others,
 )
 from keras_kd.losses._shapes import require_classes, require_fraction, require_same_shape
 
-#: Squared length below which deviations from a constant are rounding: about (1e-7)**2, float32's at probabilities of 1.
+#: Mean squared deviation from a constant that is rounding in float32, of numbers up to 1: (1e-7)**2.
 _CONSTANT = 1e-14
 
 
@@ -34,7 +42,7 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     KL(p || q) = sum_k p_k (log p_k - log q_k), with p = softmax(teacher) and q = softmax(student).
 
     Args:
-        student: logits, (..., classes), any finite value, at least two classes.
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (..., classes).
 
     Returns:
@@ -62,7 +70,7 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     KL(q || p) = sum_k q_k (log q_k - log p_k), with p = softmax(teacher) and q = softmax(student).
 
     Args:
-        student: logits, (..., classes), any finite value, at least two classes.
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (..., classes).
 
     Returns:
@@ -90,7 +98,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tenso
     it is the limit of it over beta * (1 - beta), as in the paper's code: KL(p || q) at 0, KL(q || p) at 1.
 
     Args:
-        student: logits, (..., classes), any finite value, at least two classes.
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (..., classes).
         beta: 0 to 1; 0.5 is the Jensen-Shannon divergence.
 
@@ -108,10 +116,10 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tenso
     """
     require_fraction("beta", beta)
     require_classes(student, teacher)
-    log_p, log_q = log_probabilities(teacher, student)
     if beta in (0, 1):
-        return divergence(log_p, log_q) if beta == 0 else divergence(log_q, log_p)
-    return ops.sum(mixed_both_ways(beta)(log_p, log_q), axis=-1)
+        first, second = (teacher, student) if beta == 0 else (student, teacher)
+        return divergence(*log_probabilities(first, second))
+    return mixed_both_ways(beta)(teacher, student)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -122,7 +130,7 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     KL(p || skew * p + (1 - skew) * q), with p = softmax(teacher) and q = softmax(student). At most -log(skew).
 
     Args:
-        student: logits, (..., classes), any finite value, at least two classes.
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (..., classes).
         skew: share of the teacher, 0 to 1; 0 is `kl_divergence`.
 
@@ -140,8 +148,9 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     """
     require_fraction("skew", skew)
     require_classes(student, teacher)
-    log_p, log_q = log_probabilities(teacher, student)
-    return divergence(log_p, log_q) if skew == 0 else ops.sum(mixed_excess(skew)(log_p, log_q), axis=-1)
+    if skew == 0:
+        return divergence(*log_probabilities(teacher, student))
+    return mixed_divergence(skew)(teacher, student)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -159,7 +168,7 @@ def decoupled_kl(
     softmaxes over the classes other than the label y. kl_divergence is the case of weights 1 and 1 - p_y.
 
     Args:
-        student: logits, (..., classes), any finite value, at least two classes.
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (..., classes).
         labels: class ids, (...) or (..., 1), or one-hot, (..., classes).
         target_weight: weight of the first part, alpha in the paper, not negative.
@@ -183,7 +192,7 @@ def decoupled_kl(
     target_p, others_p = target_and_others(teacher, ids)
     target_q, others_q = target_and_others(student, ids)
     target = binary_divergence(ops.expand_dims(target_p, -1), ops.expand_dims(target_q, -1))
-    non_target = divergence(others_p, others_q)
+    non_target = ops.where(has_others(target_p), divergence(others_p, others_q), 0.0)
     return target_weight * target + non_target_weight * non_target
 
 
@@ -197,7 +206,7 @@ def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_w
     here both see the temperature of the term, which is the same at its default of 1.
 
     Args:
-        student: logits, (..., classes), any finite value, at least two classes.
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (..., classes).
         labels: class ids, (...) or (..., 1), or one-hot, (..., classes).
         non_target_weight: weight of the second part, gamma in the paper, not negative.
@@ -219,7 +228,8 @@ def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_w
     target_p, others_p = target_and_others(teacher, ids)
     target_q, others_q = target_and_others(student, ids)
     target = ops.sigmoid(target_p) * ops.softplus(-target_q)
-    return target - non_target_weight * ops.sum(ops.exp(others_p) * others_q, axis=-1)
+    non_target = ops.where(has_others(target_p), ops.sum(ops.exp(others_p) * others_q, axis=-1), 0.0)
+    return target - non_target_weight * non_target
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -229,7 +239,7 @@ def inter_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     1 - Pearson correlation, over the classes, of softmax(student) and softmax(teacher).
 
     Args:
-        student: logits, (..., classes), any finite value, at least two classes.
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (..., classes).
 
     Returns:
@@ -245,7 +255,7 @@ def inter_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv 2205.10536.
     """
     require_classes(student, teacher)
-    return 1.0 - _correlation(ops.softmax(student, axis=-1), ops.softmax(teacher, axis=-1), axis=-1)
+    return _decorrelation(-1)(student, teacher)
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -256,7 +266,7 @@ def intra_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     for the whole batch: weights do not apply, and positions count as examples.
 
     Args:
-        student: logits, (batch, ..., classes), any finite value, at least two classes and two examples.
+        student: logits, (batch, ..., classes), at least two classes and two examples; -inf excludes a class.
         teacher: logits, (batch, ..., classes).
 
     Returns:
@@ -272,7 +282,8 @@ def intra_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     Reference: Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv 2205.10536.
     """
     require_classes(student, teacher)
-    return ops.mean(1.0 - _correlation(_rows(student), _rows(teacher), axis=0))
+    log_q, log_p = (ops.reshape(ops.log_softmax(each, axis=-1), (-1, student.shape[-1])) for each in (student, teacher))
+    return ops.mean(_decorrelation(0)(log_q, log_p))
 
 
 @keras.saving.register_keras_serializable("keras_kd")
@@ -283,7 +294,7 @@ def class_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     batch: weights do not apply, and positions count as examples.
 
     Args:
-        student: logits, (batch, ..., classes), any finite value, at least two classes.
+        student: logits, (batch, ..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (batch, ..., classes).
 
     Returns:
@@ -312,7 +323,7 @@ def batch_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     out of the mean, not out of the comparisons of the others.
 
     Args:
-        student: logits, (batch, ..., classes), any finite value, at least two classes.
+        student: logits, (batch, ..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (batch, ..., classes).
 
     Returns:
@@ -341,7 +352,7 @@ def transformed_teacher(student: Tensor, teacher: Tensor, power: float = 0.1, we
     `Term(transformed_teacher, soften=False)`.
 
     Args:
-        student: logits, (..., classes), any finite value, at least two classes.
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
         teacher: logits, (..., classes).
         power: g, above 0; 1 / g is the teacher's temperature.
         weighted: whether an example counts by the teacher's doubt.
@@ -372,7 +383,7 @@ def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     q = sigmoid(student). The mean over labels is that of Keras's binary cross-entropy.
 
     Args:
-        student: logits, (..., labels), any finite value; one label is enough.
+        student: logits, (..., labels), one label is enough; -inf excludes a label.
         teacher: logits, (..., labels).
 
     Returns:
@@ -407,11 +418,37 @@ def _difference_of_products(a: Tensor, b: Tensor) -> Any:
     return ops.matmul(a, ops.transpose(a)) - ops.matmul(b, ops.transpose(b)), gradient
 
 
-def _correlation(a: Tensor, b: Tensor, axis: int) -> Tensor:
-    """Return Pearson's correlation along an axis; 0 with a constant."""
-    a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
-    squares = [ops.sum(ops.square(x), axis=axis) for x in (a, b)]
-    scale = ops.rsqrt(ops.maximum(squares[0], _CONSTANT)) * ops.rsqrt(ops.maximum(squares[1], _CONSTANT))
-    # A constant correlates with nothing: a gradient of 0, not of 1e7.
-    scale = ops.where(ops.minimum(*squares) > _CONSTANT, scale, ops.zeros_like(scale))
-    return ops.sum(a * b, axis=axis) * scale
+def _decorrelation(axis: int) -> Any:
+    """Return a function of log a and log b: 1 - Pearson's correlation of a and b along an axis; 1 with a constant.
+
+    Half the squared distance of the centred vectors of length 1, which does not cancel where they are close, with its
+    gradients. It has no scale: the largest number along the axis is taken as 1, because of thousands of classes, the
+    probabilities of most are too small to be told from 0.
+    """
+
+    def largest(x: Tensor) -> Tensor:
+        return ops.maximum(ops.max(x, axis=axis, keepdims=True), ops.cast(-1e30, x.dtype))  # all may be -inf
+
+    @ops.custom_gradient
+    def distance(log_a: Tensor, log_b: Tensor) -> Any:
+        raw = [ops.exp(x - largest(x)) for x in (log_a, log_b)]
+        centred = [x - ops.mean(x, axis=axis, keepdims=True) for x in raw]
+        squares = [ops.sum(ops.square(x), axis=axis, keepdims=True) for x in centred]
+        constant = _CONSTANT * ops.cast(ops.shape(log_a)[axis], log_a.dtype)
+        varies = ops.minimum(*squares) > constant
+        # A constant correlates with nothing: a gradient of 0, not of 1e7.
+        scales = [ops.where(varies, ops.rsqrt(ops.maximum(x, constant)), 0.0) for x in squares]
+        a, b = (x * scale for x, scale in zip(centred, scales, strict=True))
+        apart = 0.5 * ops.sum(ops.square(a - b), axis=axis)
+        value = ops.where(ops.squeeze(varies, axis=axis), apart, 1.0)
+
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            upstream = ops.expand_dims(upstream, axis)
+            near = ops.expand_dims(value, axis)
+            same = ops.where(near < 0.5, 1.0 - near, ops.sum(a * b, axis=axis, keepdims=True))
+            of_a, of_b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (same * a - b, same * b - a))
+            return raw[0] * ((upstream * scales[0]) * of_a), raw[1] * ((upstream * scales[1]) * of_b)
+
+        return value, gradient
+
+    return distance

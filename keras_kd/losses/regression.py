@@ -1,4 +1,7 @@
-"""Losses on values: logits or features taken as numbers to be reproduced."""
+"""Losses on values: logits or features taken as numbers to be reproduced.
+
+They take finite values: the difference of two logits of -inf, of a class that is masked, is not a number.
+"""
 
 import keras
 from keras import ops
@@ -113,6 +116,7 @@ def teacher_bounded(student: Tensor, teacher: Tensor, labels: Tensor, margin: fl
     """
     require_same_shape(student, teacher)
     require_same_shape(student, labels)
+    labels = ops.cast(labels, student.dtype)  # they may be bools
     student_error = ops.sum(ops.square(student - labels), axis=-1)
     teacher_error = ops.sum(ops.square(teacher - labels), axis=-1)
     return ops.where(student_error + margin > teacher_error, student_error, ops.zeros_like(student_error))

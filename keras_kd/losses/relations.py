@@ -7,10 +7,12 @@ Masked positions are zeros on both sides: they add nothing to products and lengt
 comparisons of the others as a zero vector; where there is one value per example, it has none in the mean.
 """
 
+import functools
 import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_kd import distribution
@@ -21,6 +23,13 @@ from keras_kd.transforms import l2_normalize
 
 #: In the logarithm of PKT, as in the paper's code: similarities of opposite examples are 0.
 _PKT_EPSILON = 1e-7
+
+#: How many numbers tell whether two features are those of one example, and by how much they may differ, relative to the
+#: length of the features: far more than by the order of float32's sums, far less than from example to example.
+_KEY_WIDTH, _KEY_TOLERANCE = 4, 1e-4
+
+#: Stands for an infinite negative similarity: differences of it are finite.
+_EXCLUDED = -1e30
 
 #: Squared distance, relative to the squared lengths, below which two examples coincide: float32's rounding.
 _COINCIDE = 1e-6
@@ -195,10 +204,15 @@ def contrastive(student: Tensor, teacher: Tensor, similarity_temperature: float 
 class ContrastiveMemory(keras.layers.Layer):
     """Tell the teacher's embedding of the same example from those of the batch and of a memory bank (CRD).
 
-    -log(exp(s_i . t_i / temperature) / sum_j exp(s_i . t_j / temperature)), j over the batch of all replicas and the
-    bank, with s and t the embeddings of length 1 that a trained dense layer makes on each side. The bank holds the
-    teacher's embeddings of the last examples, first in, first out. This is InfoNCE; the paper has a binary loss against
-    a bank by example, in both directions.
+    -log(exp(s_i . t_i / temperature) / sum_j exp(s_i . t_j / temperature)), j over i itself and all other examples in
+    the batch of all replicas and in the bank, with s and t the embeddings of length 1 that a trained dense layer makes
+    on each side. The bank holds the teacher's embeddings of the last examples, first in, first out. This is InfoNCE;
+    the paper has a binary loss against a bank by example, in both directions.
+
+    A bank that is larger than the data holds example i as well, from earlier epochs. Such copies are no negatives of i
+    and are left out: those whose teacher's features differ from i's by less than 1e-4 of their length. A copy that was
+    augmented in another way has other features and counts as another example: there, let the bank hold less than an
+    epoch.
 
     A weight counts for the example's own row: a weight of 0 takes it out of the mean, not out of
     the negatives of the others.
@@ -249,24 +263,35 @@ class ContrastiveMemory(keras.layers.Layer):
             self.bank = self.add_weight(
                 shape=(self.memory, self.dimension), initializer=directions, name="bank", **shared
             )
+            nobody = keras.initializers.Constant(float("inf"))  # the key of no example
+            self.keys = self.add_weight(shape=(self.memory, _KEY_WIDTH), initializer=nobody, name="keys", **shared)
             self.position = self.add_weight(shape=(), dtype="int32", initializer="zeros", name="position", **shared)
 
     def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Tensor:
         """Return the loss in nats per example, (batch,); in training, remember the teacher's embeddings."""
+        features = _flat(teacher)
         ours = l2_normalize(self.student_embedding(_flat(student)))
-        theirs = l2_normalize(self.teacher_embedding(_flat(teacher)))
-        everyone = distribution.gather(theirs)
-        others = ops.concatenate([everyone, ops.convert_to_tensor(self.bank)]) if self.memory else everyone
-        same = ops.sum(ours * theirs, axis=-1) / self.temperature
-        loss = ops.logsumexp(ops.matmul(ours, ops.transpose(others)) / self.temperature, axis=-1) - same
+        theirs = l2_normalize(self.teacher_embedding(features))
+        keys = _keys(features)
+        everyone, all_keys = distribution.gather(theirs), distribution.gather(keys)
+        others, their_keys = everyone, all_keys
+        if self.memory:
+            others = ops.concatenate([everyone, ops.convert_to_tensor(self.bank)])
+            their_keys = ops.concatenate([all_keys, ops.convert_to_tensor(self.keys)])
+        length = ops.norm(features, axis=-1, keepdims=True)
+        copies = _within(keys, their_keys, _KEY_TOLERANCE * length)  # the example itself is one of them
+        similar = ops.matmul(ours, ops.transpose(others)) / self.temperature
+        negatives = ops.logsumexp(ops.where(copies, _EXCLUDED, similar), axis=-1)
+        loss = ops.softplus(negatives - ops.sum(ours * theirs, axis=-1) / self.temperature)
         if self.memory and training:
-            self._remember(ops.stop_gradient(everyone))
+            self._remember(ops.stop_gradient(everyone), all_keys)
         return loss
 
-    def _remember(self, embeddings: Tensor) -> None:
+    def _remember(self, embeddings: Tensor, keys: Tensor) -> None:
         start, count = ops.convert_to_tensor(self.position), ops.shape(embeddings)[0]
-        rows = (start + ops.arange(count, dtype="int32")) % self.memory
-        self.bank.assign(ops.scatter_update(self.bank, ops.expand_dims(rows, -1), embeddings))
+        rows = ops.expand_dims((start + ops.arange(count, dtype="int32")) % self.memory, -1)
+        self.bank.assign(ops.scatter_update(self.bank, rows, embeddings))
+        self.keys.assign(ops.scatter_update(self.keys, rows, keys))
         self.position.assign((start + count) % self.memory)
 
     def get_config(self) -> dict:
@@ -277,6 +302,18 @@ class ContrastiveMemory(keras.layers.Layer):
 
 def _flat(features: Tensor) -> Tensor:
     return ops.reshape(features, (-1, math.prod(ops.shape(features)[1:])))  # the time of a sequence may be unknown
+
+
+def _keys(features: Tensor) -> Tensor:
+    """Return (batch, 4) projections of features, (batch, width), on fixed random directions."""
+    directions = np.random.default_rng(0).normal(size=(features.shape[-1], _KEY_WIDTH))
+    return ops.matmul(ops.stop_gradient(features), ops.convert_to_tensor(directions, features.dtype))
+
+
+def _within(keys: Tensor, others: Tensor, tolerance: Tensor) -> Tensor:
+    """Return (batch, others): whether all numbers of two keys differ by at most the tolerance, (batch, 1)."""
+    equal = [ops.abs(keys[:, number, None] - others[None, :, number]) <= tolerance for number in range(_KEY_WIDTH)]
+    return functools.reduce(ops.logical_and, equal)
 
 
 def _products(x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def measure(report: Report, distiller: Any, batches: list[Batch], count: int | N
         batches: to be timed on.
         count: batches of an epoch, or None where that is not known.
     """
-    rows = len(tree.flatten(targets.inputs(batches[0][0]))[0])
+    rows = targets.count(batches[0][0])
     report.memory = _memory(distiller, rows)
     if count is None:
         return

@@ -32,14 +32,17 @@ def judge(report: Report, rows: Rows, temperature: float, per_label: bool) -> No
 
     Args:
         report: to be filled in.
-        rows: of student, teacher and labels.
+        rows: of student, teacher, labels and weights.
         temperature: T.
         per_label: whether each logit is a yes-or-no of its own.
     """
+    report.rows = len(rows.weights)
     report.classes = rows.teacher.shape[-1]
-    report.teacher_scale, report.student_scale = (float(np.mean(np.std(side, axis=-1))) for side in rows[1::-1])
+    report.teacher_scale, report.student_scale = (
+        _mean(np.std(side, axis=-1), rows) for side in (rows.teacher, rows.student)
+    )
     report.temperature = temperature
-    report.entropy = _entropy(rows.softened, per_label)
+    report.entropy = _entropy(rows.softened, rows.weights, per_label)
     _judge_labels(report, rows, per_label)
     _judge_targets(report, rows, per_label)
 
@@ -49,15 +52,16 @@ def guesses(report: Report) -> bool:
     accuracy, guessing = report.teacher_accuracy, report.guessing
     if accuracy is None or guessing is None:
         return False
-    noise = _noise(guessing, report.examples)
+    noise = _noise(guessing, report.rows)
     return accuracy <= guessing + noise if guessing <= _COMMON else accuracy < guessing - noise
 
 
 def labels_fit(rows: Rows) -> bool:
     """Return whether there is a class for every label; where there is not, a loss fails."""
-    if rows.labels is None or rows.labels.ndim > 1 or rows.teacher.shape[-1] < 2:
+    if rows.ids is None or rows.teacher.shape[-1] < 2:
         return True
-    return bool(0 <= rows.labels.min() <= rows.labels.max() < rows.teacher.shape[-1])
+    lowest, highest = rows.ids
+    return 0 <= lowest <= highest < rows.teacher.shape[-1]
 
 
 def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
@@ -68,9 +72,9 @@ def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
         _compare_yes_and_no(report, rows)
     elif rows.teacher.shape[-1] > 1:
         ids = _ids(labels)
-        if not labels_fit(rows):
+        if rows.ids is not None and not labels_fit(rows):
             report.advice.append(
-                f"The labels go from {ids.min()} to {ids.max()}, and the teacher has the classes 0 to "
+                f"The labels go from {rows.ids[0]} to {rows.ids[1]}, and the teacher has the classes 0 to "
                 f"{rows.teacher.shape[-1] - 1}: one of the two is of another data set, or counted from 1."
             )
         _compare_classes(report, rows, ids)
@@ -84,11 +88,11 @@ def _ids(labels: np.ndarray) -> np.ndarray:
 
 def _compare_classes(report: Report, rows: Rows, ids: np.ndarray) -> None:
     said = np.argmax(rows.teacher, axis=-1)
-    report.teacher_accuracy = float(np.mean(said == ids))
-    report.student_accuracy = float(np.mean(np.argmax(rows.student, axis=-1) == ids))
-    report.guessing = float(np.max(np.unique(ids, return_counts=True)[1]) / len(ids))
-    report.confidence = float(np.mean(np.max(_softmax(rows.teacher), axis=-1)))
-    report.renamed_accuracy = _renamed(said, ids)
+    report.teacher_accuracy = _mean(said == ids, rows)
+    report.student_accuracy = _mean(np.argmax(rows.student, axis=-1) == ids, rows)
+    report.guessing = max(_mean(ids == label, rows) for label in np.unique(ids))
+    report.confidence = _mean(np.max(_softmax(rows.teacher), axis=-1), rows)
+    report.renamed_accuracy = _renamed(said, ids, rows.weights)
 
 
 def _compare_yes_and_no(report: Report, rows: Rows) -> None:
@@ -96,17 +100,22 @@ def _compare_yes_and_no(report: Report, rows: Rows) -> None:
         return
     true = rows.labels.reshape(rows.teacher.shape) > 0.5
     yes = 1.0 / (1.0 + np.exp(-np.clip(rows.teacher, -50, 50)))
-    report.teacher_accuracy = float(np.mean((rows.teacher > 0) == true))
-    report.student_accuracy = float(np.mean((rows.student > 0) == true))
-    report.guessing = float(max(np.mean(true), 1 - np.mean(true)))
-    report.confidence = float(np.mean(np.maximum(yes, 1 - yes)))
+    report.teacher_accuracy = _mean((rows.teacher > 0) == true, rows)
+    report.student_accuracy = _mean((rows.student > 0) == true, rows)
+    report.guessing = max(_mean(true, rows), 1 - _mean(true, rows))
+    report.confidence = _mean(np.maximum(yes, 1 - yes), rows)
+
+
+def _mean(values: np.ndarray, rows: Rows) -> float:
+    """Return the mean of values, (rows,) or (rows, labels), by the weights of the rows."""
+    return float(np.average(values.reshape(len(values), -1).mean(axis=-1), weights=rows.weights))
 
 
 def _advise_on_accuracy(report: Report) -> None:
     accuracy, guessing, confidence = report.teacher_accuracy, report.guessing, report.confidence
     if accuracy is None or guessing is None or confidence is None or report.student_accuracy is None:
         return
-    noise = _noise(guessing, report.examples)
+    noise = _noise(guessing, report.rows)
     renamed = report.renamed_accuracy
     least = max(accuracy + _TOO_MUCH, guessing + noise, confidence - _TOO_MUCH)
     if renamed is not None and renamed > least:
@@ -134,7 +143,7 @@ def _judge_targets(report: Report, rows: Rows, per_label: bool) -> None:
     if entropy is None or temperature is None:
         return
     if entropy < _SHARP or entropy > _FLAT:
-        better = _temperature_for(_WANTED, rows.softened * temperature, per_label)
+        better = _temperature_for(_WANTED, rows.softened * temperature, rows.weights, per_label)
         what = "hardly more than a label" if entropy < _SHARP else "hardly anything: all classes are as probable"
         report.advice.append(
             f"At T = {temperature:.3g} the teacher's targets say {what}. {_remedy(better, entropy < _SHARP)}"
@@ -160,34 +169,37 @@ def _remedy(better: float | None, sharp: bool) -> str:
     return "No usual temperature would sharpen them: is the teacher trained, and its weights loaded?"
 
 
-def _renamed(said: np.ndarray, ids: np.ndarray) -> float:
+def _renamed(said: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> float:
     """Return the accuracy after each class said is given the label it mostly stands for, learned on the other half."""
-    right = 0
+    right = 0.0
     for part in (0, 1):
-        learned_said, learned_ids = said[part::2], ids[part::2]
+        learned_said, learned_ids, learned_weights = (each[part::2] for each in (said, ids, weights))
         for each in np.unique(learned_said):
-            labels, counts = np.unique(learned_ids[learned_said == each], return_counts=True)
-            meant = labels[np.argmax(counts)]
-            right += int(np.sum((said[1 - part :: 2] == each) & (ids[1 - part :: 2] == meant)))
-    return right / len(ids)
+            labels, places = np.unique(learned_ids[learned_said == each], return_inverse=True)
+            meant = labels[np.argmax(np.bincount(places, learned_weights[learned_said == each]))]
+            matched = (said[1 - part :: 2] == each) & (ids[1 - part :: 2] == meant)
+            right += float(np.sum(weights[1 - part :: 2][matched]))
+    return right / float(np.sum(weights))
 
 
-def _entropy(logits: np.ndarray, per_label: bool) -> float | None:
+def _entropy(logits: np.ndarray, weights: np.ndarray, per_label: bool) -> float | None:
     """Return the mean entropy as a share of the largest possible."""
     if per_label:
         logits = np.stack([logits, np.zeros_like(logits)], axis=-1)
     if logits.shape[-1] < 2:
         return None
     p = _softmax(logits)
-    return float(np.mean(-np.sum(p * np.log(np.maximum(p, 1e-300)), axis=-1)) / math.log(logits.shape[-1]))
+    entropies = -np.sum(p * np.log(np.maximum(p, 1e-300)), axis=-1)
+    each = entropies.reshape(len(entropies), -1).mean(axis=-1)
+    return float(np.average(each, weights=weights) / math.log(logits.shape[-1]))
 
 
-def _temperature_for(wanted: float, logits: np.ndarray, per_label: bool) -> float | None:
+def _temperature_for(wanted: float, logits: np.ndarray, weights: np.ndarray, per_label: bool) -> float | None:
     """Return the temperature at which the targets have so much entropy; it grows with the temperature."""
     low, high = 1e-2, 1e3
     for _ in range(40):
         middle = math.sqrt(low * high)
-        found = _entropy(logits / middle, per_label)
+        found = _entropy(logits / middle, weights, per_label)
         low, high = (middle, high) if found is not None and found < wanted else (low, middle)
     return None if low >= 0.99e3 or high <= 1.01e-2 else middle
 

@@ -11,6 +11,8 @@ class Report:
 
     Attributes:
         examples: how many were looked at.
+        rows: how many of them, or of their positions, count: not masked, of a weight above 0. What follows is a mean
+            over these, by their weights.
         classes: of the teacher.
         teacher_accuracy: on the labels, on the student's inputs.
         student_accuracy: as it is now.
@@ -29,6 +31,7 @@ class Report:
     """
 
     examples: int
+    rows: int = 0
     classes: int | None = None
     teacher_accuracy: float | None = None
     student_accuracy: float | None = None

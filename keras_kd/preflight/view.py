@@ -1,5 +1,6 @@
-"""What student and teacher say of a batch, as rows of logits beside the labels."""
+"""What student and teacher output for a batch, as rows of logits beside labels and weights."""
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,25 +8,31 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_kd import schedules
-from keras_kd._types import Tensors
+from keras_kd._types import Tensor, Tensors
+from keras_kd.labels import of_output
 from keras_kd.losses.logits import binary_kl
 from keras_kd.mixtures import averaged, on_logits
 
 
 class Rows(NamedTuple):
-    """One row for each example or position that no mask leaves out.
+    """One row for each example or position that counts: not masked, of a weight above 0, not of the ignored class.
 
     Attributes:
         student: its logits, (rows, classes), float64.
         teacher: its logits, those of an ensemble averaged at T = 1.
         softened: the teacher's logits as the term sees them: transformed, and divided by the temperature.
         labels: class ids, (rows,), or one value for each class, (rows, classes); None where they fit neither.
+        weights: what each row counts, (rows,), above 0.
+        ids: the smallest and the largest class id, of rows that do not count as well: a loss reads those, too. None
+            where labels are no ids.
     """
 
     student: np.ndarray
     teacher: np.ndarray
     softened: np.ndarray
     labels: np.ndarray | None
+    weights: np.ndarray
+    ids: tuple[int, int] | None = None
 
 
 class View:
@@ -49,40 +56,73 @@ class View:
             self.head = kind
             temperature = distiller.temperature if self.term.temperature is None else self.term.temperature
             self.temperature = float(schedules.first(temperature))
+            loss = distiller.loss
+            loss = loss.get(self.term.student_names[0]) if isinstance(loss, dict) else loss
+            self.ignored = getattr(loss, "ignore_class", None)  # few of Keras's losses have one
         self._run = tf.function(self._say, reduce_retracing=True)
 
     def read(self, batches: list[tuple[Tensors, Tensors, Tensors]]) -> Rows | None:
-        """Return the rows of some batches; None where no term compares outputs, or they are no logits of classes."""
+        """Return the rows of some batches; None where no term compares logits of classes, or no row counts."""
         if self.term is None or self.head == "values":
             return None
-        read = [self._rows(x, y) for x, y, _ in batches]
-        columns = list(zip(*read, strict=True))
+        columns = list(zip(*(self._rows(*batch) for batch in batches), strict=True))
         labels = None if any(each is None for each in columns[3]) else np.concatenate(columns[3])
-        student, teacher, softened = (np.concatenate(column).astype("float64") for column in columns[:3])
-        return Rows(student, teacher, softened, labels)
+        student, teacher, softened, weights = (
+            np.concatenate(columns[place]).astype("float64") for place in (0, 1, 2, 4)
+        )
+        ids = [each for each in columns[5] if each is not None]
+        extremes = (min(low for low, _ in ids), max(high for _, high in ids)) if ids else None
+        return Rows(student, teacher, softened, labels, weights, extremes) if len(weights) else None
 
-    def _say(self, x: Tensors, y: Tensors) -> tuple[Any, ...]:
+    def _say(self, x: Tensors, y: Tensors, sample_weight: Tensors) -> tuple[Any, ...]:
         term: Any = self.term
+        reader = self.distiller._loose.reader
         _, student = self.distiller._read_student(x, training=False)
         said = self.distiller._read_teacher(x, student, y)[term.teacher_names[0]]
         seen = said if term.transform is None else on_logits(term.transform, said)
         softened = averaged(seen, self.temperature, self.per_label) / self.temperature
         logits = student[term.student_names[0]]
-        mask = getattr(logits, "_keras_mask", None)  # only where a layer has set one
-        mask = ops.ones(ops.shape(logits)[:-1], "bool") if mask is None else mask
-        return logits, averaged(said, 1.0, self.per_label), softened, mask
+        return (
+            logits,
+            averaged(said, 1.0, self.per_label),
+            softened,
+            _counted(logits, said),
+            of_output(term, reader, student, y),
+            of_output(term, reader, student, sample_weight),
+        )
 
-    def _rows(self, x: Tensors, y: Tensors) -> tuple[Any, ...]:
-        *logits, mask = (np.asarray(each) for each in self._run(x, y))
-        return (*(each[mask] for each in logits), _labels(y, mask, logits[1].shape))
+    def _rows(self, x: Tensors, y: Tensors, sample_weight: Tensors) -> tuple[Any, ...]:
+        *logits, counted, y, sample_weight = self._run(x, y, sample_weight)
+        weights = np.asarray(counted, "float64")
+        if sample_weight is not None:
+            given = np.asarray(sample_weight, "float64")
+            given = given[..., 0] if given.ndim > weights.ndim else given
+            weights = weights * given.reshape(given.shape + (1,) * (weights.ndim - given.ndim))
+        if y is not None and self.ignored is not None and np.size(y) == weights.size:
+            weights = weights * (np.reshape(y, weights.shape) != self.ignored)
+        rows = weights > 0
+        labels = _labels(y, rows, logits[1].shape)
+        ids = None
+        if labels is not None and labels.ndim == 1:
+            given = np.asarray(y).astype(int)
+            given = given if self.ignored is None else given[given != self.ignored]
+            ids = (int(given.min()), int(given.max())) if given.size else None
+        return (*(np.asarray(each)[rows] for each in logits), labels, weights[rows], ids)
+
+
+def _counted(logits: Tensor, teacher: Tensors) -> Tensor:
+    """Return which examples or positions the masks of both sides leave in."""
+    found = [getattr(each, "_keras_mask", None) for each in (logits, *tree.flatten(teacher))]  # where a layer set one
+    masks = [ops.cast(mask, "bool") for mask in found if mask is not None]
+    return functools.reduce(ops.logical_and, masks, ops.ones(ops.shape(logits)[:-1], "bool"))
 
 
 def _labels(y: Tensors, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return labels as rows; None for none, for those of several outputs, and for values that are no classes."""
-    if y is None or tree.is_nested(y):
+    """Return labels as rows; None for none, and for values that are no classes."""
+    if y is None:
         return None
     labels = np.asarray(y)
-    if labels.shape == shape and shape[-1] > 1:
+    if labels.shape == tuple(shape) and shape[-1] > 1:
         return labels[mask]
     if labels.size != mask.size or not np.array_equal(labels, np.round(labels)):
         return None

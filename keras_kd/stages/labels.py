@@ -1,5 +1,6 @@
 """What labels add: a last stage on hard ones, and soft ones where there are none."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -11,7 +12,11 @@ from keras_kd._types import Tensor, Tensors
 from keras_kd.stages.best import KeepBest
 from keras_kd.stages.pipeline import Pipeline, Record, validation_data
 from keras_kd.teachers import as_teacher
+from keras_kd.teachers.base import taken_for_logits
 from keras_kd.terms import check_temperature
+
+#: So many examples tell probabilities from logits.
+_FEW = 32
 
 
 def refine(
@@ -145,6 +150,9 @@ def soft_labels(
     Raises:
         ValueError: `threshold` outside 0 to 1; the teacher is sure of no example.
 
+    Warns:
+        UserWarning: the outputs of a teacher look like probabilities, and are taken for logits.
+
     Example:
         >>> x, y, kept = soft_labels(teacher, unlabeled, threshold=0.9, labeled=(few_x, few_y))
         >>> student.fit(x, y)
@@ -154,7 +162,11 @@ def soft_labels(
     if not 0 <= threshold <= 1:
         raise ValueError(f"Expected `threshold` to be from 0 to 1. Received: threshold={threshold!r}")
     check_temperature(temperature)
-    logits = _predict(as_teacher(teacher), unlabeled, batch_size, (1.0, temperature))
+    teacher = as_teacher(teacher)
+    few = tree.map_structure(lambda each: ops.convert_to_tensor(each[:_FEW]), unlabeled)
+    for warning in taken_for_logits(teacher, few, ("logits",)):
+        warnings.warn(warning, stacklevel=2)
+    logits = _predict(teacher, unlabeled, batch_size, (1.0, temperature))
     sure = np.max(_softmax(logits[0]), axis=-1)
     kept = sure >= threshold
     if not kept.any():

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_kd import heads, schedules, targets
+from keras_kd import distribution, heads, schedules, targets
 from keras_kd._types import Tensor, Tensors
 
 
@@ -16,6 +16,14 @@ class Teacher(keras.layers.Layer):
 
     def __init__(self, name: str | None = None) -> None:
         super().__init__(name=name, autocast=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Predict in inference mode, whatever is called on the way: models, functions, `preprocess`.
+
+        Some of Keras's layers, the random ones among them, are in training mode where nobody tells them otherwise.
+        """
+        with distribution.in_own_words():
+            return super().__call__(*args, **{"training": False, **kwargs})
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
         """Learn, once, which student is taught and which names the terms read from this teacher.
@@ -64,7 +72,7 @@ class Teacher(keras.layers.Layer):
         """Return whether what it says of an example under some names is the same in every epoch, and so can be kept."""
         return not self.stateful() and not self.layers_of_student(names)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list["Teacher"]:
+    def unrecognised(self, names: tuple[str, ...]) -> list["Teacher"]:
         """Return the teachers in this one that take outputs for logits only because nothing says what they are."""
         return []
 
@@ -87,23 +95,24 @@ class Teacher(keras.layers.Layer):
         return
 
 
-def taken_for_logits(teacher: Teacher, x: Tensors, names: tuple[str, ...], graphs: bool = True) -> list[str]:
+def taken_for_logits(teacher: Teacher, x: Tensors, names: tuple[str, ...]) -> list[str]:
     """Return a warning for each teacher whose outputs look like probabilities, of which nothing says that they are not.
 
     Args:
-        teacher: one, or an ensemble, of which each member is asked.
+        teacher: one, or an ensemble, whose members are looked at one by one.
         x: a few examples.
         names: what is read of it.
-        graphs: whether models are asked whose graph is known, and does not end in a softmax layer.
     """
     found = []
-    for each in teacher.unrecognised(x, names):
-        said = each(x, {}) if graphs or each.specs() is None else {}
-        if any(heads.are_probabilities(said[name]) for name in names if name in said):
+    for each in teacher.unrecognised(names):
+        outputs = each(x, {})
+        kinds = [heads.resembles(outputs[name]) for name in names if name in outputs]
+        kind = next(filter(None, kinds), None)
+        if kind is not None:
             found.append(
-                f"The outputs of {each.name!r} look like probabilities, and are taken for logits: nothing says what "
-                'they are. Say it with head="softmax", as in teachers.Frozen(function, head="softmax"), or with '
-                'head="logits".'
+                f"The outputs of {each.name!r} look like probabilities, and are taken for logits: all are from 0 to 1. "
+                f'Give their head, head="{kind}", as in teachers.Frozen(teacher, head="{kind}"); head="logits" where '
+                "they are logits."
             )
     return found
 
@@ -131,4 +140,4 @@ def said_by(
         raise ValueError(
             f"Expected {missing[0]!r} to be an output or a layer of the teacher. It offers {sorted(said)}."
         )
-    return {name: targets.encode(said[name], teacher.kind(name) != "values", top_k, dtype) for name in names}
+    return {name: targets.encode(said[name], teacher.kind(name), top_k, dtype) for name in names}

@@ -7,6 +7,7 @@ import keras
 from keras_kd import heads, targets
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import TeacherCache
+from keras_kd.mixtures import of_kind
 from keras_kd.teachers.base import Teacher
 
 
@@ -59,10 +60,9 @@ class Cached(Teacher):
         """Return False: there is nobody to ask."""
         return False
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
-        """Return itself, where x carries targets that were joined by hand."""
-        by_hand = isinstance(x, targets.Joined) and self._cache is None
-        return [self] if by_hand and self.head == "auto" else []
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, where targets are joined by hand."""
+        return [self] if self._cache is None and self.head == "auto" else []
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Let data be read before the first epoch begins, as Keras does under a strategy."""
@@ -87,11 +87,12 @@ class Cached(Teacher):
                 f"Expected examples joined by the cache at {str(self._cache.path)!r}. Received others. "
                 "Several teachers: cache the ensemble, TeacherCache(path, teacher=[first, second])."
             )
-        return {
-            name: targets.decode(said) if isinstance(said, dict) else self._undo(said)
-            for name, said in x.targets.items()
-            if name not in marks
-        }
+        return {name: self._read(name, said) for name, said in x.targets.items() if name not in marks}
+
+    def _read(self, name: str, stored: Any) -> Any:
+        if not isinstance(stored, dict):
+            return self._undo(stored)
+        return of_kind(targets.decode(stored), self.kind(name))
 
     def get_config(self) -> dict:
         """Return the head; the cache is a place on a disk, to be given again."""

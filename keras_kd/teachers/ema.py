@@ -68,8 +68,12 @@ class EMA(Teacher):
         return self._reader.specs
 
     def kind(self, name: str) -> str:
-        """Return the head of an output; a layer's features are "values"."""
-        return self._reader.kind(name)
+        """Return the head of an output; a layer's features are "values". Before a student is known, "auto"."""
+        return "auto" if self.model is None else self._reader.kind(name)
+
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, unless the heads are known, or plain layers of weights end the model."""
+        return [self] if self._reader.in_doubt(names) else []
 
     def ranges(self) -> list[schedules.Range]:
         """Return the decay, from 0 to 1."""
@@ -110,4 +114,4 @@ class EMA(Teacher):
     @classmethod
     def from_config(cls, config: dict) -> "EMA":
         """Make a teacher from `get_config`'s dict; its weights are restored with the Distiller's."""
-        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+        return cls(**schedules.from_config(config))

@@ -10,7 +10,7 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
-from keras_kd.mixtures import Mixture
+from keras_kd.mixtures import Mixture, of_kind
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.frozen import Frozen
 
@@ -68,15 +68,23 @@ class Ensemble(Teacher):
         known = [(each, each.specs()) for each in self.teachers]
         for name in names:
             _check_shapes(name, [(each.name, specs[name].shape) for each, specs in known if specs and name in specs])
+            _check_kinds(name, self.teachers)
         self.built = True  # Keras would run all members once more, to find out
 
     def specs(self) -> dict[str, Any] | None:
-        """Return the first member's symbolic tensors, or None where they are not known."""
-        return self.teachers[0].specs()
+        """Return a member's symbolic tensors, or None where those of none are known."""
+        return next((specs for each in self.teachers if (specs := each.specs()) is not None), None)
 
     def kind(self, name: str) -> str:
-        """Return the kind of the first member's output."""
-        return self.teachers[0].kind(name)
+        """Return the kind of the members' output: of several, one that is recognised."""
+        kinds = [each.kind(name) for each in self.teachers]
+        return next((kind for kind in kinds if kind not in ("auto", "logits")), kinds[0])
+
+    def student_view(self, x: Tensors) -> Tensors:
+        """Return what the first member chooses that has a choice of its own; a plain `x` passes through."""
+        choosing = (each for each in self.teachers if type(each).student_view is not Teacher.student_view)
+        first = next(choosing, None)
+        return super().student_view(x) if first is None else first.student_view(x)
 
     def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return what the members need to see of the student."""
@@ -99,9 +107,9 @@ class Ensemble(Teacher):
         fixed = weights is None or (isinstance(weights, list) and not any(callable(each) for each in weights))
         return fixed and all(each.constant(names) for each in self.teachers)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return the members whose heads are not known."""
-        return [one for each in self.teachers for one in each.unrecognised(x, names)]
+        return [one for each in self.teachers for one in each.unrecognised(names)]
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return averages of values and features, and mixtures of logits."""
@@ -136,7 +144,7 @@ class Ensemble(Teacher):
     @classmethod
     def from_config(cls, config: dict) -> "Ensemble":
         """Make an ensemble from `get_config`'s dict."""
-        return cls(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+        return cls(**schedules.from_config(config))
 
     def _combined(self, name: str, members: list[Any], labels: Tensors, step: Tensor) -> Tensor | Mixture:
         if any(isinstance(each, Mixture) for each in members):
@@ -147,7 +155,7 @@ class Ensemble(Teacher):
         members = [_masked(ops.cast(each, "float32"), [each]) for each in members]
         log_weights = self._log_weights(members, labels, step, is_output=self.kind(name) != "values")
         if self.over == "probabilities" and self.kind(name) != "values":
-            return Mixture(tuple(members), log_weights)
+            return of_kind(Mixture(tuple(members), log_weights), self.kind(name))
         shares = ops.exp(log_weights)
         return _masked(sum(_spread(shares[..., m], each) * each for m, each in enumerate(members)), members)
 
@@ -203,6 +211,18 @@ def _check_shapes(name: str, members: list[tuple[str, tuple]]) -> None:
         raise ValueError(
             f"Expected all teachers of an ensemble to give {name!r} one shape. Received: {described}. Bring them to "
             "the same classes first, or give each teacher a Distiller and a stage of its own."
+        )
+
+
+def _check_kinds(name: str, members: Sequence[Teacher]) -> None:
+    """Refuse values beside logits: an average of the two is neither."""
+    known = [each for each in members if type(each).kind is not Teacher.kind]  # a user's may leave it open
+    kinds = [each.kind(name) for each in known]
+    if "values" in kinds and set(kinds) != {"values"}:
+        described = ", ".join(f"{each.name} {kind!r}" for each, kind in zip(known, kinds, strict=True))
+        raise ValueError(
+            f"Expected all teachers of an ensemble to give {name!r} one meaning: values, or logits. Received: "
+            f'{described}. Wrap each in teachers.Frozen, with head="values" for all or none.'
         )
 
 

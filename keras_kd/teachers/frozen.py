@@ -1,6 +1,7 @@
 """A trained model that teaches and does not change."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,25 +15,36 @@ from keras_kd.teachers.base import Teacher
 
 _DTYPES = (None, "bfloat16", "float16")
 
+#: What to do with a teacher such as a forest of trees.
+_OF_NUMPY = (
+    "Run it once, and let its targets travel with the examples: "
+    'Distiller(student=student, teacher=keras_kd.teachers.Cached(head="softmax")), then '
+    'fit(keras_kd.Joined(x, {"logits": model.predict_proba(x)}), y). For a student of one unit, '
+    'model.predict_proba(x)[:, 1:] and head="sigmoid"; for values, model.predict(x) and head="values".'
+)
+
 
 @keras.saving.register_keras_serializable("keras_kd")
 class Frozen(Teacher):
     """Run a trained model in inference mode on every batch. Its weights, statistics and flags stay as they are.
 
     Args:
-        model: a built Keras model; any built callable layer, such as a `keras.layers.TFSMLayer`; or a function of x.
+        model: a built Keras model; any built callable layer, such as a `keras.layers.TFSMLayer`; or a function of x
+            that computes with TensorFlow. One of NumPy arrays, such as scikit-learn's `predict_proba`, cannot run
+            inside of a step: run it once, and join what it predicts by hand (`keras_kd.Joined`).
         preprocess: a function from the batch's x to what this model reads: another image size, other keys of a dict,
             tokens. The student is fed x as it is, or, where x is a dict, the keys that it has inputs for.
         head: what its outputs mean: "auto", "logits", "softmax", "sigmoid" or "values", or a dict from output name to
-            one of these. "auto" recognises a softmax or sigmoid at the end of a model, and takes anything
-            else as logits: what a function returns, such as scikit-learn's `predict_proba`, has to be said.
+            one of these. "auto" recognises a softmax or sigmoid at the end of a model, also behind layers that only
+            move values, and takes anything else for logits: what a function returns has to be said.
         device: where a copy of the model lives and runs, such as "GPU:1". None: where TensorFlow puts it.
         dtype: "bfloat16" or "float16": a copy of the model in half the memory says almost the same, on processors that
             are made for it in half the time. None: the model as it is.
 
     Raises:
         TypeError: `model` is not a Keras layer or a function.
-        ValueError: `model` is not built, or cannot be copied where `device` or `dtype` asks for it; no such device.
+        ValueError: `model` is not built, or cannot be copied where `device` or `dtype` asks for it; no such device; in
+            a step: the function needs NumPy arrays.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=Frozen(teacher, head="softmax"))
@@ -79,16 +91,24 @@ class Frozen(Teacher):
         """Return the head of an output; a layer's features are "values"."""
         return self._reader.kind(name)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
-        """Return itself, unless the heads are known."""
-        return [self] if any(self.kind(name) == "auto" for name in names) else []
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, unless the heads are known, or plain layers of weights end the model."""
+        return [self] if self._reader.in_doubt(names) else []
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the model on `x` and return its logits and features by name."""
         with self._placed():
             plain = self.student_view(x)
             view = plain if self.preprocess is None else self.preprocess(plain)
-            return self._reader(view, training=False)[1]
+            try:
+                return self._reader(view, training=False)[1]
+            except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+                if isinstance(self.model, keras.layers.Lambda) and re.search("[Ss]ymbolic *(tf.)?Tensor", str(error)):
+                    raise ValueError(
+                        f"Expected a teacher that computes with TensorFlow. {self.model.name!r} needs NumPy arrays. "
+                        f"{_OF_NUMPY}"
+                    ) from error
+                raise
 
     def get_config(self) -> dict:
         """Return the constructor's arguments, the model serialised."""
@@ -116,9 +136,12 @@ def _as_layer(model: Any) -> keras.layers.Layer:
         if not callable(model) or isinstance(model, type):
             raise TypeError(
                 "Expected the teacher to be a Keras model or layer, a function of x, or a keras_kd.teachers.Teacher. "
-                f"Received: {model!r} of type {type(model).__name__}"
+                f"Received: {model!r} of type {type(model).__name__}."
+                + (f" {_OF_NUMPY}" if hasattr(model, "predict") and not isinstance(model, type) else "")
             )
-        function = keras.layers.Lambda(model, autocast=False, name=getattr(model, "__name__", "").strip("<>") or None)
+        name = getattr(model, "__name__", "").strip("<>")
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)  # TensorFlow has no scope of another
+        function = keras.layers.Lambda(model, autocast=False, name=name or None)
         function.built = True
         return function
     if not model.built and not isinstance(model, keras.layers.TFSMLayer):

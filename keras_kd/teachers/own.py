@@ -28,11 +28,15 @@ class Own(Teacher):
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
         """Check the names against the student."""
-        self._specs = taps.Reader(student, names, owner="student").specs
+        self._reader = taps.Reader(student, names, owner="student")
 
     def specs(self) -> dict[str, Any] | None:
         """Return the student's symbolic outputs and layers, or None for a model without a graph."""
-        return self._specs
+        return self._reader.specs
+
+    def kind(self, name: str) -> str:
+        """Return the head of an output; a layer's features are "values"."""
+        return self._reader.kind(name)
 
     def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return all names that the terms read from this teacher."""

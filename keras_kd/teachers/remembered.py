@@ -9,9 +9,11 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import targets
+from keras_kd._arrays import as_arrays
 from keras_kd._say import say
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import fingerprint
+from keras_kd.mixtures import of_kind
 from keras_kd.teachers.base import Teacher, check_constant, said_by
 from keras_kd.teachers.ensemble import as_teacher
 
@@ -29,7 +31,7 @@ class Remembered(Teacher):
 
     Raises:
         TypeError: `teacher` is no teacher.
-        ValueError: one that changes with the student or reads it; in `fit`: x is no array.
+        ValueError: one that changes with the student or reads it; in `fit`: x is neither an array nor a DataFrame.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=Remembered(teacher))
@@ -64,15 +66,16 @@ class Remembered(Teacher):
         """Return the kind of the teacher's output."""
         return self.teacher.kind(name)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return the teachers in the teacher whose heads are not known."""
-        return self.teacher.unrecognised(x, names)
+        return self.teacher.unrecognised(names)
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
         if isinstance(x, tf.data.Dataset) and targets.are_in(x):
             return x  # of arrays that were joined before, by a pipeline of stages
-        leaves = tree.flatten(x)
+        x = as_arrays(x)
+        leaves = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
         if isinstance(x, targets.Joined):
             raise ValueError(
                 "Expected arrays without targets. Received ones that another teacher has joined: remember a whole "
@@ -86,14 +89,14 @@ class Remembered(Teacher):
             )
         digest = digest_of(leaves) + "".join(fingerprint.of_teacher(self.teacher).values())
         if digest != self._digest:
-            self._memory, self._digest = self._ask(x, len(leaves[0]), verbose), digest
+            self._memory, self._digest = self._ask(x, targets.count(x), verbose), digest
         return targets.Joined(x, self._memory)
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, ask the teacher."""
         if not isinstance(x, targets.Joined):
             return self.teacher(x, student, labels=labels, step=step)
-        return {name: targets.decode(parts) for name, parts in x.targets.items()}
+        return {name: of_kind(targets.decode(parts), self.kind(name)) for name, parts in x.targets.items()}
 
     def get_config(self) -> dict:
         """Return the constructor's arguments."""
@@ -105,14 +108,14 @@ class Remembered(Teacher):
         return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
 
     def _ask(self, x: Tensors, count: int, verbose: int | str) -> dict[str, targets.Parts]:
-        spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
-        function = tf.function(lambda batch: said_by(self.teacher, batch, self._names), input_signature=[spec])
-        ask = function.get_concrete_function()  # or TensorFlow warns of several teachers in a process
+        spec = targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
+        function = tf.function(lambda batch: said_by(self.teacher, batch, self._names), autograph=False)
+        ask = function.get_concrete_function(spec)  # or TensorFlow warns of several teachers in a process
         progress = keras.utils.Progbar(count, unit_name="example", verbose=1 if verbose == "auto" else verbose)
         memory: Any = None
         for start in range(0, count, self.batch_size):
             rows = slice(start, start + self.batch_size)
-            batch = tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[rows]), x)  # noqa: B023
+            batch = targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[rows]), x)  # noqa: B023
             said = tree.map_structure(np.asarray, ask(batch))
             if memory is None:
                 memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), said)

@@ -50,7 +50,7 @@ class SavedModel(Teacher):
         """Return the head of an output."""
         return self._frozen.kind(name)
 
-    def unrecognised(self, x: Tensors, names: tuple[str, ...]) -> list[Teacher]:
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return itself, unless the head is known."""
         return [self] if any(self.kind(name) == "auto" for name in names) else []
 
