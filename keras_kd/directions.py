@@ -70,7 +70,7 @@ def metrics_of(model: keras.Model, student: keras.Model) -> dict[str, keras.metr
     graph = taps.functional(student)
     if graph is not None:
         return distribution.metrics_by_name(model, graph.output)
-    with contextlib.suppress(ValueError, TypeError):  # of several outputs that are not known yet
+    with contextlib.suppress(ValueError, TypeError):  # Keras 3.12 has to know the outputs that a dict names
         return distribution.metrics_by_name(model, keras.KerasTensor((None, None)))
     return {}
 

@@ -198,6 +198,20 @@ def test_a_copy_is_what_keras_loads_from_the_models_file(name, tmp_path):
     assert not any(getattr(layer, "compiled", False) for layer in [copy, *copy.layers])
 
 
+def test_a_copy_has_the_weights_of_all_layers_to_the_last_bit():
+    low_rank = layers.Dense(5)
+    inputs = keras.Input((4,))
+    hidden = layers.BatchNormalization()(low_rank(inputs))
+    model = keras.Model(inputs, layers.PReLU()(layers.LayerNormalization()(hidden)))
+    low_rank.enable_lora(2)  # a file holds its product, a copy both factors
+    for number, variable in enumerate(model.variables):
+        variable.assign(np.random.default_rng(number).uniform(0.5, 2.0, variable.shape))
+    copy = copy_model(model)
+    assert_same(copy.get_weights(), model.get_weights())
+    assert [each.trainable for each in copy.weights] == [each.trainable for each in model.weights]
+    np.testing.assert_array_equal(predict(copy, X), predict(model, X))
+
+
 @pytest.mark.parametrize("name", STATEFUL)
 def test_a_fresh_model_keeps_what_was_adapted_and_draws_its_weights_anew(name, tmp_path):
     make, x = STATEFUL[name]

@@ -121,7 +121,9 @@ def test_what_nobody_declares_is_asked_for(name):
 @pytest.mark.parametrize("kind", ["dict", "list"])
 def test_metrics_of_several_outputs_are_found_by_their_names_in_the_logs(kind):
     inputs = keras.Input((4,))
-    outputs = {name: keras.layers.Dense(3, name=name)(inputs) for name in ("rain", "snow")}
+    # The keys of a dict are the names of its outputs, whatever their layers are called.
+    suffix = "_scores" if kind == "dict" else ""
+    outputs = {name: keras.layers.Dense(3, name=name + suffix)(inputs) for name in ("rain", "snow")}
     model = keras.Model(inputs, outputs if kind == "dict" else list(outputs.values()))
     metrics = {"rain": ["accuracy", HIT["metrics"][0]], "snow": [Delay()]}
     model.compile("sgd", {"rain": LOSS, "snow": LOSS}, metrics=metrics)
