@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd import distribution, guards, labels, losses, overrides, preflight, schedules, steps, taps, targets
+from keras_kd import distribution, guards, heads, labels, losses, overrides, preflight, schedules, steps, taps, targets
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.means import Means
 from keras_kd.teachers import Teacher, as_teacher
@@ -405,7 +405,8 @@ class Distiller(keras.Model):
         return any(teacher is self.teacher for teacher in self.stateful_teachers)
 
     def _read_student(self, x: Tensors, training: bool) -> tuple[Tensors, dict[str, Tensor]]:
-        result = self._loose.reader(self._view(x), training=training)
+        with heads.normalizing(self._loose.normalizing):
+            result = self._loose.reader(self._view(x), training=training)
         self.built = True
         return result
 
@@ -414,7 +415,8 @@ class Distiller(keras.Model):
         return targets.inputs(x) if self.teacher is None else self.teacher.student_view(x)
 
     def _read_teacher(self, x: Tensors, student: dict[str, Tensor], y: Tensors) -> dict[str, Any]:
-        return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
+        with heads.normalizing(self._loose.normalizing):
+            return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
     def _has_student_loss(self, y: Tensors) -> bool:
         labelled = y is not None and distribution.has_compiled_loss(self)
@@ -545,10 +547,17 @@ class Distiller(keras.Model):
         """Build bridges and check shapes as far as they are known before data are seen."""
         ours = self._loose.reader.specs
         theirs = self.teacher.specs() if self.teacher is not None else None
+        self._loose.normalizing = any(self._compares_numbers(term) for term in self.terms)
         for term in self.terms:
             if ours is not None:
                 term.prepare(ours, theirs, self._softened(term))
             term.built = True
+
+    def _compares_numbers(self, term: Term) -> bool:
+        """Return whether a constant that a softmax does not see would change a term."""
+        kinds = [self._loose.reader.kind(name) for name in term.student_names]
+        kinds += [self.teacher.kind(name) for name in term.teacher_names] if self.teacher is not None else []
+        return not term.compares_distributions and set(kinds) != {"values"}
 
     def _softened(self, term: Term) -> bool:
         return all(self._loose.reader.kind(name) != "values" for name in term.student_names)

@@ -10,6 +10,9 @@ probability depends on, and which only some of these have kept. A loss that comp
 such as `losses.squared_error`, would see it. Of what no softmax made, logits are the output as it is.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -25,6 +28,10 @@ KINDS = ("auto", "logits", "softmax", "sigmoid", "values")
 _SMALLEST = 1.1754944e-38
 #: The largest float32 below 1: a probability that was rounded to 1 has a logit of at least this one's, 16.6.
 _LARGEST = 1.0 - 2.0**-24
+
+
+#: Whether logits of a softmax are brought to logarithms of probabilities, see `normalizing`.
+_normalizing = contextvars.ContextVar("normalizing", default=True)
 
 
 class Head(keras.layers.Layer):
@@ -54,7 +61,7 @@ class Head(keras.layers.Layer):
             return output
         exact, activation = _unrounded(output, self.kind)
         if exact is not None:
-            log_softmax = activation == "softmax" and self.normalized
+            log_softmax = activation == "softmax" and self.normalized and _normalizing.get()
             return ops.log_softmax(ops.cast(exact, "float32"), axis=-1) if log_softmax else exact
         if self.kind == "softmax":
             return ops.log(ops.maximum(ops.cast(output, "float32"), _SMALLEST))
@@ -62,6 +69,20 @@ class Head(keras.layers.Layer):
             probability = ops.clip(ops.cast(output, "float32"), _SMALLEST, _LARGEST)
             return ops.log(probability) - ops.log1p(-probability)
         return output
+
+
+@contextlib.contextmanager
+def normalizing(active: bool) -> Iterator[None]:
+    """Let heads spare a log-softmax meanwhile, unless `active`: a loss that compares distributions takes its own.
+
+    Args:
+        active: whether somebody will compare the logits as numbers, or keep them.
+    """
+    token = _normalizing.set(active)
+    try:
+        yield
+    finally:
+        _normalizing.reset(token)
 
 
 def check(kind: str) -> str:

@@ -16,7 +16,15 @@ from keras import ops, tree
 
 from keras_kd import bridges, distribution, mixtures, schedules
 from keras_kd._types import Schedule, Tensor, Tensors
-from keras_kd.losses.logits import binary_kl
+from keras_kd.losses.logits import (
+    binary_kl,
+    decoupled_kl,
+    jensen_shannon,
+    kl_divergence,
+    normalized_kl,
+    reverse_kl,
+    skew_kl,
+)
 
 At = str | tuple[str | tuple[str, ...], str | tuple[str, ...]]
 
@@ -41,6 +49,10 @@ _NOT_ON_LOGITS = {
 
 #: What TensorFlow takes for the scope of a layer that is in no other.
 _NAMES = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*")
+
+
+#: Losses that take a log-softmax of both sides themselves.
+_OF_DISTRIBUTIONS = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, decoupled_kl, normalized_kl)
 
 
 class Mean(keras.losses.Loss):
@@ -134,6 +146,11 @@ class Term(keras.layers.Layer):
         """Whether the loss asks for labels, by naming them."""
         function = self.loss.call if isinstance(self.loss, keras.layers.Layer) else self.loss
         return not isinstance(self.loss, keras.losses.Loss) and "labels" in inspect.signature(function).parameters
+
+    @property
+    def compares_distributions(self) -> bool:
+        """Whether a constant added to all logits of an example, on either side, changes nothing."""
+        return self.loss in _OF_DISTRIBUTIONS and self.transform is None and self.bridge is None
 
     def ranges(self) -> list[schedules.Range]:
         """Return the schedules of this term, with the values that they may take."""

@@ -499,6 +499,35 @@ def test_the_squared_error_of_a_softmax_is_the_same_however_the_teacher_is_wrapp
     assert received == {name: pytest.approx(expected, rel=rounded.get(name, 1e-5)) for name in received}
 
 
+@pytest.mark.parametrize(
+    "term",
+    [
+        Term(losses.squared_error),
+        Term(losses.binary_kl, temperature=1.0),
+        Term(losses.squared_error, at=("scores_read", "logits"), soften=False),
+        Term(losses.squared_error, at=("logits", "scores_read"), soften=False),
+        Term(losses.kl_divergence, transform=lambda z: 0.1 * z**2, temperature=1.0, name="transformed"),
+    ],
+    ids=["numbers", "labels", "a layer against an output", "an output against a layer", "transformed"],
+)
+def test_a_softmax_has_the_same_logits_beside_a_term_that_compares_distributions(term):
+    def model(seed):
+        x = keras.Input((4,))
+        y = keras.layers.Identity(name="scores_read")(linear(seed)(x))
+        return keras.Model(x, keras.layers.Softmax()(keras.layers.Rescaling(1.0, offset=5.0)(y)))
+
+    def read(seed, side):
+        z = X.astype("float64") @ linear(seed).get_weights()[0] + linear(seed).get_weights()[1]
+        return np.log(softmax(z)) if side == "logits" else z
+
+    distiller = distill(model(1), model(2), [Term(losses.kl_divergence), term], loss=None, alpha=1.0)
+    s, t = read(1, term.student_names[0]), read(2, term.teacher_names[0])
+    if term.transform is not None:
+        s, t = term.transform(s), term.transform(t)
+    expected = getattr(references, term.loss.__name__)(s, t).mean()
+    assert fit(distiller, X, None)[term.name] == pytest.approx([expected], rel=1e-4)
+
+
 @pytest.mark.parametrize("head", ["sigmoid", None])
 def test_the_squared_error_of_logits_that_no_softmax_made_is_that_of_the_logits(tmp_path, head):
     student, teacher = linear(1, activation=head), linear(2, activation=head)
