@@ -5,6 +5,7 @@ else. What it said is joined to each example's x before any shuffle, so that not
 afterwards can separate the two.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,15 @@ _INDICES = "indices_of_"
 
 #: The largest number that float16 holds.
 _LARGEST_HALF = 65504.0
+
+#: Logits, each as its distance to the largest, and behind them, in two entries whose sum it is, the largest.
+_CENTRED = "centred"
+
+#: The parts that hold what a teacher has computed.
+NUMBERS = ("values", _CENTRED, "log_probabilities")
+
+#: Heads whose outputs are read as they are, not up to a constant that softmax does not see.
+_ABSOLUTE = ("sigmoid", "values")
 
 
 class Joined(NamedTuple):
@@ -50,22 +60,35 @@ def inputs(x: Tensors) -> Tensors:
     return x.inputs if isinstance(x, Joined) else x
 
 
+def count(x: Tensors) -> int:
+    """Return the number of examples in arrays or in a batch; an optional input may be None."""
+    return len(next(leaf for leaf in tree.flatten(inputs(x)) if leaf is not None))
+
+
+def map_arrays(function: Callable[[Any], Any], x: Tensors) -> Tensors:
+    """Apply a function to each array, and leave None where an optional input is not given."""
+    return tree.map_structure(lambda leaf: None if leaf is None else function(leaf), x)
+
+
 def are_in(dataset: Any) -> bool:
     """Return whether the elements of a tf.data.Dataset carry targets."""
     spec = dataset.element_spec
     return isinstance(spec, tuple) and not isinstance(spec, Joined) and isinstance(spec[0], Joined)
 
 
-def encode(said: Tensor | Mixture, is_output: bool, top_k: int | None, dtype: str) -> Parts:
-    """Return what a teacher said under one name as the parts that are stored, (batch, ...) each.
+def encode(said: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -> Parts:
+    """Return what a teacher outputs under one name as the parts that are stored, (batch, ...) each.
 
-    Logits are stored as they are; with `top_k`, as the logarithms of the k largest probabilities at T = 1, their
-    classes, and the logarithm of the mass of all others. An ensemble's are those of its members, (batch, members, ...).
+    In float32, logits are stored as they are. In float16, those of a softmax are stored as distances to the largest,
+    and the largest with the precision of float32: a class that is likely is rounded least, whatever constant the
+    teacher adds to all of them, and the logits that are read back are still the teacher's, for terms that read them as
+    they are. With `top_k`, the parts are the logarithms of the k largest probabilities at T = 1, their classes, and the
+    logarithm of the mass of all others. An ensemble's are those of its members, (batch, members, ...).
 
     Args:
         said: logits or features, (batch, ...).
-        is_output: whether these are logits, of which softmax or sigmoid saturate: what is too large for float16 becomes
-            the largest that it holds.
+        kind: their head, see `heads.KINDS`. Features and values are "values"; all else saturates: what is too large for
+            float16 becomes the largest that it holds. "sigmoid" has a meaning for each label alone and is not centred.
         top_k: number of classes to keep of logits, or None.
         dtype: "float32" or "float16", of what is stored.
     """
@@ -77,8 +100,12 @@ def encode(said: Tensor | Mixture, is_output: bool, top_k: int | None, dtype: st
         parts["log_weights"] = _spread(said)
         said = ops.stack([ops.cast(each, "float32") for each in said.logits], axis=1)
     said = ops.cast(said, "float32")
-    if top_k is None or not is_output:
-        parts["values"] = _narrowed(said, dtype, is_output)
+    if top_k is None or kind == "values":
+        has_classes = len(said.shape) > 1 and said.shape[-1] != 1
+        if dtype == "float16" and has_classes and kind not in _ABSOLUTE:
+            parts[_CENTRED] = _centred(said)
+        else:
+            parts["values"] = _narrowed(said, dtype, kind != "values")
         return parts
     logarithms = ops.log_softmax(said, axis=-1)
     largest, indices = ops.top_k(logarithms, top_k)
@@ -92,7 +119,7 @@ def encode(said: Tensor | Mixture, is_output: bool, top_k: int | None, dtype: st
 
 def decode(stored: Parts) -> Tensor | Mixture:
     """Return logits or features from their parts, in float32; the tail of a top-k target is spread evenly."""
-    said = ops.cast(stored["values"], "float32") if "values" in stored else _dense(stored)
+    said = numbers(stored) if "values" in stored or _CENTRED in stored else _dense(stored)
     if "log_weights" in stored:
         members = tuple(said[:, m] for m in range(said.shape[1]))
         return Mixture(members, stored["log_weights"])
@@ -101,10 +128,20 @@ def decode(stored: Parts) -> Tensor | Mixture:
     return said
 
 
+def numbers(stored: Parts) -> Tensor:
+    """Return what a teacher has computed as it is stored, without the classes of a top-k target, in float32."""
+    if _CENTRED in stored:
+        return _with_offset(stored[_CENTRED])
+    return ops.cast(stored["values" if "values" in stored else "log_probabilities"], "float32")
+
+
 def shape(stored: Parts) -> tuple[int, ...]:
     """Return the shape of one example's logits or features, of which `stored` has the parts, (batch, ...) each."""
     if "values" in stored:
         found = tuple(stored["values"].shape[1:])
+    elif _CENTRED in stored:
+        *found, classes = stored[_CENTRED].shape[1:]
+        found = (*found, classes - 2)
     else:
         name = _indices(stored)
         found = (*stored[name].shape[1:-1], _classes(name))
@@ -135,6 +172,19 @@ def _narrowed(values: Tensor, dtype: str, is_output: bool) -> Tensor:
     if dtype == "float16" and is_output:
         values = ops.clip(values, -_LARGEST_HALF, _LARGEST_HALF)
     return ops.cast(values, dtype)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """Return logits in float16, (..., classes + 2), see `_CENTRED`; the sum of two float16 has 22 bits."""
+    offset = ops.clip(ops.max(logits, axis=-1, keepdims=True), -_LARGEST_HALF, _LARGEST_HALF)
+    high = ops.cast(offset, "float16")
+    low = ops.cast(offset - ops.cast(high, "float32"), "float16")
+    return ops.concatenate([_narrowed(logits - offset, "float16", True), high, low], axis=-1)
+
+
+def _with_offset(centred: Tensor) -> Tensor:
+    wide = ops.cast(centred, "float32")
+    return wide[..., :-2] + (wide[..., -2:-1] + wide[..., -1:])
 
 
 def _flat(tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,9 @@ from keras_kd.mixtures import Mixture
 from tests import references
 
 
-def read_back(logits, top_k=None, dtype="float32", is_output=True):
+def read_back(logits, top_k=None, dtype="float32", kind="auto"):
     """Return what comes back of logits, as float64."""
-    return np.asarray(targets.decode(targets.encode(tf.constant(logits), is_output, top_k, dtype)), np.float64)
+    return np.asarray(targets.decode(targets.encode(tf.constant(logits), kind, top_k, dtype)), np.float64)
 
 
 def top_k_target(logits, k):
@@ -60,7 +60,7 @@ def test_the_kl_to_a_top_k_target_is_its_definition(drawn, temperature):
     student = np.random.default_rng(1).normal(size=logits.shape).astype("float32")
     teacher = np.log(np.maximum(top_k_target(logits, k), 1e-300))
     expected = references.kl_divergence(student / temperature, teacher / temperature)
-    read = targets.decode(targets.encode(tf.constant(logits), True, k, "float32"))
+    read = targets.decode(targets.encode(tf.constant(logits), "auto", k, "float32"))
     received = losses.kl_divergence(student / np.float32(temperature), read / np.float32(temperature))
     np.testing.assert_allclose(received, expected, rtol=1e-4, atol=2e-5)
 
@@ -76,7 +76,7 @@ def test_all_classes_are_the_dense_target(drawn):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 20.0, 200.0])
 def test_probabilities_in_half_precision_are_those_of_the_teacher(k, scale):
     logits = (scale * np.random.default_rng(0).uniform(-1, 1, (8, 1000))).astype("float32")
-    parts = targets.encode(tf.constant(logits), True, k, "float16")
+    parts = targets.encode(tf.constant(logits), "auto", k, "float16")
     found = softmax(np.asarray(targets.decode(parts), np.float64))
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-3)
     expected = top_k_target(logits, k) if k and scale else softmax(logits.astype(np.float64))
@@ -89,7 +89,7 @@ def test_probabilities_in_half_precision_are_those_of_the_teacher(k, scale):
 def test_indices_take_the_smallest_type_that_is_wide_enough(classes, dtype):
     logits = np.zeros((1, classes), "float32")
     logits[0, [classes - 1, 3]] = 8.0, 5.0
-    parts = targets.encode(tf.constant(logits), True, 2, "float32")
+    parts = targets.encode(tf.constant(logits), "auto", 2, "float32")
     indices = parts[f"indices_of_{classes}"]
     assert indices.dtype == dtype
     np.testing.assert_array_equal(indices, [[classes - 1, 3]])
@@ -105,18 +105,74 @@ def test_a_tail_smaller_than_the_rounding_of_the_sum_is_kept():
 
 def test_logits_too_large_for_half_precision_saturate():
     assert softmax(read_back([[-1e9, 0.0, 3.0]], dtype="float16"))[0, 0] == 0
-    np.testing.assert_array_equal(read_back([[1e9, 0.0]], dtype="float16"), [[65504.0, 0.0]])
+    np.testing.assert_array_equal(softmax(read_back([[1e9, 0.0]], dtype="float16")), [[1.0, 0.0]])
+    np.testing.assert_array_equal(read_back([[1e9, 0.0]], dtype="float16", kind="sigmoid"), [[65504.0, 0.0]])
+
+
+OFFSETS = [0.0, -1000.0, 1000.0, 3000.0, 30000.0]
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_half_precision_keeps_the_classes_and_probabilities_of_logits_with_an_offset(offset):
+    logits = (2 * np.random.default_rng(0).normal(size=(500, 10)) + offset).astype("float32")
+    found = read_back(logits, dtype="float16")
+    np.testing.assert_array_equal(found.argmax(-1), logits.argmax(-1))
+    # A logit that is d below the largest is rounded by at most d / 2048, and float32 by |z| / 2**24 here and there.
+    expected, distance = softmax(logits.astype(np.float64)), np.ptp(logits.astype(np.float64), axis=-1).max()
+    bound = np.expm1(2 * distance / 2048 + 4 * abs(offset) / 2**22)
+    np.testing.assert_array_less(np.abs(found - logits), distance / 2048 + abs(offset) / 2**21 + 1e-6)
+    np.testing.assert_array_less(np.abs(softmax(found) - expected), expected * bound + 1e-9)
+
+
+def test_a_term_that_reads_the_offset_of_logits_still_reads_it():
+    student, logits = np.zeros((4, 6)), np.random.default_rng(0).normal(size=(4, 6)) + 250.0
+    read = targets.decode(targets.encode(tf.constant(logits, tf.float32), "softmax", None, "float16"))
+    expected = np.mean((student - logits) ** 2, axis=-1)  # 6e4: without the offset it would be about 3
+    np.testing.assert_allclose(losses.squared_error(tf.zeros((4, 6)), read), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "values"])
+def test_labels_and_values_that_mean_something_alone_are_rounded_alone(kind):
+    outputs = np.array([[60.0, 0.01234, -7.0]], "float32")
+    np.testing.assert_array_equal(read_back(outputs, dtype="float16", kind=kind), outputs.astype("float16"))
+
+
+@pytest.mark.parametrize("logits", [[[-np.inf, 1.0, 2.0]], [[-np.inf, -np.inf, -np.inf]]])
+def test_classes_that_are_masked_stay_masked_in_half_precision(logits):
+    found = read_back(np.array(logits, "float32"), dtype="float16")
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(softmax(found)[0, 0], 0 if np.isfinite(logits).any() else 1 / 3, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 2, 2, 4)])
+def test_centred_logits_have_the_shape_of_logits(shape):
+    logits = np.random.default_rng(0).normal(size=shape).astype("float32")
+    parts = targets.encode(tf.constant(logits), "logits", None, "float16")
+    assert targets.shape(parts) == shape[1:] and parts["centred"].shape == (*shape[:-1], shape[-1] + 2)
+    np.testing.assert_allclose(targets.decode(parts), logits, atol=5e-3)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_one_logit_has_nothing_to_be_centred_on(shape):
+    assert list(targets.encode(tf.ones(shape), "logits", None, "float16")) == ["values"]
+
+
+def test_members_of_an_ensemble_are_centred_each():
+    members = tuple(tf.random.normal((2, 5, 3)) + offset for offset in (0.0, 5000.0))
+    read = targets.decode(targets.encode(Mixture(members, tf.math.log([0.5, 0.5])), "logits", None, "float16"))
+    for found, expected in zip(read.logits, members, strict=True):
+        np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
 def test_features_keep_their_shape_and_no_classes():
     features = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
-    np.testing.assert_array_equal(read_back(features, top_k=2, is_output=False), features)
+    np.testing.assert_array_equal(read_back(features, top_k=2, kind="values"), features)
 
 
 def test_members_of_an_ensemble_are_kept_apart():
     members = tuple(tf.random.normal((2, 5, 3)) for _ in range(3))
     for log_weights in (tf.math.log([0.2, 0.3, 0.5]), tf.nn.log_softmax(tf.random.normal((2, 5, 3)))):
-        parts = targets.encode(Mixture(members, log_weights), True, None, "float32")
+        parts = targets.encode(Mixture(members, log_weights), "auto", None, "float32")
         assert targets.shape(parts) == (5, 3)
         read = targets.decode(parts)
         np.testing.assert_array_equal(tf.stack(read.logits), tf.stack(members))
@@ -130,14 +186,14 @@ def test_members_of_an_ensemble_are_kept_apart():
 def test_the_mask_of_an_output_is_kept():
     said = tf.random.normal((2, 3, 4))
     said._keras_mask = tf.constant([[True, True, False], [True, False, False]])
-    read = targets.decode(targets.encode(said, True, 2, "float16"))
+    read = targets.decode(targets.encode(said, "auto", 2, "float16"))
     np.testing.assert_array_equal(read._keras_mask, said._keras_mask)
 
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_graph_reads_what_eager_code_reads(jit):
     logits = tf.random.normal((4, 6, 11)) * 5
-    parts = targets.encode(logits, True, 3, "float16")
+    parts = targets.encode(logits, "auto", 3, "float16")
     compiled = tf.function(targets.decode, jit_compile=jit)
     np.testing.assert_allclose(compiled(parts), targets.decode(parts), atol=1e-6)
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_kd import targets
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import checks, shards
 from keras_kd.cache.examples import Augment, Examples, Key, augmented, inputs_of, key_of
@@ -78,7 +79,7 @@ class Question:
         said = self.said(x)
         sound = [tf.constant(True)]
         for name, parts in said.items():
-            for part in ("values", "log_probabilities"):
+            for part in targets.NUMBERS:
                 if part in parts:
                     is_output = self._asked.teacher.kind(name) != "values"
                     good = tf.logical_not(tf.math.is_nan(parts[part])) if is_output else tf.math.is_finite(parts[part])

@@ -47,5 +47,5 @@ def _picked(joined: tf.data.Dataset, chosen: np.ndarray) -> tf.data.Dataset:
 
 def _difference(kept: targets.Parts, said: targets.Parts) -> np.ndarray:
     """Return the absolute differences of what is kept and what the teacher says now in float32."""
-    part = "values" if "values" in kept else "log_probabilities"
-    return np.abs(np.asarray(said[part], np.float64) - np.asarray(kept[part], np.float64)).ravel()
+    numbers = [np.asarray(targets.numbers(parts), np.float64) for parts in (said, kept)]
+    return np.abs(numbers[0] - numbers[1]).ravel()

@@ -127,4 +127,4 @@ def said_by(
         raise ValueError(
             f"Expected {missing[0]!r} to be an output or a layer of the teacher. It offers {sorted(said)}."
         )
-    return {name: targets.encode(said[name], teacher.kind(name) != "values", top_k, dtype) for name in names}
+    return {name: targets.encode(said[name], teacher.kind(name), top_k, dtype) for name in names}
