@@ -60,6 +60,29 @@ def test_replayed_views_are_the_live_run_on_those_views(tmp_path):
     assert_same(distiller.student.get_weights(), live.student.get_weights(), 1e-5)
 
 
+def test_an_ensemble_of_a_live_teacher_and_cached_views_follows_the_views(tmp_path):
+    cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
+    both = distill(student(), [teacher(1), kd.teachers.Cached(cache)], **SGD)
+    both.fit(cache.join(dataset()).batch(10), epochs=4, verbose=0, shuffle=False)
+
+    live = distill(student(), [teacher(1), teacher()], **SGD)
+    for epoch in range(4):
+        views = np.stack([jittered(x, [number, epoch % 3]) for number, x in enumerate(X)])
+        for start in range(0, len(X), 10):
+            live.train_on_batch(views[start : start + 10], Y[start : start + 10])
+    assert_same(both.student.get_weights(), live.student.get_weights(), 1e-5)
+
+
+def test_each_member_of_an_ensemble_prepares_the_examples():
+    ensemble = kd.teachers.Ensemble([teacher(1), kd.teachers.Remembered(teacher())])
+    ensemble.bind(student(), ("logits",))
+    prepared = ensemble.before_fit(X, verbose=0)
+    np.testing.assert_allclose(prepared.targets["logits"]["values"], teacher()(X), atol=1e-6)
+    (first, second), _ = ensemble(prepared, {})["logits"]
+    np.testing.assert_allclose(first, teacher(1)(X), atol=1e-6)
+    np.testing.assert_allclose(second, teacher()(X), atol=1e-6)
+
+
 def test_an_epoch_that_is_resumed_uses_its_own_view(tmp_path):
     cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
     joined = cache.join(dataset()).batch(8)
@@ -261,7 +284,7 @@ def test_verify_finds_the_difference_that_was_made(tmp_path):
 
 def test_verify_finds_what_no_fingerprint_shows(tmp_path):
     model, other = teacher(), teacher(8)
-    cache = built(tmp_path, teacher=lambda x: model(x), dtype="float32")  # a function's weights are not seen
+    cache = built(tmp_path, teacher=lambda x: model(x), dtype="float32")  # read as the cache is built
     differences = np.abs(other(X).numpy() - model(X).numpy())
     model.set_weights(other.get_weights())
     found = cache.verify(dataset(), 1.0)
@@ -312,9 +335,89 @@ def test_sequences_keep_their_masks(tmp_path):
 
 def test_passes_that_are_no_epochs_keep_to_one_view_each(tmp_path):
     cache = built(tmp_path, views=3, augment=jittered)
-    distiller = distill(student(), kd.teachers.Cached(cache), **SGD)
-    joined = cache.join(dataset()).shuffle(50).repeat().batch(10).prefetch(2)
-    distiller.fit(joined, epochs=6, steps_per_epoch=3, verbose=0)
+    seen = []
+    for number, (x, _) in enumerate(_moving(cache, cache.join(dataset()).repeat(3))):
+        seen.append(x.inputs)
+        assert number < 150
+    views = [[jittered(x, [place, view]) for place, x in enumerate(X)] for view in (0, 2, 1)]
+    np.testing.assert_allclose(seen, np.concatenate(views), rtol=1e-6)
+
+
+def _moving(cache, examples):
+    """Yield examples, of which an epoch sees 40 and a pass has 50."""
+    cache.epoch = 0
+    for number, element in enumerate(examples):
+        cache.epoch = (number + 1) // 40 * 2  # 2 as the second pass begins, 4 as the third does
+        yield element
+
+
+# Inputs of all kinds
+
+
+class Sum(keras.layers.Layer):
+    """The sum of what is there, in float32."""
+
+    def call(self, first, second=None):
+        first = tf.cast(first, "float32")
+        return first if second is None else first + tf.cast(second, "float32")
+
+
+def of_two_inputs(seed):
+    a, b = keras.Input((FEATURES,), name="a"), keras.Input((FEATURES,), name="b", optional=True)
+    keras.utils.set_random_seed(seed)
+    return keras.Model({"a": a, "b": b}, keras.layers.Dense(CLASSES)(Sum()(a, b)))
+
+
+def of_bools(seed):
+    x = keras.Input((FEATURES,), dtype="bool")
+    keras.utils.set_random_seed(seed)
+    return keras.Model(x, keras.layers.Dense(CLASSES)(Sum()(x)))
+
+
+def negated(x, seed):
+    return tf.math.logical_xor(x, tf.random.stateless_uniform([FEATURES], seed) > 0.5)
+
+
+def jittered_first(x, seed):
+    return {**x, "a": jittered(x["a"], seed)}
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize(
+    ("make", "x", "augment"),
+    [(of_two_inputs, {"a": X, "b": None}, jittered_first), (of_bools, X > 0, negated)],
+    ids=["an input that is left out", "bool"],
+)
+def test_any_input_that_keras_takes_is_cached(tmp_path, make, x, augment, views):
+    examples = tf.data.Dataset.from_tensor_slices((x, Y))
+    model = make(1)
+    cache = built(
+        tmp_path, examples, teacher=model, dtype="float32", views=views, augment=augment if views > 1 else None
+    )
+    cache.epoch = 0
+    rows = 0
+    for joined, _ in cache.join(examples).batch(20):
+        np.testing.assert_allclose(joined.targets["logits"]["values"], model(joined.inputs), atol=1e-5)
+        rows += len(joined.targets["logits"]["values"])
+    assert rows == len(X) and cache.verify(examples, 1.0).largest["logits"] < 1e-5
+    assert cache.estimate(examples, batch_size=8).examples == len(X)
+
+
+@pytest.mark.parametrize(("make", "x"), [(of_two_inputs, {"a": X, "b": None}), (of_bools, X > 0)])
+def test_any_input_that_keras_takes_is_cached_as_arrays_and_by_key(tmp_path, make, x):
+    model = make(1)
+    joined = built(tmp_path / "arrays", x, teacher=model, dtype="float32").join(x)
+    np.testing.assert_allclose(joined.targets["logits"]["values"], model(x), atol=1e-5)
+    examples = tf.data.Dataset.from_tensor_slices((x, Y, np.arange(len(X))))
+    cache = built(tmp_path / "key", examples, teacher=model, dtype="float32", key=lambda x, y, number: number)
+    for found, _, _ in cache.join(examples.shuffle(50, seed=1)).batch(10):
+        np.testing.assert_allclose(found.targets["logits"]["values"], model(found.inputs), atol=1e-5)
+
+
+def test_inputs_of_which_none_is_there_are_refused(tmp_path):
+    nothing = tf.data.Dataset.from_tensor_slices(({"b": None}, Y))
+    with pytest.raises(ValueError, match="Expected inputs, of which some may be left out. Received none"):
+        built(tmp_path, nothing, teacher=of_two_inputs(1))
 
 
 def test_an_augmentation_may_change_shape_and_type(tmp_path):

@@ -1,10 +1,14 @@
 """Building a cache: killed, shared among jobs and machines, out of space, twice at once."""
 
+import errno
+import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -117,19 +121,21 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_said_and_what_is_finished_is_kept(tmp_path):
+def test_a_full_disk_is_said_and_what_is_finished_is_kept(tmp_path, monkeypatch):
     in_process(tmp_path / "whole", 100)
     full = shards.shard_path(tmp_path / "full", 1, 3)
     full.parent.mkdir(parents=True)
     content = manifest.read(tmp_path / "whole" / manifest.MANIFEST)
     manifest.write(tmp_path / "full" / manifest.PLAN, {name: content[name] for name in content if name != "files"})
-    partial = full.with_name(f"partial-{full.name}")
+    partial = tmp_path / "no space"
     partial.symlink_to("/dev/full")
+    named = shards.partial_path
+    monkeypatch.setattr(shards, "partial_path", lambda path: partial if path == full else named(path))
     with pytest.raises(OSError, match="shard-000003.tfrecord'.*No space left.*call build again"):
         in_process(tmp_path / "full", 100)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "full").rglob("shard-*.tfrecord")}
     assert len(kept) == len(list((tmp_path / "whole" / "view-0000").iterdir())) + 3
-    partial.unlink()
+    monkeypatch.undo()
     in_process(tmp_path / "full", 100)
     assert files(tmp_path / "full") == files(tmp_path / "whole")
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
@@ -177,6 +183,10 @@ def test_features_that_half_precision_cannot_hold_are_refused(tmp_path):
         ({"top_k": 2, "taps": ("hidden",)}, "softmax"),
         ({"taps": "logits"}, "taps"),
         ({"taps": ("nowhere",)}, "nowhere"),
+        ({"check_bytes": 4}, "check_bytes"),
+        ({"check_bytes": True}, "check_bytes"),
+        ({"teacher": [lambda x: x, kd.teachers.EMA()]}, "let it run live"),
+        ({"teacher": [lambda x: x, kd.teachers.Cached()]}, "let it run live"),
         ({"teacher": kd.teachers.EMA()}, "let it run live"),
         ({"teacher": kd.teachers.Own()}, "let it run live"),
         ({"teacher": kd.teachers.Cached()}, "let it run live"),
@@ -231,6 +241,146 @@ def test_an_order_that_stays_is_as_good_as_any_other(tmp_path):
 def test_an_augmentation_that_ignores_its_seed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="stateless"):
         built(tmp_path, augment=lambda x, seed: x + tf.random.normal([FEATURES]))
+
+
+# Several processes, on one machine or on several
+
+
+def test_a_builder_that_comes_when_another_has_just_finished_takes_the_cache(tmp_path, monkeypatch, capsys):
+    late = kd.TeacherCache(tmp_path, teacher=teacher())
+    make_plan = teacher_cache.make_plan
+
+    def while_the_other_builds(*arguments):
+        monkeypatch.setattr(teacher_cache, "make_plan", make_plan)
+        built(tmp_path)
+        return make_plan(*arguments)
+
+    monkeypatch.setattr(teacher_cache, "make_plan", while_the_other_builds)
+    late.build(dataset(), 4, verbose=1)
+    assert "finished already" in capsys.readouterr().out
+    assert late.info().examples == 50 and sum(1 for _ in late.join(dataset())) == 50
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_on_the_new_one(tmp_path, monkeypatch):
+    path, lock_now, opened = tmp_path / "job.lock", manifest.lock_now, []
+
+    def lock_after_the_holder_has_ended(descriptor):
+        if not opened:
+            path.unlink()
+        opened.append(descriptor)
+        lock_now(descriptor)
+
+    monkeypatch.setattr(manifest, "lock_now", lock_after_the_holder_has_ended)
+    with manifest.lock(path):
+        assert path.exists() and len(opened) == 2
+        with pytest.raises(ValueError, match="Another process is building"), manifest.lock(path):
+            pass
+    assert not path.exists()
+
+
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):
+    def no_locks(descriptor):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(manifest, "lock_now", no_locks)
+    with pytest.raises(ValueError, match="file system with locks.*No locks available"):
+        built(tmp_path)
+
+
+def cluster(monkeypatch, index):
+    """Let this process be one of two workers."""
+    config = {"cluster": {"worker": ["localhost:1", "localhost:2"]}, "task": {"type": "worker", "index": index}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+
+
+def test_a_worker_does_not_wait_for_ever_for_one_that_has_ended(tmp_path, monkeypatch):
+    cluster(monkeypatch, 0)
+    monkeypatch.setattr(plan, "_PATIENCE", 0.5)
+    monkeypatch.setattr(plan, "_SHARDS_MISSED", 0.0)
+    cache = kd.TeacherCache(tmp_path, teacher=teacher())
+    with pytest.raises(TimeoutError, match="Expected job 1 of 2 to write.*Nothing was written for.*start all workers"):
+        cache.build(dataset(), 4, verbose=0)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
+    cluster(monkeypatch, 1)
+    cache.build(dataset(), 4, verbose=0)
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items()) and kept
+    assert cache.info().examples == 50
+
+
+def test_a_worker_waits_as_long_as_the_others_make_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_PATIENCE", 0.4)
+
+    def other():
+        for number in range(6):
+            time.sleep(0.2)
+            (tmp_path / f"shard-{number}").touch()
+        (tmp_path / manifest.MANIFEST).touch()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    started = time.monotonic()
+    plan.wait(tmp_path, {"jobs": 2}, seconds_per_shard=0.0)
+    thread.join()
+    assert time.monotonic() - started > 0.8
+
+
+def test_patience_follows_from_the_time_that_a_shard_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_PATIENCE", 0.1)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        plan.wait(tmp_path, {"jobs": 2}, seconds_per_shard=0.04)
+    assert 0.8 < time.monotonic() - started < 5  # 20 shards of 0.04 s
+
+
+def test_unfinished_files_of_two_machines_have_different_names(monkeypatch):
+    path = pathlib.Path("view-0000/shard-000001.tfrecord")
+    here = {shards.partial_path(path).name for _ in range(50)}  # of one process, too
+    assert len(here) == 50 and all(name.startswith(f"partial-{socket.gethostname()}-{os.getpid()}-") for name in here)
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    assert shards.partial_path(path).name.startswith("partial-elsewhere-")
+
+
+def test_unfinished_files_are_removed_by_the_job_that_goes_on_and_at_the_end(tmp_path, monkeypatch):
+    folder = tmp_path / "view-0000"
+    cache = kd.TeacherCache(tmp_path, teacher=teacher())
+    cache.build(dataset(), 4, shard=(0, 2), verbose=0)
+    own, others = (shards.partial_path(folder / f"shard-{number:06d}.tfrecord") for number in (4, 3))
+    monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+    elsewhere = shards.partial_path(folder / "shard-000004.tfrecord")
+    monkeypatch.undo()
+    for path in (own, others, elsewhere):
+        path.touch()
+    cache.build(dataset(), 4, shard=(0, 2), verbose=0)
+    assert not own.exists() and others.exists() and elsewhere.exists()
+    cache.build(dataset(), 4, shard=(1, 2), verbose=0)
+    assert not list(tmp_path.rglob("partial-*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["view-0000", "view-0000/shard-000002.tfrecord", "timing-job-00000-of-00001.json", "plan.json"]
+)
+def test_a_link_in_the_folder_is_not_followed(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.mkdir() if name == "view-0000" else victim.write_text("precious")
+    link = tmp_path / "cache" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    with pytest.raises(ValueError, match=f"{pathlib.Path(name).name}' is a link to '{victim}'. Remove it"):
+        built(tmp_path / "cache")
+    assert not list(victim.iterdir()) if victim.is_dir() else victim.read_text() == "precious"
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "job-00000-of-00001.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match="folder that can be written to"):
+        built(tmp_path)
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_folder_that_is_itself_a_link_is_built_into(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "disk")
+    assert built(tmp_path / "cache").info().examples == 50
 
 
 def test_a_cache_that_is_not_there_says_how_to_build_one(tmp_path):

@@ -1,7 +1,10 @@
 """A cache that is damaged, or that belongs to something else: each is found before it can teach anything."""
 
+import concurrent.futures
+import os
 import random
 import shutil
+import time
 
 import keras
 import numpy as np
@@ -10,7 +13,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.cache import manifest
-from keras_kd.cache.join import Source
+from keras_kd.cache.join import Index, Source
 from tests.caches import FEATURES, built, data, dataset, jittered, student, teacher
 from tests.test_objective import distill
 
@@ -35,16 +38,16 @@ def damaged(content: bytes, other: bytes, draw: random.Random) -> bytes | None:
     )()
 
 
-@pytest.mark.slow
-def test_no_damaged_file_is_accepted(tmp_path):
+@pytest.mark.parametrize("number", [pytest.param(1200, marks=pytest.mark.slow), 100])
+def test_no_damaged_file_is_accepted(tmp_path, number):
     cache = built(tmp_path, batch_size=10, top_k=2, views=2, augment=jittered)
     cache.join(dataset())
     paths = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".json", ".tfrecord"))
     paths = [path for path in paths if not path.name.startswith("timing")]
     whole = {path: path.read_bytes() for path in paths}
     draw, found = random.Random(0), set()
-    for number in range(1200):
-        path = paths[0] if number % 3 == 0 else draw.choice(paths)  # the manifest more often than the others
+    for turn in range(number):
+        path = paths[0] if turn % 3 == 0 else draw.choice(paths)  # the manifest more often than the others
         content = damaged(whole[path], whole[draw.choice(paths)], draw)
         if content == whole[path]:
             continue
@@ -57,7 +60,7 @@ def test_no_damaged_file_is_accepted(tmp_path):
         assert "build" in str(error.value).lower()
         found.add((path, content is None, len(content or b"") == len(whole[path])))
         path.write_bytes(whole[path])
-    assert len(found) == 3 * len(paths) > 30
+    assert len(found) == 3 * len(paths) > 30 or number == 100
     kd.TeacherCache(tmp_path, augment=jittered).join(dataset())  # and the whole one is
 
 
@@ -84,11 +87,123 @@ def test_a_file_that_is_damaged_after_the_join_is_found_while_it_is_read(tmp_pat
         list(joined)
 
 
+def by_numbers(x, y):
+    """Return a key for each of the examples of `data`."""
+    return tf.strings.to_hash_bucket_fast(tf.strings.as_string(x[:, 0], 9), 2**62)
+
+
+@pytest.mark.parametrize("number", [pytest.param(20, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("arguments", [{}, {"views": 2, "augment": jittered}], ids=["one view", "two views"])
+def test_a_byte_that_changes_after_a_join_by_key_is_found(tmp_path, arguments, number):
+    cache = built(tmp_path, batch_size=10, key=by_numbers, **arguments)
+    joined = cache.join(dataset().shuffle(50)).batch(10)
+    paths, draw = sorted((tmp_path / "view-0000").glob("*.tfrecord")), random.Random(0)
+    assert len(paths) == 5
+    for turn in range(number):
+        cache.epoch = 0
+        assert sum(1 for _ in joined) == 5
+        path = paths[turn % 5]
+        content = path.read_bytes()
+        at = 12 + draw.randrange(len(content) - 16)  # in the rows: lengths and checksums of records are not read
+        with open(path, "r+b") as file:  # in place, as a disk would: the file that was opened stays open
+            file.seek(at)
+            file.write(bytes([content[at] ^ (1 << draw.randrange(8))]))
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="has changed since it was joined.*build the cache again"
+        ):
+            list(joined)
+        with open(path, "r+b") as file:
+            file.write(content)
+
+
+def test_a_view_that_was_damaged_before_its_epoch_is_found_by_key_too(tmp_path):
+    cache = built(tmp_path, batch_size=10, key=by_numbers, views=2, augment=jittered)
+    joined = cache.join(dataset()).batch(10)
+    path = sorted((tmp_path / "view-0001").iterdir())[2]
+    content = bytearray(path.read_bytes())
+    content[20] ^= 4
+    path.write_bytes(content)
+    cache.epoch = 0
+    assert sum(1 for _ in joined) == 5
+    for damage in (lambda: None, lambda: path.write_bytes(content[:-9]), path.unlink):
+        damage()
+        cache.epoch = 1
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"{path.name}' is (damaged|missing).*build the cache"):
+            list(joined)
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 9), lambda path: path.unlink()])
+def test_a_file_that_is_cut_off_or_removed_after_a_join_by_key_is_named(tmp_path, damage):
+    joined = built(tmp_path, batch_size=10, key=by_numbers).join(dataset()).batch(10)
+    assert sum(1 for _ in joined) == 5
+    path = sorted((tmp_path / "view-0000").iterdir())[2]
+    damage(path)
+    time.sleep(1.1)  # sizes are looked at once a second
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{path.name}' is (damaged|missing).*build the cache"):
+        list(joined)
+
+
+def test_many_threads_that_look_for_keys_read_a_view_once(tmp_path, monkeypatch):
+    cache = built(tmp_path, batch_size=10, key=by_numbers, views=2, augment=jittered)
+    index = Index(Source(tmp_path, cache._manifest, lambda: 0))
+    reads, read = [], index._read
+    monkeypatch.setattr(index, "_read", lambda view: (reads.append(view), time.sleep(0.2), read(view))[-1])
+    for view in (0, 1):
+        x = np.stack([jittered(x, [number, view]) for x, number in zip(data()[0], by_numbers(*data()), strict=True)])
+        keys = by_numbers(x, None).numpy()
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(index.find, [keys[::-1]] * 8, [view] * 8))
+        assert reads == [0, 1][: view + 1]
+        for rows, places, _ in found:
+            np.testing.assert_array_equal(places, np.arange(50)[::-1])
+            np.testing.assert_array_equal(rows, found[0][0])
+
+
+def alike(nbytes):
+    """Return two rows, not the same, whose fingerprints begin with the same bytes."""
+    rows = np.random.default_rng(0).normal(size=(2000, FEATURES)).astype("float32")
+    numbers = [row.tobytes() for row in tf.fingerprint(rows).numpy()[:, :nbytes]]
+    first = {number: place for place, number in reversed(list(enumerate(numbers)))}
+    return next((rows[first[each]], rows[place]) for place, each in enumerate(numbers) if first[each] != place)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "key"])
+def test_a_row_whose_first_two_bytes_agree_is_found_by_eight(tmp_path, kind):
+    x, y = data()
+    x[37], other = alike(2)
+    changed_x = x.copy()
+    changed_x[37] = other
+    key = (lambda x, y: tf.cast(tf.range(tf.shape(y)[0]), tf.int64)) if kind == "key" else None
+
+    def joined(cache, x):
+        examples = tf.data.Dataset.from_tensor_slices((x, y))
+        return cache.join(x) if kind == "arrays" else list(cache.join(examples))
+
+    caches = [
+        built(
+            tmp_path / str(n),
+            x if kind == "arrays" else tf.data.Dataset.from_tensor_slices((x, y)),
+            50,
+            key=key,
+            check_bytes=n,
+        )
+        for n in (2, 8)
+    ]
+    for cache in caches:
+        joined(cache, x)
+    joined(caches[0], changed_x)  # 1 of 65,536
+    with pytest.raises(
+        (ValueError, tf.errors.InvalidArgumentError), match="Example .* is not the one that the teacher"
+    ):
+        joined(caches[1], changed_x)
+    assert caches[1].info().nbytes - caches[0].info().nbytes == 50 * (8 - 2)
+
+
 def test_a_file_of_another_format_is_named(tmp_path):
     built(tmp_path)
     path = tmp_path / manifest.MANIFEST
     manifest.write(path, {**manifest.read(path), "format": 99})
-    with pytest.raises(ValueError, match="format 1. Received: 99"):
+    with pytest.raises(ValueError, match=r"format in \(1, 2\). Received: 99"):
         kd.TeacherCache(tmp_path)
 
 
@@ -138,7 +253,9 @@ def test_the_same_teacher_is_known_by_any_name_and_from_its_file(tmp_path):
         kd.TeacherCache(tmp_path / "cache", teacher=model)
 
 
-@pytest.mark.parametrize("other", [{"top_k": 2}, {"dtype": "float32"}, {"taps": ("logits", "hidden")}, {"key": "id"}])
+@pytest.mark.parametrize(
+    "other", [{"top_k": 2}, {"dtype": "float32"}, {"taps": ("logits", "hidden")}, {"key": "id"}, {"check_bytes": 8}]
+)
 def test_other_settings_are_refused(tmp_path, other):
     built(tmp_path)
     with pytest.raises(ValueError, match="was made with"):
@@ -226,7 +343,7 @@ def test_another_augmentation_is_refused(tmp_path):
 
 def test_a_cache_is_not_joined_twice_and_needs_its_targets(tmp_path):
     cache = built(tmp_path)
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises(TypeError, match="not joined yet.*cache the ensemble"):
         cache.join(cache.join(dataset()))
     with pytest.raises(ValueError, match="carry a teacher's targets"):
         distill(student(), kd.teachers.Cached(cache), optimizer="sgd").fit(dataset().batch(5), verbose=0)

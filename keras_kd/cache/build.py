@@ -1,6 +1,7 @@
 """Run the teacher over a data set and write what it says: resumable, and by several jobs at once."""
 
 import json
+import math
 import pathlib
 import time
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import tree
 
 from keras_kd import targets
 from keras_kd._types import Tensor, Tensors
@@ -29,6 +29,7 @@ class Asked(NamedTuple):
         top_k: see `targets.encode`.
         dtype: see `targets.encode`.
         key: see `TeacherCache`.
+        check_bytes: see `TeacherCache`.
     """
 
     teacher: Teacher
@@ -36,6 +37,7 @@ class Asked(NamedTuple):
     top_k: int | None
     dtype: str
     key: Key | None
+    check_bytes: int
 
 
 class Question:
@@ -54,18 +56,18 @@ class Question:
         self._asked = asked
         x = examples.seen_specs(augment, asked.key)
         checks.check_specs(x)
-        spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), x)
-        said = tf.function(self._ask, input_signature=[spec])
+        spec = targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), x)
+        said = tf.function(self._ask)
         try:
-            self._said = said.get_concrete_function()
+            self._said = said.get_concrete_function(spec)
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             raise ValueError(
                 f"The teacher cannot read examples like these: {inputs_of(x)}. If the dataset is batched: "
                 f"dataset.unbatch(). Caches are built and joined example by example. {error}"
             ) from error
-        self.layout = Layout.of(self._said.structured_outputs, keyed=asked.key is not None)
+        self.layout = Layout.of(self._said.structured_outputs, asked.key is not None, asked.check_bytes)
         keys = tf.TensorSpec((None,), tf.int64)
-        self.answer = tf.function(self._answer, input_signature=[spec, keys]).get_concrete_function()
+        self.answer = tf.function(self._answer).get_concrete_function(spec, keys)
 
     def said(self, x: Tensors) -> Any:
         """Return what the teacher says of a batch, as parts to be kept."""
@@ -84,7 +86,7 @@ class Question:
                     is_output = self._asked.teacher.kind(name) != "values"
                     good = tf.logical_not(tf.math.is_nan(parts[part])) if is_output else tf.math.is_finite(parts[part])
                     sound.append(tf.reduce_all(good))
-        return self.layout.pack(said, checks.fingerprints(x), key), tf.reduce_all(sound)
+        return self.layout.pack(said, checks.fingerprints(x, self._asked.check_bytes), key), tf.reduce_all(sound)
 
 
 class Build:
@@ -98,6 +100,9 @@ class Build:
         augment: see `TeacherCache`.
         key: see `TeacherCache`.
         job: which share of the work.
+
+    Attributes:
+        seconds_per_shard: what a shard has taken at most.
     """
 
     def __init__(
@@ -120,10 +125,12 @@ class Build:
         self._timing = folder / f"timing-{job.name}.json"
         self._spent = read_timing(self._timing)
         self._done = 0
+        self.seconds_per_shard = 0.0
 
     def run(self, verbose: int) -> int:
         """Ask the teacher about every view, and return how many examples there are, as far as this job can see."""
         count = self.plan["count"]
+        shards.remove_partial(self.folder, self.job.index, self.job.count)
         total = None if count is None else -(-count * self.plan["views"] // self.job.count)
         progress = keras.utils.Progbar(total, unit_name="example", verbose=verbose)
         ends = []
@@ -169,12 +176,15 @@ class Build:
     def _finish(self, writer: shards.Writer | None, rows: int, started: float) -> tuple[int, float]:
         if writer is not None:
             writer.finish()
-            now = time.perf_counter()
+            seconds = time.perf_counter() - started
+            self.seconds_per_shard = max(self.seconds_per_shard, seconds)
             self._spent = {
                 "examples": self._spent["examples"] + rows,
-                "seconds": self._spent["seconds"] + now - started,
+                "seconds": self._spent["seconds"] + seconds,
             }
-            self._timing.write_text(json.dumps(self._spent))
+            partial = shards.partial_path(self._timing)
+            partial.write_text(json.dumps(self._spent))
+            partial.replace(self._timing)
         return 0, time.perf_counter()
 
     def _batches(self, view: int, first: int) -> Iterator[tuple[np.ndarray, Any]]:
@@ -206,6 +216,8 @@ def read_timing(path: pathlib.Path) -> dict[str, float]:
     """Return how many examples a job has written in how many seconds; nothing depends on it but what is reported."""
     try:
         found = json.loads(path.read_text())
-        return {"examples": float(found["examples"]), "seconds": float(found["seconds"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"examples": 0.0, "seconds": 0.0}
+        timing = {name: float(found[name]) for name in ("examples", "seconds")}
+        whole = all(math.isfinite(each) and each >= 0 for each in timing.values())
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        whole = False
+    return timing if whole else {"examples": 0.0, "seconds": 0.0}

@@ -32,16 +32,21 @@ class Examples:
             (x, y, sample_weight).
 
     Raises:
-        TypeError: other data.
+        TypeError: other data, or data that are joined already.
         ValueError: a dataset that never ends; inputs of several shapes, sparse or ragged ones.
     """
 
     def __init__(self, data: Any) -> None:
+        if isinstance(data, tf.data.Dataset) and targets.are_in(data):
+            raise TypeError(
+                "Expected a dataset that is not joined yet. Received one whose x carries targets. Several teachers: "
+                "cache the ensemble, TeacherCache(path, teacher=[first, second])."
+            )
         self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(data)
         self._dataset = data
-        self.spec: Any = data.element_spec if self._arrays is None else _first(self._arrays).element_spec
+        self.spec: Any = spec_of(data if self._arrays is None else _first(self._arrays))
         checks.check_specs(self.x(self.spec))
-        count = int(data.cardinality()) if self._arrays is None else len(tree.flatten(self._arrays)[0])
+        count = int(data.cardinality()) if self._arrays is None else targets.count(self._arrays)
         if count == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
                 "Expected a dataset that ends. Received one that goes on for ever: join it before repeat()."
@@ -69,9 +74,8 @@ class Examples:
     @property
     def is_dense(self) -> bool:
         """Whether y and weights, too, are tensors of one shape in all examples."""
-        return all(
-            isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined() for leaf in tf.nest.flatten(self.spec)
-        )
+        leaves = [leaf for leaf in tf.nest.flatten(self.spec) if leaf is not None]
+        return all(isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined() for leaf in leaves)
 
     @property
     def block(self) -> int:
@@ -87,13 +91,13 @@ class Examples:
         """Return the specs of x as the teacher sees it."""
         if augment is None:
             return self.x(self.spec)
-        return self.x(self.seen(augment, key, tf.zeros((), tf.int64)).element_spec[1])
+        return self.x(spec_of(self.seen(augment, key, tf.zeros((), tf.int64)))[1])
 
     def first(self, augment: Augment | None, key: Key | None) -> list[Tensors]:
         """Return the x of the first examples as the teacher sees them: one small batch, or none of an empty dataset."""
         if augment is None:
             probed = self._probed()
-            return [tree.map_structure(lambda *leaves: tf.stack(leaves), *probed)] if probed else []
+            return [_stacked(probed)] if probed else []
         seen = self.seen(augment, key, tf.zeros((), tf.int64)).map(lambda place, element: (self.x(element),))
         return [x for (x,) in seen.batch(_PROBED).take(1)]
 
@@ -107,7 +111,7 @@ class Examples:
         """
         place = start
         for element in self._batched(batch_size, start, whole):
-            end = place + len(tree.flatten(self.x(element))[0])
+            end = place + targets.count(self.x(element))
             yield np.arange(place, end, dtype=np.int64), element
             place = end
 
@@ -160,11 +164,9 @@ class Examples:
         return _digest(seen)
 
     def _augmented_twice(self, augment: Augment, view: int) -> tuple[list[Tensors], list[Tensors]]:
-        examples = tf.data.Dataset.from_tensor_slices(
-            tree.map_structure(lambda *leaves: tf.stack(leaves), *self._probed())
-        )
+        examples = tf.data.Dataset.from_tensor_slices((_stacked(self._probed()),))
         twice = examples.enumerate().repeat(2)  # in one pass, as in `check_order`
-        views = [x for _, x in augmented(twice, augment, None, tf.cast(view, tf.int64)).as_numpy_iterator()]
+        views = [x for _, (x,) in augmented(twice, augment, None, tf.cast(view, tf.int64)).as_numpy_iterator()]
         return views[: len(views) // 2], views[len(views) // 2 :]
 
     def _batched(self, batch_size: int, start: int, whole: bool) -> Iterator[Any]:
@@ -174,7 +176,7 @@ class Examples:
             return
         for first in range(start, self.count or 0, batch_size):  # a dataset would copy each example by itself, twice
             part = slice(first, first + batch_size)
-            yield (tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[part]), self._arrays),)  # noqa: B023
+            yield (targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[part]), self._arrays),)  # noqa: B023
 
     def _probed(self) -> list[Tensors]:
         if self._probe is None:
@@ -185,7 +187,13 @@ class Examples:
 
 def inputs_of(x: Tensors) -> list[list[Any]]:
     """Return type and shape of each tensor, or spec, as plain values."""
-    return [[leaf.dtype.name, list(leaf.shape)] for leaf in tree.flatten(x)]
+    return [["none", []] if leaf is None else [leaf.dtype.name, list(leaf.shape)] for leaf in tree.flatten(x)]
+
+
+def spec_of(dataset: tf.data.Dataset) -> Any:
+    """Return the specs of a dataset's elements, with None for what is None in all of them."""
+    nothing = tf.type_spec_from_value(None)
+    return tf.nest.map_structure(lambda spec: None if spec == nothing else spec, dataset.element_spec)
 
 
 def seed(identity: Tensor, view: Tensor) -> Tensor:
@@ -221,7 +229,7 @@ def augmented(numbered: tf.data.Dataset, augment: Augment, key: Key | None, view
     def apply(place: Tensor, element: Any) -> Any:
         identity = place
         if key is not None:
-            identity = key_of(key, tree.map_structure(lambda leaf: leaf[None], element))[0]
+            identity = key_of(key, targets.map_arrays(lambda leaf: leaf[None], element))[0]
         x = augment(Examples.x(element), seed(identity, tf.cast(view, tf.int64)))
         return place, Examples.with_x(element, x)
 
@@ -241,7 +249,7 @@ def is_array(value: Any) -> bool:
 
 def _checked(data: Any) -> Tensors:
     """Return arrays of x, a list of them as a tuple, or raise an error."""
-    leaves = tree.flatten(data)
+    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if isinstance(data, tuple) and not isinstance(data, targets.Joined):
         raise TypeError(
             "Expected arrays of x alone: an array, a dict, or a list for a model of several inputs. Received a tuple, "
@@ -259,7 +267,12 @@ def _checked(data: Any) -> Tensors:
 
 def _first(arrays: Tensors) -> tf.data.Dataset:
     """Return the first examples of arrays, which tell one data set from another."""
-    return tf.data.Dataset.from_tensor_slices((tree.map_structure(lambda leaf: leaf[:_PROBED], arrays),))
+    return tf.data.Dataset.from_tensor_slices((targets.map_arrays(lambda leaf: leaf[:_PROBED], arrays),))
+
+
+def _stacked(examples: list[Tensors]) -> Tensors:
+    """Return a batch of examples."""
+    return tree.map_structure(lambda *leaves: None if leaves[0] is None else tf.stack(leaves), *examples)
 
 
 def _nbytes(leaf: Any) -> int:

@@ -2,17 +2,18 @@
 
 import hashlib
 import pathlib
+import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from keras import tree
 
-from keras_kd import distribution
+from keras_kd import distribution, targets
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import checks, shards
-from keras_kd.cache.examples import Augment, Examples, Key, key_of
+from keras_kd.cache.examples import Augment, Examples, Key, key_of, spec_of
 from keras_kd.cache.layout import Layout
 from keras_kd.targets import MARK, Joined
 
@@ -54,26 +55,40 @@ class Source:
         """Return a source that uses one view in every pass."""
         return Source(self.folder, self.manifest, lambda: view)
 
-    def check(self, view: int) -> None:
+    def check(self, view: int, again: bool = False) -> None:
         """Compare the files of a view with their checksums, once.
+
+        Args:
+            view: number of the view.
+            again: whether to compare them even if that has happened.
 
         Raises:
             ValueError: a damaged or missing file.
         """
-        if view not in self._checked:
-            names = [path.relative_to(self.folder).as_posix() for path in self.paths(view)]
-            shards.check(self.folder, {name: self.manifest["files"][name] for name in names})
+        if again or view not in self._checked:
+            shards.check(self.folder, self.files(view))
             self._checked.add(view)
 
-    def in_passes(self, one_pass: Callable[[Tensor], tf.data.Dataset]) -> tf.data.Dataset:
-        """Return the dataset that `one_pass` makes for a view; which one is asked once, as each pass begins."""
+    def files(self, view: int) -> dict[str, dict[str, Any]]:
+        """Return what the manifest says of the files of a view, by their paths in the folder."""
+        names = [path.relative_to(self.folder).as_posix() for path in self.paths(view)]
+        return {name: self.manifest["files"][name] for name in names}
+
+    def in_passes(self, one_pass: Callable[[Tensor], tf.data.Dataset], begin: Callable[[int], Any]) -> tf.data.Dataset:
+        """Return the dataset that `one_pass` makes for a view.
+
+        Args:
+            one_pass: returns the joined examples of a view.
+            begin: is called with the view as a pass begins; where there is only one view, now.
+        """
         if self.manifest["views"] == 1:
+            begin(0)
             return one_pass(tf.zeros((), tf.int64))
 
         def ask() -> np.int64:
             with distribution.in_a_graph():
                 view = self._view()
-                self.check(view)
+                begin(view)
                 return np.int64(view)
 
         asked = tf.data.Dataset.from_tensors(0).map(
@@ -107,7 +122,7 @@ def by_position(source: Source, examples: Examples, augment: Augment | None) -> 
         elements = examples.seen(augment, None, view).map(_second) if augment else examples.dataset
         elements = elements.batch(block)
         if examples.is_dense:  # else only too many examples are found
-            elements = elements.concatenate(tf.data.Dataset.from_tensors(_empty(elements.element_spec)))
+            elements = elements.concatenate(tf.data.Dataset.from_tensors(_empty(spec_of(elements))))
         both = tf.data.Dataset.zip(elements, source.records(view, block)).enumerate()
         return both.map(attach, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
 
@@ -115,32 +130,110 @@ def by_position(source: Source, examples: Examples, augment: Augment | None) -> 
         element, found = pair
         return _attach(source, element, source.decode(found), number * block)
 
-    joined = source.in_passes(one_pass)
+    joined = source.in_passes(one_pass, source.check)
     return _finished(joined.apply(tf.data.experimental.assert_cardinality(source.count)))
 
 
 def by_key(source: Source, examples: Examples, augment: Augment | None, key: Key) -> tf.data.Dataset:
     """Return the examples with their targets, whatever their order and number, each found by its key."""
-    find = _finder(source)
+    index = Index(source)
 
     def one_pass(view: Tensor) -> tf.data.Dataset:
         elements = examples.seen(augment, key, view).map(_second) if augment else examples.dataset
 
         def attach(*parts: Any) -> Any:
             element = parts if isinstance(examples.spec, tuple) or augment else parts[0]
-            rows, places = tf.numpy_function(find, [key_of(key, element), view], [tf.uint8, tf.int64], stateful=False)
-            rows, places = tf.ensure_shape(rows, [None, source.layout.row_bytes]), tf.ensure_shape(places, [None])
+            types = [tf.uint8, tf.int64, tf.int32]
+            rows, places, whole = tf.numpy_function(index.find, [key_of(key, element), view], types, stateful=False)
+            rows = tf.ensure_shape(rows, [None, source.layout.row_bytes])
+            places, whole = tf.ensure_shape(places, [None]), tf.ensure_shape(whole, [None])
             message = f"The cache at {source.folder} has no example of one of these keys: build it for this dataset."
             rows = checks.insist(places >= 0, [message], rows)
+            message = f"A file of the cache at {source.folder} has changed since it was joined. {shards.REMEDY}"
+            rows = checks.insist(tf.equal(checks.of_rows(rows), whole), [message], rows)
             return _attach(source, element, rows, places[:1][0])
 
         blocks = elements.batch(examples.block)
         return blocks.map(attach, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
 
-    joined = source.in_passes(one_pass)
+    joined = source.in_passes(one_pass, index.load)
     if examples.count is not None:
         joined = joined.apply(tf.data.experimental.assert_cardinality(examples.count))
     return _finished(joined)
+
+
+class Known(NamedTuple):
+    """What is known of a view: 16 bytes an example.
+
+    Attributes:
+        view: its number.
+        records: the rows, mapped from the files: each uint8, (rows of a record, row_bytes).
+        keys: in their order, int64, (count,).
+        order: the place of the example of each key, (count,).
+        whole: by place, what `checks.of_rows` returned when the files were as they had been written, int32, (count,).
+    """
+
+    view: int
+    records: list[np.ndarray]
+    keys: np.ndarray
+    order: np.ndarray
+    whole: np.ndarray
+
+
+class Index:
+    """Find rows by their keys, in one view at a time, from as many threads as there are.
+
+    Args:
+        source: of the rows.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._step: int = source.manifest["rows_per_record"]
+        self._lock = threading.Lock()
+        self._known: Known | None = None
+        self._looked = 0.0
+
+    def load(self, view: int) -> Known:
+        """Return what is known of a view, read and compared with the checksums of its files if it is not there yet.
+
+        Raises:
+            ValueError: a damaged or missing file.
+        """
+        with self._lock:  # or each thread would read the whole view
+            if self._known is None or self._known.view != view:
+                self._known = None  # of another view, whose memory is needed
+                self._known = self._read(view)
+            return self._known
+
+    def find(self, wanted: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the rows of some keys, their places, -1 for a key that is not there, and their fingerprints."""
+        with distribution.in_a_graph():
+            known = self.load(int(view))
+            self._look(known.view)
+        at = np.minimum(np.searchsorted(known.keys, wanted), len(known.keys) - 1)
+        places = np.where(known.keys[at] == wanted, known.order[at].astype(np.int64), -1)
+        rows = np.empty((len(places), self._source.layout.row_bytes), np.uint8)
+        for number, place in enumerate(np.maximum(places, 0).tolist()):
+            rows[number] = known.records[place // self._step][place % self._step]
+        return rows, places, known.whole[places]
+
+    def _look(self, view: int) -> None:
+        """Look once a second whether the files have their sizes: to read behind the end of one ends the process."""
+        if time.monotonic() - self._looked > 1.0:
+            shards.check_sizes(self._source.folder, self._source.files(view))
+            self._looked = time.monotonic()
+
+    def _read(self, view: int) -> Known:
+        source = self._source
+        shards.check_sizes(source.folder, source.files(view))  # or they could not be mapped
+        records = shards.rows_of_view(source.folder, source.manifest, view, source.count)
+        keys = np.concatenate([source.layout.unpack_arrays(rows)[2] for rows in records])
+        with tf.device("CPU:0"):
+            whole = np.concatenate([checks.of_rows(tf.constant(rows)).numpy() for rows in records])
+        source.check(view, again=True)  # after reading: what was read is what had been written
+        order = np.argsort(keys)
+        return Known(view, records, keys[order], order.astype(np.min_scalar_type(source.count)), whole)
 
 
 def arrays(source: Source, x: Tensors) -> Joined:
@@ -158,7 +251,7 @@ def arrays(source: Source, x: Tensors) -> Joined:
             f"{str(source.folder)!r} was built. Received: {examples.inputs}"
         )
     x = tuple(x) if isinstance(x, list) else x
-    size = len(tree.flatten(x)[0])
+    size = examples.count
     if size != source.count:
         raise ValueError(
             f"Expected the {source.count:,} examples that the cache at {str(source.folder)!r} was built for. Received: "
@@ -166,8 +259,9 @@ def arrays(source: Source, x: Tensors) -> Joined:
         )
     block = examples.block
     for start in range(0, size, block):
-        part = tree.map_structure(lambda leaf: tf.convert_to_tensor(leaf[start : start + block]), x)  # noqa: B023
-        wrong = np.flatnonzero(checks.fingerprints(part).numpy() != expected[start : start + block])
+        part = targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[start : start + block]), x)  # noqa: B023
+        found = checks.fingerprints(part, source.layout.check_bytes).numpy()
+        wrong = np.flatnonzero(found != expected[start : start + block])
         if len(wrong):
             raise ValueError(f"Example {start + wrong[0]:,} {_OTHER} The cache: {source.folder}")
     return Joined(x, {**said, **source.mark})
@@ -177,11 +271,11 @@ def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
     """Return elements of a block with targets, those compared with what the teacher saw."""
     said, expected, _ = source.layout.unpack(rows)
     x = Examples.x(element)
-    found = checks.fingerprints(x)
+    found = checks.fingerprints(x, source.layout.check_bytes)
     number = f"The dataset has another number of examples than the cache at {source.folder}, {source.count:,}."
     equal = tf.equal(tf.size(found), tf.size(expected))
     expected = checks.insist(equal, [number, " Build the cache again, in another folder."], expected)
-    same = tf.equal(tf.cast(found, tf.int32), tf.cast(expected, tf.int32))
+    same = tf.equal(tf.cast(found, tf.int64), tf.cast(expected, tf.int64))
     wrong = start + tf.argmin(tf.cast(tf.concat([same, [True]], 0), tf.int32))
     message = ["Example ", tf.strings.as_string(wrong), f" {_OTHER} The cache: {source.folder}"]
     said = checks.insist(same, message, said)
@@ -192,33 +286,9 @@ def _second(place: Tensor, element: Any) -> Any:
     return element
 
 
-def _finder(source: Source) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Return a function from keys and a view to rows and their places, -1 for a key that is not there."""
-    step = source.manifest["rows_per_record"]
-    known: dict[int, tuple[list[np.ndarray], np.ndarray, np.ndarray]] = {}
-
-    def index(view: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        if view not in known:
-            known.clear()  # 16 bytes an example, for one view at a time
-            keys = shards.keys(source.folder, source.manifest, source.count, view)
-            order = np.argsort(keys)
-            rows = shards.rows_of_view(source.folder, source.manifest, view, source.count)
-            known[view] = rows, order, keys[order]
-        return known[view]
-
-    def find(wanted: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        records, order, ordered = index(int(view))
-        at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-        places = np.where(ordered[at] == wanted, order[at], -1)
-        rows = [records[max(place, 0) // step][max(place, 0) % step] for place in places]
-        return np.stack(rows) if rows else np.zeros((0, source.layout.row_bytes), np.uint8), places.astype(np.int64)
-
-    return find
-
-
 def _empty(spec: Any) -> Any:
     """Return a block of no examples."""
-    return tree.map_structure(lambda leaf: tf.zeros([0, *(size or 0 for size in leaf.shape[1:])], leaf.dtype), spec)
+    return targets.map_arrays(lambda leaf: tf.zeros([0, *(size or 0 for size in leaf.shape[1:])], leaf.dtype), spec)
 
 
 def _finished(joined: tf.data.Dataset) -> tf.data.Dataset:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.cache import checks
 from keras_kd.targets import Parts
 
 #: Rows begin with a fingerprint of what the teacher saw, to be compared with what the student is about to see.
@@ -53,13 +54,18 @@ class Layout:
         self.row_bytes = sum(field.nbytes for field in fields)
 
     @classmethod
-    def of(cls, said: dict[str, Parts], keyed: bool) -> "Layout":
-        """Return the layout for what `teachers.base.said_by` returns, as tensors or their specs, (batch, ...) each.
+    def of(cls, said: dict[str, Parts], keyed: bool, check_bytes: int) -> "Layout":
+        """Return the layout of rows.
+
+        Args:
+            said: what `teachers.base.said_by` returns, as tensors or their specs, (batch, ...) each.
+            keyed: whether examples have keys.
+            check_bytes: see `TeacherCache`.
 
         Raises:
             ValueError: a teacher whose output for an example has no fixed size.
         """
-        own = [Field("", CHECK, "uint16", ())] + ([Field("", KEY, "int64", ())] if keyed else [])
+        own = [Field("", CHECK, checks.TYPES[check_bytes], ())] + ([Field("", KEY, "int64", ())] if keyed else [])
         theirs = []
         for name, parts in said.items():
             for part, tensor in parts.items():
@@ -80,6 +86,11 @@ class Layout:
     def get_config(self) -> list[dict[str, Any]]:
         """Return the fields as plain values."""
         return [{**dataclasses.asdict(field), "shape": list(field.shape)} for field in self.fields]
+
+    @property
+    def check_bytes(self) -> int:
+        """The bytes of the fingerprint of an example."""
+        return next(field.nbytes for field in self.fields if not field.name and field.part == CHECK)
 
     def pack(self, said: dict[str, Parts], check: tf.Tensor, key: tf.Tensor | None) -> tf.Tensor:
         """Return the rows of a batch, uint8, (batch, row_bytes)."""

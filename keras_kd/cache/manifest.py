@@ -9,19 +9,21 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from keras_kd._locks import lock_now
-from keras_kd.cache.shards import REMEDY
+from keras_kd.cache.shards import REMEDY, partial_path
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
 
-#: Of the format on the disk.
-FORMAT = 1
+#: Of the format on the disk, and those that can be read.
+FORMAT, FORMATS = 2, (1, 2)
 
 _REMEDIES = {
     "teacher_architecture": "The teacher is another. Build a cache of it in another folder.",
     "teacher_weights": "The teacher, or one of its weights, is another. Build a cache of it in another folder.",
+    "teacher_code": "A function or class of the teacher, or a value that it uses, is another. Build a cache of it in "
+    "another folder. If it outputs the same all the same, open the cache without a teacher: TeacherCache(path).",
     "augmentation": "The augmentation is another. Give the one that the cache was built with, or build another cache.",
     "first_examples": "The dataset, or its order, is another. Join it as it was, before any random step.",
     "count": "The dataset has another number of examples. Build the cache again, in another folder.",
@@ -31,8 +33,8 @@ _REMEDIES = {
 
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Write content and its checksum; who is killed meanwhile leaves what was there before."""
-    partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
-    with open(partial, "wb") as file:
+    partial = partial_path(path)
+    with open(partial, "xb") as file:
         file.write(_bytes(content))
         file.flush()
         os.fsync(file.fileno())
@@ -44,8 +46,16 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
     Raises:
         ValueError: the file is damaged in any byte, or of another format.
+        FileNotFoundError: it is not there.
     """
-    found = path.read_bytes()
+    if path.exists() and not path.is_file():  # to read a pipe could take for ever
+        raise ValueError(f"Expected {str(path)!r} to be a file. It is something else. {REMEDY}")
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
     try:
         content = json.loads(found)["content"]
         whole = _bytes(content) == found and isinstance(content, dict)
@@ -53,10 +63,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         whole = False
     if not whole:
         raise ValueError(f"{str(path)!r} is damaged: its checksum does not fit its content. {REMEDY}")
-    if content.get("format") != FORMAT:
+    if isinstance(content.get("format"), bool) or content.get("format") not in FORMATS:
         raise ValueError(
-            f"Expected {str(path)!r} to be of format {FORMAT}. Received: {content.get('format')!r}, written by another "
-            "version of keras_kd. Build the cache again, or use that version."
+            f"Expected {str(path)!r} to be of a format in {FORMATS}. Received: {content.get('format')!r}, written by "
+            "another version of keras_kd. Build the cache again, or use that version."
         )
     return content
 
@@ -82,28 +92,50 @@ def lock(path: pathlib.Path) -> Iterator[None]:
     """Hold a lock on a file, which ends with the process that holds it, however it ends.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it; a folder that cannot be written to, or has no locks.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = open(path, "a+b")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise ValueError(
-            f"Expected a folder that can be written to. Received: {str(path.parent)!r}: {error}"
-        ) from error
-    with opened as file:
-        try:
-            lock_now(file.fileno())
-        except OSError as error:
-            raise ValueError(
-                f"Another process is building into {str(path.parent)!r}, and holds {path.name!r}. Wait for it, or "
-                "share the work: build(dataset, shard=(index, count)), one index in each process."
-            ) from error
+    with _locked(path):
         try:
             yield
         finally:
             with contextlib.suppress(OSError):  # Windows does not remove what is open
                 path.unlink()
+
+
+def _locked(path: pathlib.Path) -> IO:
+    """Return the open file that the lock is on, which is still the one of this name."""
+    while True:
+        file = _opened(path)
+        try:
+            lock_now(file.fileno())
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:  # whoever held the lock has removed the file since it was opened here
+            pass
+        except (BlockingIOError, PermissionError) as error:
+            file.close()
+            raise ValueError(
+                f"Another process is building into {str(path.parent)!r}, and holds {path.name!r}. Wait for it, or "
+                "share the work: build(dataset, shard=(index, count)), one index in each process."
+            ) from error
+        except OSError as error:
+            file.close()
+            raise ValueError(
+                f"Expected a folder on a file system with locks. Received: {str(path.parent)!r}: {error}. Build on "
+                "another disk, and move the finished folder."
+            ) from error
+        file.close()
+
+
+def _opened(path: pathlib.Path) -> IO:
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # which Windows does not have
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.fdopen(os.open(path, flags, 0o666), "r+b")
+    except OSError as error:
+        raise ValueError(
+            f"Expected a folder that can be written to. Received: {str(path.parent)!r}: {error}"
+        ) from error
 
 
 def _bytes(content: Any) -> bytes:

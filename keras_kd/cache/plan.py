@@ -1,6 +1,8 @@
 """Who writes what: the plan of a build, the share of each job, and the end of the last."""
 
+import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import time
@@ -11,10 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 import keras_kd
-from keras_kd._say import say
-from keras_kd.cache import manifest, shards
+from keras_kd._say import duration, say
+from keras_kd.cache import code, contents, manifest, shards
 from keras_kd.cache.examples import Augment, Examples
 from keras_kd.cache.layout import Layout
+
+#: Workers of a cluster wait for each other: at least so many seconds, and so many times what a shard took here.
+_PATIENCE, _SHARDS_MISSED = 600.0, 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,20 +79,31 @@ def of_dataset(examples: Examples, augment: Augment | None, views: int) -> dict[
     return found
 
 
-def begin(folder: pathlib.Path, plan: dict[str, Any]) -> None:
-    """Write down the plan, or compare it with the one that is there.
+def begin(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
+    """Write down the plan, or compare it with the one that is there; the lock of the job is held.
+
+    Returns:
+        Whether there is something to build: another process may have finished the cache since it was looked for.
 
     Raises:
-        ValueError: the folder holds something else.
+        ValueError: the folder holds something else, or links.
     """
     path = folder / manifest.PLAN
-    if path.exists():
-        here = {name: value for name, value in plan.items() if name != "versions"}
-        manifest.refuse_difference(path, manifest.read(path), here)
-    elif next(folder.glob("view-*"), None) is not None:
-        raise ValueError(f"{str(path)!r} is missing beside the files of an unfinished cache. Remove {str(folder)!r}.")
-    else:
+    shards.refuse_links(folder)
+    try:
+        there = contents.read_plan(path)
+    except FileNotFoundError:
+        if (folder / manifest.MANIFEST).exists():  # which is written before the plan is removed
+            return False
+        if next(folder.glob("view-*"), None) is not None:
+            raise ValueError(
+                f"{str(path)!r} is missing beside the files of an unfinished cache. Remove {str(folder)!r}."
+            ) from None
         manifest.write(path, plan)
+        return True
+    here = {name: value for name, value in plan.items() if name != "versions"}
+    manifest.refuse_difference(path, there, code.comparable(here, there))
+    return True
 
 
 def announcement(folder: pathlib.Path, plan: dict[str, Any], job: Job) -> str:
@@ -110,7 +126,7 @@ def unfinished(folder: pathlib.Path) -> str:
     path = folder / manifest.PLAN
     if not path.exists():
         return f"There is no cache at {str(folder)!r}. Build one: TeacherCache(path, teacher=teacher).build(dataset)."
-    names = ", ".join(missing(folder, manifest.read(path))) or "its manifest"
+    names = ", ".join(missing(folder, contents.read_plan(path))) or "its manifest"
     return (
         f"The cache at {str(folder)!r} is not finished. Not done: {names}. Call build again there, with the same "
         "arguments: it goes on where it was."
@@ -129,7 +145,7 @@ def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
     """
     names = [f"{job.name}.json" for job in _jobs(plan)]
     try:
-        ends = [manifest.read(folder / name)["end"] for name in names]
+        ends = [contents.read_end(folder / name) for name in names]
     except FileNotFoundError:  # not done; or all done, and tidied up by another job
         return (folder / manifest.MANIFEST).exists()
     count = plan["count"] if plan["count"] is not None else max(ends)
@@ -149,8 +165,10 @@ def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
     shards.check_records([folder / name for name in described])
     _check_keys(folder, plan, count)
     manifest.write(folder / manifest.MANIFEST, {**plan, "count": count, "files": described})
-    for leftover in (manifest.PLAN, *names):
-        (folder / leftover).unlink(missing_ok=True)
+    partial = [*folder.glob("view-*/partial-*"), *folder.glob("partial-*.json")]  # of builds that were killed
+    partial = [path for path in partial if not path.name.endswith(manifest.MANIFEST)]  # another job may be here, too
+    for leftover in (folder / manifest.PLAN, *(folder / name for name in names), *partial):
+        leftover.unlink(missing_ok=True)
     return True
 
 
@@ -176,14 +194,43 @@ def job_of_cluster() -> Job | None:
     return Job(workers.index(mine), len(workers)) if len(workers) > 1 and mine in workers else None
 
 
-def wait(path: pathlib.Path, missing: Any) -> None:
-    """Wait until a file is there, and say now and then who is missing."""
-    waited = 0
-    while not path.exists():
-        if waited % 60 == 0:
-            say(f"Waiting for {', '.join(missing())} to write their shards")
-        time.sleep(1)
-        waited += 1
+def wait(folder: pathlib.Path, plan: dict[str, Any], seconds_per_shard: float) -> None:
+    """Wait until the other workers have finished a cache, and tell now and then who is missing.
+
+    Args:
+        folder: of the cache.
+        plan: see `make_plan`.
+        seconds_per_shard: what one has taken here at most, by which is judged for how long nothing may be written.
+
+    Raises:
+        TimeoutError: nothing was written for too long.
+    """
+    patience = max(_PATIENCE, _SHARDS_MISSED * seconds_per_shard)
+    told, moved, before = -math.inf, time.monotonic(), None
+    while not (folder / manifest.MANIFEST).exists():
+        now, progress = time.monotonic(), _progress(folder)
+        if progress != before:
+            moved, before = now, progress
+        names = ", ".join(missing(folder, plan))
+        if now - moved > patience:
+            raise TimeoutError(
+                f"Expected {names} to write their shards into {str(folder)!r}. Nothing was written for "
+                f"{duration(now - moved)}: a worker has ended, or was not started. What is finished is kept: start all "
+                "workers again, and they go on where they were."
+            )
+        if now - told >= 60:
+            say(f"Waiting for {names} to write their shards")
+            told = now
+        time.sleep(min(1.0, patience / 10))
+
+
+def _progress(folder: pathlib.Path) -> set[tuple[str, int]]:
+    """Return what changes as long as any job writes: names of files, and sizes of those that are not finished."""
+    found = set()
+    for path in (*folder.glob("*"), *folder.glob("view-*/*")):
+        with contextlib.suppress(OSError):  # renamed since
+            found.add((path.name, path.stat().st_size if path.name.startswith("partial-") else 0))
+    return found
 
 
 def _jobs(plan: dict[str, Any]) -> list[Job]:

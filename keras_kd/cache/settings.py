@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.cache import fingerprint
+from keras_kd.cache import checks, fingerprint
 from keras_kd.cache.examples import Augment, Key
 from keras_kd.teachers.base import Teacher, check_constant
 
@@ -20,6 +20,7 @@ def make_settings(
     views: int,
     augment: Augment | None,
     key: Key | None,
+    check_bytes: int,
 ) -> dict[str, Any]:
     """Return the settings of a cache as plain values; the arguments are those of `TeacherCache`.
 
@@ -34,14 +35,19 @@ def make_settings(
         raise ValueError(f"Expected `views` to be a whole number from 1 on. Received: views={views!r}")
     if views > 1 and augment is None:
         raise ValueError(f"Expected `augment` for several views, which would be equal without. Received: views={views}")
+    if isinstance(check_bytes, bool) or check_bytes not in checks.TYPES:
+        raise ValueError(
+            f"Expected `check_bytes` to be one of {tuple(checks.TYPES)}. Received: check_bytes={check_bytes!r}"
+        )
     teacher.bind(keras.Sequential(), taps)
     kinds = {name: teacher.kind(name) for name in taps}
     _check_top_k(top_k, kinds, teacher.specs())
     return {
-        **fingerprint.of_teacher(teacher),
+        **fingerprint.with_code(teacher, taps),
         "taps": kinds,
         "top_k": top_k,
         "dtype": dtype,
+        "check_bytes": check_bytes,
         "views": views,
         "augmented": augment is not None,
         "key": None if key is None else key if isinstance(key, str) else "a function",

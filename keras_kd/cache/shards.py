@@ -9,6 +9,8 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import secrets
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +57,43 @@ def shard_path(folder: pathlib.Path, view: int, number: int) -> pathlib.Path:
     return folder / f"view-{view:04d}" / f"shard-{number:06d}.tfrecord"
 
 
+def partial_path(path: pathlib.Path) -> pathlib.Path:
+    """Return a path for a file that is not finished, which no other process, on any machine, uses or can foresee."""
+    return path.with_name(f"{_partial_prefix()}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def remove_partial(folder: pathlib.Path, index: int, jobs: int) -> None:
+    """Remove what builds on this machine left behind of a job's shards when they were killed; its lock is held.
+
+    Args:
+        folder: of the cache.
+        index: of the job.
+        jobs: their number.
+    """
+    for path in folder.glob(f"view-*/{_partial_prefix()}*-shard-*.tfrecord"):
+        number = path.stem.rpartition("-")[2]
+        if number.isdecimal() and int(number) % jobs == index:
+            path.unlink(missing_ok=True)
+
+
+def refuse_links(folder: pathlib.Path) -> None:
+    """Refuse a folder to build into that has links in it: what they lead to would be taken for the cache's own.
+
+    Raises:
+        ValueError: a link in the folder, or in one of its views.
+    """
+    for path in (*folder.glob("*"), *folder.glob("view-*/*")):
+        if path.is_symlink():
+            raise ValueError(
+                f"Expected the folder of a cache to contain files of its own. {str(path)!r} is a link to "
+                f"{os.readlink(path)!r}. Remove it; the folder itself may be a link to another disk."
+            )
+
+
+def _partial_prefix() -> str:
+    return f"partial-{socket.gethostname()}-"
+
+
 class Writer:
     """Write one shard: nothing stands under its name before all of it is on the disk.
 
@@ -66,7 +105,7 @@ class Writer:
     def __init__(self, path: pathlib.Path, rows: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.partial = path.with_name(f"partial-{path.name}")
+        self.partial = partial_path(path)
         self.rows = rows
         self._file = tf.io.TFRecordWriter(str(self.partial))
 
@@ -159,6 +198,12 @@ def records(paths: Any) -> tf.data.Dataset:
 def decode(record: tf.Tensor, row_bytes: int) -> tf.Tensor:
     """Return the rows of a record, uint8, (rows, row_bytes)."""
     return tf.reshape(tf.io.decode_raw(record, tf.uint8), [-1, row_bytes])
+
+
+def nbytes(rows: int, plan: dict[str, Any]) -> int:
+    """Return the size of a shard with so many rows."""
+    records = -(-rows // plan["rows_per_record"])
+    return rows * Layout.from_config(plan["layout"]).row_bytes + records * (_BEFORE + _BEHIND)
 
 
 def rows_in(path: pathlib.Path, plan: dict[str, Any]) -> int:

@@ -14,7 +14,7 @@ from keras import tree
 
 from keras_kd import targets
 from keras_kd._say import say
-from keras_kd.cache import fingerprint, manifest, shards
+from keras_kd.cache import code, contents, earlier, fingerprint, manifest, shards
 from keras_kd.cache.build import Asked, Build, Question, read_timing
 from keras_kd.cache.examples import Augment, Examples, Key, is_array, key_of
 from keras_kd.cache.join import Source, arrays, by_key, by_position, mark
@@ -45,9 +45,10 @@ class TeacherCache:
     separate the two. Every example is compared, as it is joined, with what the teacher saw: another one, or another
     order, raises an error instead of teaching.
 
-    Logits take 2 bytes a class; with `top_k`, the k most probable classes take 3 bytes each for up to 256 classes, 4
-    for up to 65,536, 6 for more; the mass of all others takes 2, and is spread evenly over them. In float32 each number
-    takes 2 more. 2 bytes tell that the example is the right one.
+    Logits take 2 bytes a class, and 4 for the largest, from which the others are counted; with `top_k`, the k most
+    probable classes take 3 bytes each for up to 256 classes, 4 for up to 65,536, 6 for more; the mass of all others
+    takes 2, and is spread evenly over them. In float32 each number takes 2 more, and the largest none. `check_bytes`
+    tell that the example is the right one.
 
     Args:
         path: folder of the cache; made by `build`.
@@ -55,13 +56,21 @@ class TeacherCache:
             that any temperature is exact). None opens a finished cache with its own settings.
         taps: the names that terms will read, see `Term(at=...)`: "logits", outputs, layers.
         top_k: how many classes to keep of each logits with a softmax. None: all.
-        dtype: "float16" or "float32", of logits, logarithms and features.
+        dtype: "float16" or "float32", of logits, logarithms and features. In float16, a logit is rounded by at most
+            1/2048 of its distance to the largest of its example, whatever the teacher adds to all of them; a feature,
+            and the logit of a sigmoid, by 1/2048 of itself. Take float32 for logits without a sigmoid that are read
+            label by label and lie far apart.
         views: how many augmented views of each example to keep; epoch e uses view e modulo `views`.
         augment: a function (x, seed) of one example and a stateless seed, int64, (2,), to its augmented x. It runs
             before the teacher, and again, with the same seed, where the examples are joined.
         key: joins by a key instead of by position: the name of an entry of a dict x, or a function of the element
             (x, y, ...), in batches, to int or string keys, (batch,). The order of the dataset is then free, and it may
             hold fewer examples. Takes 8 bytes an example on disk, and 16 in memory.
+        check_bytes: how much of the fingerprint of each example is stored and compared: 2 bytes, by which 1 of 65,536
+            changed rows is not noticed (15,000 of a billion), or 8, by which none is.
+
+    A cache is of one teacher: its configuration, weights, and, as far as Python can read them, the functions and
+    classes that it is made of. `build` warns of what cannot be read.
 
     Raises:
         TypeError: `teacher` is no teacher.
@@ -88,6 +97,7 @@ class TeacherCache:
         views: int = 1,
         augment: Augment | None = None,
         key: Key | None = None,
+        check_bytes: int = 2,
     ) -> None:
         self.path = pathlib.Path(path)
         self.augment = augment
@@ -98,7 +108,7 @@ class TeacherCache:
         if self._teacher is None:
             self._settings = self._read()
             return
-        self._settings = make_settings(self._teacher, taps, top_k, dtype, views, augment, key)
+        self._settings = make_settings(self._teacher, taps, top_k, dtype, views, augment, key, check_bytes)
         if (self.path / manifest.MANIFEST).exists():
             self._read()
 
@@ -149,10 +159,12 @@ class TeacherCache:
             ValueError: the dataset is shuffled or changed at random, unless it is joined by `key`; the folder holds
                 something else; another process is building there; the teacher cannot read the examples, or says what
                 cannot be kept.
-            OSError: no space is left. What is finished is kept.
+            OSError: no space is left, or under TF_CONFIG, a worker has written nothing for ten minutes, or for as long
+                as 20 shards have taken here (TimeoutError). What is finished is kept.
 
         Warns:
-            UserWarning: what the teacher returns looks like probabilities, and is taken for logits.
+            UserWarning: what the teacher returns looks like probabilities, and is taken for logits; the teacher uses
+                something of which a change could not be noticed.
         """
         examples = Examples(dataset)
         if self.key is None:
@@ -161,27 +173,30 @@ class TeacherCache:
         job = cluster or _check_job(shard)
         _check_batch_size(batch_size)
         if self._teacher is None or (self.path / manifest.MANIFEST).exists():
-            self._require()
-            self._check_dataset(examples)
-            if verbose:
-                say(f"The cache at {self.path} is finished already")
+            self._accept(examples, verbose)
             return
+        teacher, seen = self._teacher, code.read(self._teacher)
         self._look_at_teacher()
-        teacher = self._teacher
+        self._settings["teacher_code"] = seen.digest
+        if seen.unread:
+            warnings.warn(code.warning(seen.unread), stacklevel=2)
         question = self._question(teacher, examples)
         for few in examples.first(self.augment, self.key):
             for warning in taken_for_logits(teacher, few, self.taps):
                 warnings.warn(warning, stacklevel=2)
         plan = make_plan(self._settings, question.layout, examples, self.augment, batch_size, job)
+        build = Build(self.path, plan, question, examples, self.augment, self.key, job)
         with manifest.lock(self.path / f"{job.name}.lock"):
-            begin(self.path, plan)
+            if not begin(self.path, plan):
+                self._accept(examples, verbose)
+                return
             if verbose:
                 say(announcement(self.path, plan, job))
-            end = Build(self.path, plan, question, examples, self.augment, self.key, job).run(verbose)
+            end = build.run(verbose)
             manifest.write(self.path / f"{job.name}.json", {"format": manifest.FORMAT, "end": end})
             done = finish(self.path, plan)
         if not done and cluster is not None:
-            wait(self.path / manifest.MANIFEST, lambda: missing(self.path, plan))
+            wait(self.path, plan, build.seconds_per_shard)
         if done or cluster is not None:
             self._settings = self._read()
         elif verbose:
@@ -192,8 +207,8 @@ class TeacherCache:
 
         The files are read and compared with their checksums first, those of further views when their turn comes; then
         each example with what the teacher saw: of arrays here and once, of a dataset as it is joined, in every pass,
-        which costs microseconds an example. With one view, and room for the examples in memory, `join(dataset).cache()`
-        spares all passes but the first.
+        which costs microseconds an example; what later passes read of the files is compared, too. With one view, and
+        room for the examples in memory, `join(dataset).cache()` spares all passes but the first.
 
         Args:
             dataset: what the cache was built for: arrays of x, or a tf.data.Dataset of single examples, before any
@@ -211,8 +226,11 @@ class TeacherCache:
         content: dict[str, Any] = self._manifest or {}
         shards.check_sizes(self.path, content["files"])
         source = Source(self.path, content, self._view)
-        source.check(0)
-        if not isinstance(dataset, tf.data.Dataset) and all(is_array(leaf) for leaf in tree.flatten(dataset)):
+        if self.key is None or content["views"] > 1:  # by key, what is read is compared as it is read
+            source.check(0)
+        if not isinstance(dataset, tf.data.Dataset) and all(
+            leaf is None or is_array(leaf) for leaf in tree.flatten(dataset)
+        ):
             if self.augment is not None or content["views"] > 1 or self.key is not None:
                 raise ValueError(
                     "Expected a tf.data.Dataset, which is augmented and ordered anew in each epoch, for a cache with "
@@ -299,7 +317,9 @@ class TeacherCache:
 
     def _question(self, teacher: Teacher, examples: Examples, dtype: str | None = None) -> Question:
         settings = self._settings
-        asked = Asked(teacher, self.taps, settings["top_k"], dtype or settings["dtype"], self.key)
+        asked = Asked(
+            teacher, self.taps, settings["top_k"], dtype or settings["dtype"], self.key, settings["check_bytes"]
+        )
         return Question(asked, examples, self.augment)
 
     def _read(self) -> dict[str, Any]:
@@ -307,9 +327,12 @@ class TeacherCache:
         path = self.path / manifest.MANIFEST
         if not path.exists():
             raise ValueError(unfinished(self.path))
-        content = manifest.read(path)
+        content = contents.read_manifest(path)
         if self._teacher is not None:
-            manifest.refuse_difference(path, content, self._settings)
+            here = code.comparable(self._settings, content)
+            if content["format"] == earlier.FORMAT:
+                here = earlier.comparable({**here, "format": earlier.FORMAT}, self._teacher)
+            manifest.refuse_difference(path, content, here)
         elif content["augmented"] != (self.augment is not None) or (content["key"] is None) != (self.key is None):
             raise ValueError(
                 f"{str(path)!r} was built {'with' if content['augmented'] else 'without'} `augment`, and with key = "
@@ -324,9 +347,16 @@ class TeacherCache:
         if self._manifest is None or self._teacher is not None:
             self._settings = self._read()
 
+    def _accept(self, examples: Examples, verbose: int) -> None:
+        """Compare a finished cache with the teacher and the data set that were to be built into it."""
+        self._require()
+        self._check_dataset(examples)
+        if verbose:
+            say(f"The cache at {self.path} is finished already")
+
     def _look_at_teacher(self) -> None:
         if self._teacher is not None:  # which may have learned since the cache was opened
-            self._settings = {**self._settings, **fingerprint.of_teacher(self._teacher)}
+            self._settings = {**self._settings, **fingerprint.of_teacher(self._teacher, self.taps)}
 
     def _require_teacher(self) -> Teacher:
         if self._teacher is None:
