@@ -176,8 +176,7 @@ def _narrowed(values: Tensor, dtype: str, is_output: bool) -> Tensor:
 
 def _centred(logits: Tensor) -> Tensor:
     """Return logits in float16, (..., classes + 2), see `_CENTRED`; the sum of two float16 has 22 bits."""
-    largest = ops.max(logits, axis=-1, keepdims=True)
-    offset = ops.where(ops.isfinite(largest), ops.clip(largest, -_LARGEST_HALF, _LARGEST_HALF), 0.0)
+    offset = ops.clip(ops.max(logits, axis=-1, keepdims=True), -_LARGEST_HALF, _LARGEST_HALF)
     high = ops.cast(offset, "float16")
     low = ops.cast(offset - ops.cast(high, "float32"), "float16")
     return ops.concatenate([_narrowed(logits - offset, "float16", True), high, low], axis=-1)

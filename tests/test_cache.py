@@ -284,7 +284,7 @@ def test_verify_finds_the_difference_that_was_made(tmp_path):
 
 def test_verify_finds_what_no_fingerprint_shows(tmp_path):
     model, other = teacher(), teacher(8)
-    cache = built(tmp_path, teacher=lambda x: model(x), dtype="float32")  # a function's weights are not seen
+    cache = built(tmp_path, teacher=lambda x: model(x), dtype="float32")  # read as the cache is built
     differences = np.abs(other(X).numpy() - model(X).numpy())
     model.set_weights(other.get_weights())
     found = cache.verify(dataset(), 1.0)

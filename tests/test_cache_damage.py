@@ -92,7 +92,7 @@ def by_numbers(x, y):
     return tf.strings.to_hash_bucket_fast(tf.strings.as_string(x[:, 0], 9), 2**62)
 
 
-@pytest.mark.parametrize("number", [pytest.param(20, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("number", [pytest.param(20, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("arguments", [{}, {"views": 2, "augment": jittered}], ids=["one view", "two views"])
 def test_a_byte_that_changes_after_a_join_by_key_is_found(tmp_path, arguments, number):
     cache = built(tmp_path, batch_size=10, key=by_numbers, **arguments)

@@ -146,13 +146,13 @@ def test_teachers_that_output_something_else_are_told_apart(what):
     first, second = as_teacher(first), as_teacher(second)
     outputs = [np.asarray(each(x, {})["logits"], np.float64) for each in (first, second)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
-    assert fingerprint.of_teacher(first) != fingerprint.of_teacher(second)
+    assert fingerprint.with_code(first) != fingerprint.with_code(second)
 
 
 def test_which_layer_a_tap_reads_counts_and_other_names_do_not():
     one, other = as_teacher(two_layers("p", "q")), as_teacher(two_layers("q", "p"))
-    assert fingerprint.of_teacher(one, ("p",)) != fingerprint.of_teacher(other, ("p",))
-    assert fingerprint.of_teacher(one, ("logits",)) == fingerprint.of_teacher(other, ("logits",))
+    assert fingerprint.with_code(one, ("p",)) != fingerprint.with_code(other, ("p",))
+    assert fingerprint.with_code(one, ("logits",)) == fingerprint.with_code(other, ("logits",))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -171,17 +171,17 @@ def test_which_layer_a_tap_reads_counts_and_other_names_do_not():
     ],
 )
 def test_a_teacher_that_is_made_again_is_the_same(make):
-    first = fingerprint.of_teacher(as_teacher(make()))
+    first = fingerprint.with_code(as_teacher(make()))
     layers.Dense(3), layers.Activation("relu"), keras.Input((1,))  # names count up
-    assert fingerprint.of_teacher(as_teacher(make())) == first
+    assert fingerprint.with_code(as_teacher(make())) == first
 
 
 def test_training_changes_weights_and_nothing_else():
     model = subclassed(kind=Plain)
-    before = fingerprint.of_teacher(as_teacher(model))
+    before = fingerprint.with_code(as_teacher(model))
     model.compile("sgd", "mse")
     model.fit(X, X[:, :3], verbose=0)
-    after = fingerprint.of_teacher(as_teacher(model))
+    after = fingerprint.with_code(as_teacher(model))
     assert {name for name in before if before[name] != after[name]} == {"teacher_weights"}
 
 
@@ -192,6 +192,15 @@ def test_another_second_member_is_another_ensemble(tmp_path):
     other.set_weights(teacher(3).get_weights())
     with pytest.raises(ValueError, match="one of its weights, is another"):
         kd.TeacherCache(tmp_path, teacher=[teacher(1), other])
+
+
+def test_another_graph_at_the_same_path_is_another_saved_model(tmp_path):
+    found = []
+    for activation in ("relu", "tanh"):
+        chain(layers.Dense(3, activation)).export(tmp_path / "model", verbose=False)
+        found.append(fingerprint.with_code(kd.teachers.SavedModel(str(tmp_path / "model"))))
+    assert found[0] != found[1]
+    assert found[0]["teacher_weights"] == found[1]["teacher_weights"]
 
 
 def test_a_cache_refuses_a_function_with_other_code(tmp_path):
@@ -205,6 +214,26 @@ def test_bytecode_of_another_version_of_python_is_not_compared(tmp_path, monkeyp
     built(tmp_path, teacher=scaled(2.0))
     monkeypatch.setattr(code, "version", lambda: "python 2.7: ")
     kd.TeacherCache(tmp_path, teacher=scaled(3.0))
+
+
+class Counting(Scaled):
+    """A model that counts how often it was traced."""
+
+    def __init__(self, factor, activation):
+        super().__init__(factor, activation)
+        self.traced = 0
+
+    def call(self, x):
+        self.traced += 1
+        return super().call(x)
+
+
+def test_a_count_is_no_setting_and_is_said_not_to_be_compared(tmp_path):
+    model = subclassed(kind=Counting)
+    with pytest.warns(UserWarning, match="Changes of 'traced' of the layer .*, which its methods change cannot be"):
+        built(tmp_path, teacher=model)
+    assert model.traced > 1
+    kd.TeacherCache(tmp_path, teacher=model)
 
 
 class Holder:

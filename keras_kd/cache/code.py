@@ -26,6 +26,10 @@ from keras_kd.cache import configuration
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, pathlib.PurePath, np.generic, tf.DType)
 
 
+#: Methods whose attributes are settings; what others set is state, such as a count, and changes in use.
+_BEGIN = ("__init__", "build")
+
+
 class Read(NamedTuple):
     """What was read of a teacher's code.
 
@@ -90,8 +94,12 @@ class _Reader:
             return [[name, self.value(value, where)] for name, value in sorted(given.items())]
         classes = [cls for cls in type(layer).__mro__ if not _is_library(cls.__module__)]
         methods = [(name, each) for cls in classes for name, each in sorted(_methods(cls).items())]
-        set_by_them = sorted({name for _, each in methods for name in _named(each.__code__, "STORE_ATTR")})
-        own = [(name, vars(layer)[name]) for name in set_by_them if name in vars(layer)]
+        begun, later = (
+            {name for method, each in methods if (method in _BEGIN) is first for name in _stored(each)}
+            for first in (True, False)
+        )
+        self.unread += [f"{name!r} of {where}, which its methods change" for name in sorted(later & vars(layer).keys())]
+        own = [(name, vars(layer)[name]) for name in sorted((begun - later) & vars(layer).keys())]
         return [
             [[name, self.value(each, where)] for name, each in methods],
             [[name, self.value(each, f"{where}, as {name!r}")] for name, each in own],
@@ -187,6 +195,10 @@ def _outside(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         yield name, function.__globals__[name]
 
 
+def _stored(function: types.FunctionType) -> set[str]:
+    return _named(function.__code__, "STORE_ATTR")
+
+
 def _named(code: types.CodeType, operation: str) -> set[str]:
     """Return the names that an operation has in bytecode, in functions within it, too."""
     found = {each.argval for each in dis.get_instructions(code) if each.opname == operation}
@@ -206,7 +218,9 @@ def _is_function_of_user(value: Any) -> bool:
 @functools.cache
 def _is_library(module: str | None) -> bool:
     """Return whether a module was installed: its functions and classes count by name, not by their code."""
-    if module is None or module.split(".")[0] in ("builtins", "keras_kd"):
+    if module is None or module == "__main__":  # whose file may be the program that runs the user's
+        return False
+    if module.split(".")[0] in ("builtins", "keras_kd"):
         return True
     file = getattr(sys.modules.get(module), "__file__", None)  # a console has none
     places = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]

@@ -13,8 +13,8 @@ from keras_kd import distribution
 #: What a configuration holds that differs between two builds of one model, or has no part in what it computes.
 LEFT_OUT = ("shared_object_id", "build_config", "compile_config", "trainable")
 
-#: How Keras names inputs that the user has not named.
-_NAMES_OF_INPUTS = "input_layer"
+#: How Keras names inputs that the user has not named, and those of a clone.
+_NAMES_OF_INPUTS = ("input_layer", "keras_tensor")
 
 
 def of_config(content: Any, kept: Collection[str] = ()) -> str:
@@ -58,14 +58,14 @@ def serialized(value: Any) -> Any:
         return {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
-def _plain(content: Any, places: dict[str, int], kept: Collection[str], is_layer: bool = False) -> Any:
+def _plain(content: Any, places: dict[str, int], kept: Collection[str], is_named: bool = False) -> Any:
     """Return a configuration without what has no part in the outputs; references to layers become their places.
 
     Args:
         content: of anything.
         places: of the layers of the model that `content` is a part of, by name.
         kept: names that stay.
-        is_layer: whether `content` is what a layer's `get_config` returns.
+        is_named: whether `content` is what the `get_config` of an object with a name of its own returns.
     """
     if isinstance(content, (list, tuple)):
         return [_plain(value, places, kept) for value in content]
@@ -77,12 +77,12 @@ def _plain(content: Any, places: dict[str, int], kept: Collection[str], is_layer
         places = {_name(layer): place for place, layer in enumerate(content["layers"])}
     plain = {}
     for key, value in content.items():
-        if key in LEFT_OUT or (key == "name" and _is_free(content, is_layer, kept)):
+        if key in LEFT_OUT or (key == "name" and _is_free(content, is_named, kept)):
             continue
         if key in ("keras_history", "input_layers", "output_layers"):
             plain[key] = _placed(value, places)
         else:
-            plain[key] = _plain(value, places, kept, is_layer=key == "config" and _is_layer(content))
+            plain[key] = _plain(value, places, kept, is_named=key == "config" and _has_own_name(content))
     return plain
 
 
@@ -100,22 +100,16 @@ def _name(layer: Any) -> Any:
     return config.get("name") if isinstance(config, dict) else None
 
 
-def _is_layer(content: dict[str, Any]) -> bool:
-    """Return whether a serialised object is a layer; what else has a name, as a DTypePolicy, may mean it."""
-    config = content["config"]
-    if isinstance(config, dict) and ("trainable" in config or "batch_shape" in config):
-        return True
-    if str(content.get("module")).startswith("keras.layers"):
-        return True
-    found = keras.saving.get_registered_object(content.get("registered_name") or "")
-    return isinstance(found, type) and issubclass(found, keras.layers.Layer)
+def _has_own_name(content: dict[str, Any]) -> bool:
+    """Return whether the name of a serialised object only counts up; that of a DTypePolicy is what it means."""
+    return "class_name" in content and not str(content["class_name"]).endswith("DTypePolicy")
 
 
-def _is_free(content: dict[str, Any], is_layer: bool, kept: Collection[str]) -> bool:
+def _is_free(content: dict[str, Any], is_named: bool, kept: Collection[str]) -> bool:
     """Return whether the name in a dict has no part in what a model outputs."""
     if "inbound_nodes" in content:  # a Functional model repeats the name that stands in the configuration
         return True
-    if not is_layer or content["name"] in kept:
+    if not is_named or content["name"] in kept:
         return False
     return "batch_shape" not in content or str(content["name"]).startswith(_NAMES_OF_INPUTS)
 

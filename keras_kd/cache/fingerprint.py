@@ -8,7 +8,7 @@ from keras_kd.teachers.base import Teacher
 
 
 def of_teacher(teacher: Teacher, taps: Collection[str] = ()) -> dict[str, str]:
-    """Return checksums of a teacher's architecture, weights and code.
+    """Return checksums of a teacher's architecture and weights.
 
     Names of layers count up from model to model, and are left out. Kept are those that decide what is read: of inputs
     that the user has named, by which the entries of a dict find their way, and of layers in `taps`.
@@ -17,13 +17,13 @@ def of_teacher(teacher: Teacher, taps: Collection[str] = ()) -> dict[str, str]:
         teacher: the teacher.
         taps: names that are read from it, as "backbone/block4".
     """
-    return {**of_model(teacher, taps), "teacher_code": code.read(teacher).digest}
-
-
-def of_model(teacher: Teacher, taps: Collection[str] = ()) -> dict[str, str]:
-    """Return checksums of architecture and weights alone; see `of_teacher`."""
     kept = {part for name in taps for part in name.split("/")}
     return {
         "teacher_architecture": configuration.of_object(teacher, kept),
         "teacher_weights": configuration.of_weights(teacher),
     }
+
+
+def with_code(teacher: Teacher, taps: Collection[str] = ()) -> dict[str, str]:
+    """Return what `of_teacher` returns and a checksum of the teacher's code, see `code.read`."""
+    return {**of_teacher(teacher, taps), "teacher_code": code.read(teacher).digest}

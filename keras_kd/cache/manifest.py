@@ -108,7 +108,7 @@ def _locked(path: pathlib.Path) -> IO:
         file = _opened(path)
         try:
             lock_now(file.fileno())
-            if os.path.samestat(os.fstat(file.fileno()), path.lstat()):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:  # whoever held the lock has removed the file since it was opened here
             pass

@@ -43,7 +43,7 @@ def make_settings(
     kinds = {name: teacher.kind(name) for name in taps}
     _check_top_k(top_k, kinds, teacher.specs())
     return {
-        **fingerprint.of_teacher(teacher, taps),
+        **fingerprint.with_code(teacher, taps),
         "taps": kinds,
         "top_k": top_k,
         "dtype": dtype,

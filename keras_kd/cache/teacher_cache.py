@@ -208,8 +208,8 @@ class TeacherCache:
 
         The files are read and compared with their checksums first, those of further views when their turn comes; then
         each example with what the teacher saw: of arrays here and once, of a dataset as it is joined, in every pass,
-        which costs microseconds an example. With one view, and room for the examples in memory, `join(dataset).cache()`
-        spares all passes but the first.
+        which costs microseconds an example; what later passes read of the files is compared, too. With one view, and
+        room for the examples in memory, `join(dataset).cache()` spares all passes but the first.
 
         Args:
             dataset: what the cache was built for: arrays of x, or a tf.data.Dataset of single examples, before any
@@ -358,7 +358,7 @@ class TeacherCache:
 
     def _look_at_teacher(self) -> None:
         if self._teacher is not None:  # which may have learned since the cache was opened
-            self._settings = {**self._settings, **fingerprint.of_model(self._teacher, self.taps)}
+            self._settings = {**self._settings, **fingerprint.of_teacher(self._teacher, self.taps)}
 
     def _require_teacher(self) -> Teacher:
         if self._teacher is None:
