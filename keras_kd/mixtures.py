@@ -21,7 +21,7 @@ class Mixture(NamedTuple):
 
 
 class OfLabels(Mixture):
-    """The same of logits that are yes-or-no each: they are averaged label by label, whatever is done with them."""
+    """The same of logits that are yes-or-no each: they are averaged label by label, unless a loss has classes."""
 
 
 def of_kind(side: Tensors, kind: str) -> Tensors:
@@ -36,7 +36,7 @@ def on_logits(function: Callable[[Tensor], Tensor], side: Tensors) -> Tensors:
     return tuple(on_logits(function, each) for each in side) if isinstance(side, tuple) else function(side)
 
 
-def averaged(side: Tensors, temperature: Tensor, per_label: bool) -> Tensors:
+def averaged(side: Tensors, temperature: Tensor, per_label: bool | None) -> Tensors:
     """Return logits whose probabilities at `temperature` are the members' average there; a tensor stays as it is.
 
     T * logsumexp_m(log_softmax(z_m / T) + log w_m), exactly, plus what makes its softmax at T = 1 add up to 1: the same
@@ -46,7 +46,7 @@ def averaged(side: Tensors, temperature: Tensor, per_label: bool) -> Tensors:
     Args:
         side: a tensor, a `Mixture`, or a tuple of them.
         temperature: T, above 0.
-        per_label: whether each logit is a yes-or-no of its own; of `OfLabels` it always is.
+        per_label: whether each logit is a yes-or-no of its own; None where only the head tells, see `OfLabels`.
     """
     if isinstance(side, tuple) and not isinstance(side, Mixture):
         return tuple(averaged(each, temperature, per_label) for each in side)
@@ -55,7 +55,7 @@ def averaged(side: Tensors, temperature: Tensor, per_label: bool) -> Tensors:
     if len(side.logits) == 1:
         return side.logits[0]
     softened = [logits / temperature for logits in side.logits]
-    if not per_label and not isinstance(side, OfLabels):
+    if not (isinstance(side, OfLabels) if per_label is None else per_label):
         mean = _log_mean([ops.log_softmax(each, axis=-1) for each in softened], side.log_weights)
         return ops.log_softmax(temperature * mean, axis=-1)
     yes = _log_mean([ops.log_sigmoid(each) for each in softened], side.log_weights)

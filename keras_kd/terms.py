@@ -152,6 +152,11 @@ class Term(keras.layers.Layer):
         """Whether a constant added to all logits of an example, on either side, changes nothing."""
         return self.loss in _OF_DISTRIBUTIONS and self.transform is None and self.bridge is None
 
+    @property
+    def _per_label(self) -> bool | None:
+        """Whether an ensemble is averaged label by label; None where the head of its members decides."""
+        return True if self.loss is binary_kl else False if self.loss in _OF_DISTRIBUTIONS else None
+
     def ranges(self) -> list[schedules.Range]:
         """Return the schedules of this term, with the values that they may take."""
         temperature = 1.0 if self.temperature is None else self.temperature
@@ -250,7 +255,7 @@ class Term(keras.layers.Layer):
         if softened:
             self._check_suits_logits(self.loss)
         softened = softened if self.soften is None else self.soften
-        teacher = mixtures.averaged(teacher, temperature if softened else 1.0, per_label=self.loss is binary_kl)
+        teacher = mixtures.averaged(teacher, temperature if softened else 1.0, self._per_label)
         if softened:
             student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
             values = temperature**2 * self._values(student, teacher, labels)
