@@ -55,6 +55,14 @@ def test_each_input_has_the_range_of_its_own_embedding():
     assert np.std(found["numbers"]) == pytest.approx(1, abs=0.3)
 
 
+def test_each_input_of_a_nested_model_has_its_own_range():
+    (a, left), (b, right) = ids(name="a", rows=7, dtype="float32"), ids(name="b", rows=1000)
+    inner = keras.Model({"a": a, "b": b}, layers.Concatenate()([left, right]))
+    outer = {"x": keras.Input((5,), name="x", dtype="int32"), "y": keras.Input((5,), name="y")}
+    found, weakness = drawn(keras.Model(outer, inner({"b": outer["x"], "a": outer["y"]})))
+    assert found["x"].max() > 500 and 4 < found["y"].max() < 7 and weakness == ""
+
+
 def test_an_input_of_several_embeddings_has_ids_that_all_of_them_hold():
     x = keras.Input((2,), dtype="int32", name="columns")
     columns = [layers.Embedding(rows, 3)(x[:, i]) for i, rows in enumerate((9, 50))]

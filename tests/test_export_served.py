@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting.served import Served, scores_of, serve
+from keras_kd.exporting.served import Served, heads_of, scores_of, serve
 from tests.models import Subclassed, batch, dense, headed, linear, mlp, numbers, softmax
 
 X, _ = batch(40)
@@ -256,6 +256,25 @@ def test_probabilities_that_are_not_recognised_are_not_taken_for_logits_in_silen
     student.build((None, 4))
     with pytest.warns(UserWarning, match="all within 0 and 1.*taken for logits"):
         export(student, tmp_path / "1", outputs="softmax", representative=X)
+
+
+def test_one_unit_without_an_axis_has_names_too(tmp_path):
+    x = keras.Input((4,))
+    layer = dense(1, 1)
+    student = keras.Model(x, layer(x)[:, 0])
+    with pytest.raises(ValueError, match="two class_names"):
+        export(student, tmp_path / "1", class_names=NAMES, representative=X)
+    export(student, tmp_path / "1", class_names=("no", "yes"), representative=X)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    logits = (X.astype("float64") @ np.asarray(layer.kernel) + np.asarray(layer.bias))[:, 0]
+    assert [each == b"yes" for each in loaded.serve(X)["classes"].numpy()] == list(logits >= 0)
+
+
+def test_every_output_behind_a_preprocessing_is_compared(tmp_path):
+    served = serve(several(), None, keras.layers.Rescaling(0.5), None)
+    assert len(heads_of(served, [3, 3])) == 2
+    report = export(several(), tmp_path / "1", preprocessing=keras.layers.Rescaling(0.5), representative=X)
+    assert report["saved_model"].agreement == 1.0
 
 
 def test_one_unit_is_named_in_every_format_and_its_accuracy_is_told(tmp_path):

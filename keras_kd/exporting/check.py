@@ -129,7 +129,7 @@ def _compare(source: Source, outputs: pathlib.Path, kind: Format, milliseconds: 
                 kind.tolerance(source.rounding, head.probabilities),
                 head.cut,
             )
-            for i, head in enumerate(heads)
+            for i, head in zip(range(width), heads, strict=True)
         ),
         accuracy=_accuracy_difference(examples, ours, theirs, heads[0].cut),
         latency=(milliseconds[0], milliseconds[1]),

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd import heads, taps
-from keras_kd._types import Tensors
+from keras_kd._types import Shape, Tensors
 
 #: Names of the outputs where classes are named: those of TensorFlow Serving's classification requests.
 SCORES, CLASSES = "scores", "classes"
@@ -66,9 +66,9 @@ class Served(keras.Model):
         scores = self._scores(self.student(x if self.preprocessing is None else self.preprocessing(x)))
         if self.class_names is None:
             return scores
-        _check_units(scores.shape[-1], self.name, self.asked or self.kind, self.class_names, self.threshold)
-        one = scores.shape[-1] == 1
-        chosen = tf.cast(scores[..., 0] >= self.cut, "int32") if one else tf.argmax(scores, axis=-1)
+        units = _units(scores.shape)
+        _check_units(units, self.name, self.asked or self.kind, self.class_names, self.threshold)
+        chosen = tf.cast(_single(scores) >= self.cut, "int32") if units == 1 else tf.argmax(scores, axis=-1)
         return {SCORES: scores, CLASSES: tf.gather(tf.constant(self.class_names), chosen)}
 
     @property
@@ -128,7 +128,7 @@ def serve(
     graph = taps.functional(student)
     if graph is not None and len(graph.outputs) == 1 and names is not None:  # before any work, where it is known
         kind = outputs or _recognised(student)
-        _check_units(graph.outputs[0].shape[-1], student.name, kind, names, threshold)
+        _check_units(_units(graph.outputs[0].shape), student.name, kind, names, threshold)
     return Served(student, outputs, preprocessing, names, threshold)
 
 
@@ -163,7 +163,7 @@ def check_head(served: Served, x: Any) -> None:
     seen = f"The outputs of {served.name!r} are all within 0 and 1, as probabilities are, and are taken for logits"
     if served.asked is not None:
         warnings.warn(f"{seen}. If they are not, end the student in a layer with that activation.", stacklevel=3)
-    elif logits.shape[-1] == 1:
+    elif _units(logits.shape) == 1:
         raise Unservable(
             f"Expected `outputs` beside `class_names`. {seen}: most would have the second name. Pass outputs='sigmoid' "
             "or outputs='logits', whichever the last layer is."
@@ -180,8 +180,20 @@ def _check_threshold(threshold: float, class_names: Sequence[str] | None) -> Non
         )
 
 
-def _check_units(units: int, student: str, kind: str, names: tuple[str, ...], threshold: float) -> None:
+def _units(shape: Shape) -> int | None:
+    """Return the number of classes of outputs of a shape; None where it is free."""
+    return 1 if len(shape) == 1 else shape[-1]
+
+
+def _single(scores: Any) -> Any:
+    """Return the scores of one unit without an axis of their own."""
+    return scores if len(scores.shape) == 1 else scores[..., 0]
+
+
+def _check_units(units: int | None, student: str, kind: str, names: tuple[str, ...], threshold: float) -> None:
     """Refuse names that the outputs of a student do not choose from."""
+    if units is None:
+        return
     if units == 1 and kind == "softmax":
         raise Unservable(
             f"Expected several classes for class_names={names!r}: the softmax of the one unit of {student!r} is always "
@@ -243,8 +255,10 @@ def heads_of(student: keras.Model, widths: list[int]) -> list[OutputHead]:
         widths: units of each output.
     """
     if isinstance(student, Served):
-        kinds, binary = [student.asked or student.kind], "sigmoid" in (student.asked, student.kind)
-        return [_head(kinds[0], widths[0], student.cut if binary or student.class_names else None)]
+        if student.asked is None and student.class_names is None:
+            return heads_of(student.student, widths)
+        kind, binary = student.asked or student.kind, "sigmoid" in (student.asked, student.kind)
+        return [_head(kind, widths[0], student.cut if binary or student.class_names else None)]
     graph = taps.functional(student)
     kinds = ["auto"] * len(widths) if graph is None else [heads.recognise(output) for output in graph.outputs]
     return [
@@ -277,12 +291,13 @@ def scores_of(student: keras.Model, outputs: list[np.ndarray]) -> list[np.ndarra
 
 
 def _chosen(student: Served, scores: np.ndarray) -> np.ndarray:
-    return (scores[..., 0] >= student.cut).astype(int) if scores.shape[-1] == 1 else np.argmax(scores, -1)
+    one = _units(scores.shape) == 1
+    return (_single(scores) >= student.cut).astype(int) if one else np.argmax(scores, -1)
 
 
 def _undecided(student: Served, scores: np.ndarray) -> np.ndarray:
     """Return which scores of one unit are at the threshold: 8 bits round the threshold, too."""
-    if scores.shape[-1] > 1:
+    if _units(scores.shape) != 1:
         return np.zeros(scores.shape[:-1], bool)
     step = max(abs(student.cut), float(np.max(np.abs(scores)))) / 100
-    return np.abs(scores[..., 0].astype("float32") - student.cut) <= step
+    return np.abs(_single(scores).astype("float32") - student.cut) <= step
