@@ -131,6 +131,8 @@ def test_what_cannot_be_known_is_told_in_the_report_and_warned_of(tmp_path, dtyp
     with pytest.warns(UserWarning, match=r"comparison is weak.*\['code'\].*`representative`"):
         report = export(student, tmp_path / "1")
     assert "weak" in report.note and report.note in str(report)
+    values = drawn(student)[0]["code"]
+    assert len(np.unique(values)) > 10 if dtype == "string" else np.array_equal(np.unique(values), [0, 1])
     assert report.note in (tmp_path / "1" / "export.json").read_text()
     given = np.array([["a", "bb", "c", "d"]]) if dtype == "string" else np.arange(8).reshape(2, 4)
     assert export(student, tmp_path / "2", representative=given).note == ""

@@ -248,6 +248,16 @@ def test_one_unit_has_two_names_and_a_threshold(tmp_path, head, outputs, kind, t
     assert [each.decode() for each in said["classes"].numpy()] == [names[int(each)] for each in chosen]
 
 
+def test_a_threshold_goes_along_where_a_student_of_16_bits_becomes_float32(tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    student = linear(1, classes=1, activation="sigmoid", dtype="mixed_float16")
+    arguments = {"class_names": ("no", "yes"), "threshold": 0.3, "formats": ("onnx",), "representative": X}
+    report = export(student, tmp_path / "1", **arguments)
+    session = runtime.InferenceSession(str(report["onnx"].path), providers=["CPUExecutionProvider"])
+    classes, scores = session.run(["classes", "scores"], {"input_0": X})
+    assert np.array_equal(classes == "yes", scores[:, 0] >= 0.3) and np.any((scores >= 0.3) & (scores < 0.5))
+
+
 def test_probabilities_that_are_not_recognised_are_not_taken_for_logits_in_silence(tmp_path):
     with pytest.raises(ValueError, match="`outputs` beside `class_names`.*within 0 and 1.*outputs='sigmoid'"):
         export(fraud("sigmoid", "subclassed"), tmp_path / "1", class_names=("no", "yes"), representative=X)
