@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting.served import Served, heads_of, scores_of, serve
+from keras_kd.exporting.scores import heads_of, scores_of
+from keras_kd.exporting.served import Served, serve
 from tests.models import Subclassed, batch, dense, headed, linear, mlp, numbers, softmax
 
 X, _ = batch(40)

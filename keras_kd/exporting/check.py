@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.exporting import deviation, keras_file, process, runtime, served
+from keras_kd.exporting import deviation, keras_file, process, runtime, scores
 from keras_kd.exporting.deviation import Deviation
 from keras_kd.exporting.examples import Examples
 from keras_kd.exporting.formats import Format
@@ -115,12 +115,12 @@ def _compare(source: Source, outputs: pathlib.Path, kind: Format, milliseconds: 
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in expected]:
         return f"its outputs have the shapes {[leaf.shape for leaf in leaves]}, the student's are others"
     try:
-        expected, leaves = (served.scores_of(source.student, each) for each in (expected, leaves))
+        expected, leaves = (scores.scores_of(source.student, each) for each in (expected, leaves))
     except ValueError as error:
         return str(error)
     ours, theirs = [_number(each) for each in expected], [_number(each) for each in leaves]
     width = len(ours) // len(examples.batches)
-    heads = served.heads_of(source.student, [each.shape[-1] if each.ndim > 1 else 1 for each in ours[:width]])
+    heads = scores.heads_of(source.student, [each.shape[-1] if each.ndim > 1 else 1 for each in ours[:width]])
     return Comparison(
         tuple(
             deviation.measure(

@@ -1,6 +1,5 @@
 """A student with what a service wants around it: raw inputs before it, a chosen kind of output and names after it."""
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -66,9 +65,9 @@ class Served(keras.Model):
         scores = self._scores(self.student(x if self.preprocessing is None else self.preprocessing(x)))
         if self.class_names is None:
             return scores
-        units = _units(scores.shape)
+        units = units_of(scores.shape)
         _check_units(units, self.name, self.asked or self.kind, self.class_names, self.threshold)
-        chosen = tf.cast(_single(scores) >= self.cut, "int32") if units == 1 else tf.argmax(scores, axis=-1)
+        chosen = tf.cast(single(scores) >= self.cut, "int32") if units == 1 else tf.argmax(scores, axis=-1)
         return {SCORES: scores, CLASSES: tf.gather(tf.constant(self.class_names), chosen)}
 
     @property
@@ -128,7 +127,7 @@ def serve(
     graph = taps.functional(student)
     if graph is not None and len(graph.outputs) == 1 and names is not None:  # before any work, where it is known
         kind = outputs or _recognised(student)
-        _check_units(_units(graph.outputs[0].shape), student.name, kind, names, threshold)
+        _check_units(units_of(graph.outputs[0].shape), student.name, kind, names, threshold)
     return Served(student, outputs, preprocessing, names, threshold)
 
 
@@ -163,7 +162,7 @@ def check_head(served: Served, x: Any) -> None:
     seen = f"The outputs of {served.name!r} are all within 0 and 1, as probabilities are, and are taken for logits"
     if served.asked is not None:
         warnings.warn(f"{seen}. If they are not, end the student in a layer with that activation.", stacklevel=3)
-    elif _units(logits.shape) == 1:
+    elif units_of(logits.shape) == 1:
         raise Unservable(
             f"Expected `outputs` beside `class_names`. {seen}: most would have the second name. Pass outputs='sigmoid' "
             "or outputs='logits', whichever the last layer is."
@@ -180,12 +179,12 @@ def _check_threshold(threshold: float, class_names: Sequence[str] | None) -> Non
         )
 
 
-def _units(shape: Shape) -> int | None:
+def units_of(shape: Shape) -> int | None:
     """Return the number of classes of outputs of a shape; None where it is free."""
     return 1 if len(shape) == 1 else shape[-1]
 
 
-def _single(scores: Any) -> Any:
+def single(scores: Any) -> Any:
     """Return the scores of one unit without an axis of their own."""
     return scores if len(scores.shape) == 1 else scores[..., 0]
 
@@ -232,72 +231,3 @@ def _recognised(student: keras.Model) -> str:
     """Return the kind of the head; "auto" for one that is not recognised, which is taken for logits."""
     graph = taps.functional(student)
     return "auto" if graph is None else heads.recognise(graph.outputs[0])
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputHead:
-    """What is known of an output.
-
-    Attributes:
-        probabilities: of a softmax or sigmoid.
-        cut: where it is one class beside "none", the score from which it is chosen; else None.
-    """
-
-    probabilities: bool = False
-    cut: float | None = None
-
-
-def heads_of(student: keras.Model, widths: list[int]) -> list[OutputHead]:
-    """Return what is known of each output.
-
-    Args:
-        student: what was exported.
-        widths: units of each output.
-    """
-    if isinstance(student, Served):
-        if student.asked is None and student.class_names is None:
-            return heads_of(student.student, widths)
-        kind, binary = student.asked or student.kind, "sigmoid" in (student.asked, student.kind)
-        return [_head(kind, widths[0], student.cut if binary or student.class_names else None)]
-    graph = taps.functional(student)
-    kinds = ["auto"] * len(widths) if graph is None else [heads.recognise(output) for output in graph.outputs]
-    return [
-        _head(kind, width, THRESHOLD if kind == "sigmoid" else None) for kind, width in zip(kinds, widths, strict=True)
-    ]
-
-
-def _head(kind: str, width: int, cut: float | None) -> OutputHead:
-    return OutputHead(kind in ("softmax", "sigmoid"), cut if width == 1 else None)
-
-
-def scores_of(student: keras.Model, outputs: list[np.ndarray]) -> list[np.ndarray]:
-    """Return what is compared of an artefact's outputs: not the names, which go by its own scores.
-
-    Args:
-        student: what was exported.
-        outputs: of all batches, each in the order of the interface.
-
-    Raises:
-        ValueError: a name is not that of the largest score.
-    """
-    if not isinstance(student, Served) or student.class_names is None:
-        return outputs
-    names = np.array([name.encode() for name in student.class_names])
-    classes, scores = outputs[0::2], outputs[1::2]  # sorted, as the keys of a dict are
-    for given, each in zip(classes, scores, strict=True):
-        if not np.all((given == names[_chosen(student, each)]) | _undecided(student, each)):
-            raise ValueError("a class that it names is not that of its largest score")
-    return scores
-
-
-def _chosen(student: Served, scores: np.ndarray) -> np.ndarray:
-    one = _units(scores.shape) == 1
-    return (_single(scores) >= student.cut).astype(int) if one else np.argmax(scores, -1)
-
-
-def _undecided(student: Served, scores: np.ndarray) -> np.ndarray:
-    """Return which scores of one unit are at the threshold: 8 bits round the threshold, too."""
-    if _units(scores.shape) != 1:
-        return np.zeros(scores.shape[:-1], bool)
-    step = max(abs(student.cut), float(np.max(np.abs(scores)))) / 100
-    return np.abs(_single(scores).astype("float32") - student.cut) <= step
