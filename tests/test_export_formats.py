@@ -236,8 +236,9 @@ def test_a_recurrent_student_takes_one_sequence_of_any_length_in_litert(tmp_path
     student = keras.Model(inputs, dense(3, 1)(keras.layers.GRU(5)(inputs)), name="reader")
     x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
     formats = ("litert", "onnx")
-    report = export(student, tmp_path / "1", formats=formats, quantize=(None, "int8"), representative=x)
-    assert report["litert float32"].passed and report["onnx"].passed
+    quantize = (None, "dynamic", "int8")
+    report = export(student, tmp_path / "1", formats=formats, quantize=quantize, representative=x)
+    assert report["litert float32"].passed and report["litert dynamic"].passed and report["onnx"].passed
     assert "one example at a time" in report["litert float32"].note
     assert "litert float32: It takes one example" in str(report)
     assert "'reader' to int8 throughout: it has recurrent layers" in report["litert int8"].error

@@ -29,6 +29,7 @@ class Files:
     def __init__(self, kinds: Sequence[str | None]) -> None:
         self.kinds = kinds
         self._errors: dict[str | None, str] = {}
+        self._singly: dict[str | None, str] = {}
 
     def write(self, source: Source, path: pathlib.Path, quantize: str | None = None) -> str | None:
         """Write a `.tflite` file.
@@ -54,7 +55,11 @@ class Files:
                     "Use quantize='dynamic'."
                 )
             note = "It takes one example at a time: LiteRT has recurrent layers for a fixed batch size only."
-            error = _convert(source, source.interface.of_one(), {quantize: files[quantize]})[quantize]
+            if quantize not in self._singly:
+                lists = [kind for kind, message in self._errors.items() if "TensorList" in message]
+                rest = {kind: files[kind] for kind in lists if kind not in (*self._singly, "int8")}
+                self._singly |= _convert(source, source.interface.of_one(), rest)
+            error = self._singly[quantize]
         if error:
             raise ValueError(_reason(name, error, quantize))
         files[quantize].rename(path)
