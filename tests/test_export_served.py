@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting.served import Served, scores_of, serve
+from keras_kd.exporting.scores import heads_of, scores_of
+from keras_kd.exporting.served import Served, serve
 from tests.models import Subclassed, batch, dense, headed, linear, mlp, numbers, softmax
 
 X, _ = batch(40)
@@ -216,6 +217,125 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path, student, 
     student = student() if student is several else student(1)
     with pytest.raises(ValueError, match=message):
         export(student, tmp_path / "1", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def fraud(head, kind="functional"):
+    """A student of one unit."""
+    if kind == "subclassed":
+        student = Subclassed(dense(1, 1, activation=head))
+        student.build((None, 4))
+        return student
+    return linear(1, classes=1, activation=head)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.3, 0.7])
+@pytest.mark.parametrize(
+    "head, outputs, kind",
+    [("sigmoid", None, "functional"), ("sigmoid", "logits", "functional"), ("sigmoid", "sigmoid", "subclassed")]
+    + [(None, None, "functional"), (None, "sigmoid", "functional"), (None, "logits", "subclassed")],
+)
+def test_one_unit_has_two_names_and_a_threshold(tmp_path, head, outputs, kind, threshold):
+    student, names = fraud(head, kind), ("legitimate", "fraud")
+    report = export(student, tmp_path / "1", outputs=outputs, class_names=names, threshold=threshold, representative=X)
+    logits = X.astype("float64") @ student.get_weights()[0] + student.get_weights()[1]
+    chosen = sigmoid(logits[:, 0]) >= threshold
+    assert 0 < chosen.mean() < 1 and report["saved_model"].agreement == 1.0
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    said = loaded.serve(X)
+    np.testing.assert_allclose(
+        said["scores"], sigmoid(logits) if "sigmoid" in (outputs or head or "") else logits, atol=1e-5
+    )
+    assert [each.decode() for each in said["classes"].numpy()] == [names[int(each)] for each in chosen]
+
+
+def test_a_threshold_goes_along_where_a_student_of_16_bits_becomes_float32(tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    student = linear(1, classes=1, activation="sigmoid", dtype="mixed_float16")
+    arguments = {"class_names": ("no", "yes"), "threshold": 0.3, "formats": ("onnx",), "representative": X}
+    report = export(student, tmp_path / "1", **arguments)
+    session = runtime.InferenceSession(str(report["onnx"].path), providers=["CPUExecutionProvider"])
+    classes, scores = session.run(["classes", "scores"], {"input_0": X})
+    assert np.array_equal(classes == "yes", scores[:, 0] >= 0.3) and np.any((scores >= 0.3) & (scores < 0.5))
+
+
+def test_probabilities_that_are_not_recognised_are_not_taken_for_logits_in_silence(tmp_path):
+    with pytest.raises(ValueError, match="`outputs` beside `class_names`.*within 0 and 1.*outputs='sigmoid'"):
+        export(fraud("sigmoid", "subclassed"), tmp_path / "1", class_names=("no", "yes"), representative=X)
+    assert list(tmp_path.iterdir()) == []
+    student = Subclassed(dense(3, 1, activation=lambda x: tf.nn.softmax(x)))  # Keras does not know of it
+    student.build((None, 4))
+    with pytest.warns(UserWarning, match="all within 0 and 1.*taken for logits"):
+        export(student, tmp_path / "1", outputs="softmax", representative=X)
+
+
+def test_one_unit_without_an_axis_has_names_too(tmp_path):
+    x = keras.Input((4,))
+    layer = dense(1, 1)
+    student = keras.Model(x, layer(x)[:, 0])
+    with pytest.raises(ValueError, match="two class_names"):
+        export(student, tmp_path / "1", class_names=NAMES, representative=X)
+    export(student, tmp_path / "1", class_names=("no", "yes"), representative=X)
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    logits = (X.astype("float64") @ np.asarray(layer.kernel) + np.asarray(layer.bias))[:, 0]
+    assert [each == b"yes" for each in loaded.serve(X)["classes"].numpy()] == list(logits >= 0)
+
+
+def test_every_output_behind_a_preprocessing_is_compared(tmp_path):
+    served = serve(several(), None, keras.layers.Rescaling(0.5), None)
+    assert len(heads_of(served, [3, 3])) == 2
+    report = export(several(), tmp_path / "1", preprocessing=keras.layers.Rescaling(0.5), representative=X)
+    assert report["saved_model"].agreement == 1.0
+
+
+def test_one_unit_is_named_in_every_format_and_its_accuracy_is_told(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    student, x = fraud("sigmoid"), batch(200)[0]
+    y = sigmoid(x @ student.get_weights()[0] + student.get_weights()[1])[:, 0] >= 0.5
+    arguments = {"class_names": ("no", "yes"), "quantize": (None, "int8"), "formats": ALL}
+    report = export(student, tmp_path / "1", representative=(x, y.astype("int64")), **arguments)
+    assert report.passed, report
+    assert [each.accuracy for each in report.artefacts][:2] == [0.0, 0.0]
+    coarse = report["litert int8"]  # the labels are the student's own classes: it is always right
+    assert coarse.agreement < 1 and coarse.accuracy == pytest.approx(coarse.agreement - 1)
+
+
+def test_a_name_that_is_on_the_wrong_side_of_the_threshold_is_found():
+    served = Served(fraud("sigmoid"), class_names=("no", "yes"), threshold=0.7)
+    scores, classes = np.array([[0.1], [0.69], [0.9]], "float32"), np.array([b"no", b"no", b"yes"])
+    assert scores_of(served, [classes, scores])[0] is scores
+    scores_of(served, [np.array([b"no", b"yes", b"yes"]), np.array([[0.1], [0.6999], [0.9]], "float32")])  # rounded
+    with pytest.raises(ValueError, match="not that of its largest score"):
+        scores_of(served, [classes[::-1], scores])
+
+
+@pytest.mark.parametrize(
+    "head, arguments, message",
+    [
+        (
+            "sigmoid",
+            {"class_names": ("fraud",)},
+            "two class_names.*the name below the threshold.*Received 1 class_names",
+        ),
+        ("sigmoid", {"class_names": NAMES}, "two class_names.*Received 3 class_names"),
+        ("softmax", {"class_names": ("no", "yes")}, "softmax of the one unit of .* is always 1"),
+        ("sigmoid", {"class_names": ("no", "yes"), "threshold": 1.0}, "between 0 and 1. Received: 1.0"),
+        ("sigmoid", {"threshold": 0.3}, "Expected `class_names` beside `threshold`"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["functional", "subclassed"])
+def test_names_that_one_unit_does_not_choose_from_are_refused(tmp_path, head, arguments, message, kind):
+    if (head, kind) == ("softmax", "subclassed"):
+        arguments = {**arguments, "outputs": "softmax"}
+    with pytest.raises(ValueError, match=message):
+        export(fraud(head, kind), tmp_path / "1", representative=X, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_threshold_is_refused_for_several_classes(tmp_path):
+    with pytest.raises(ValueError, match="one output an example.*3 classes, of which the largest is named"):
+        export(linear(1), tmp_path / "1", class_names=NAMES, threshold=0.3)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -342,6 +342,10 @@ def test_what_is_no_student_is_refused_before_any_work():
         kd.quantization_aware(keras.Sequential([layers.Dense(2)]), IMAGES)
     with pytest.raises(ValueError, match="without examples"):
         kd.quantization_aware(convolutional(), IMAGES[:0])
+    for value in (np.inf, np.nan):
+        x = np.where(np.arange(64)[:, None] == 5, value, X).astype("float32")
+        with pytest.raises(ValueError, match="finite.*Received: 1 examples with inf or nan"):
+            kd.quantization_aware(small(), x)
     whole = keras.Sequential([keras.Input((4,), dtype="int32", name="words"), layers.Flatten()])
     with pytest.raises(ValueError, match="floating-point inputs.*'words'"):
         kd.quantization_aware(whole, IMAGES)

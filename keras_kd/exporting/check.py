@@ -1,67 +1,85 @@
-"""Have artefacts run in fresh processes, and compare what they say with what the student says."""
+"""Have artefacts run in fresh processes, and compare their outputs with the student's."""
 
 import dataclasses
-import json
 import pathlib
-import subprocess
 import sys
 from typing import Any
 
 import numpy as np
 
-from keras_kd.exporting import keras_file, runtime
+from keras_kd.exporting import deviation, keras_file, process, runtime, scores
+from keras_kd.exporting.deviation import Deviation
 from keras_kd.exporting.examples import Examples
-from keras_kd.exporting.served import scores_of
+from keras_kd.exporting.formats import Format
 from keras_kd.exporting.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How an artefact does beside the student; the attributes are those of `report.Artefact`."""
+    """How an artefact does beside the student.
 
-    difference: float
-    scale: float
-    agreement: float | None
+    Attributes:
+        outputs: the deviation of each output.
+        accuracy: the artefact's accuracy less the student's; None without labels.
+        latency: 50th and 95th percentile of the milliseconds for one example.
+    """
+
+    outputs: tuple[Deviation, ...]
     accuracy: float | None
     latency: tuple[float, float]
 
+    @property
+    def worst(self) -> Deviation:
+        """The output that is nearest to what it may differ, or furthest beyond."""
+        return self.outputs[int(np.argmax([each.ratio for each in self.outputs]))]  # the first NaN where there is one
 
-def compare(
-    source: Source, written: dict[pathlib.Path, str], folder: pathlib.Path, fresh: bool
-) -> dict[pathlib.Path, Comparison | str]:
+    @property
+    def agreement(self) -> float | None:
+        """Part of the examples (and positions) of the student's class; None without classes."""
+        return self._agreement(sum(each.disagreements for each in self.outputs))
+
+    @property
+    def least_agreement(self) -> float | None:
+        """What `agreement` has to be."""
+        return self._agreement(sum(each.tolerated for each in self.outputs))
+
+    def _agreement(self, disagreements: float) -> float | None:
+        positions = sum(each.positions for each in self.outputs)
+        return max(0.0, 1 - disagreements / positions) if positions else None
+
+
+def compare(source: Source, written: dict[pathlib.Path, Format]) -> dict[pathlib.Path, Comparison | str]:
     """Run artefacts on the examples.
 
     Args:
         source: the student and its examples.
-        written: runtime by the path of each artefact.
-        folder: for files of no further use.
-        fresh: run each runtime in a process of its own.
+        written: format by the path of each artefact.
 
     Returns:
         By path a `Comparison`, or the message of what went wrong.
     """
     found: dict[pathlib.Path, Comparison | str] = {}
-    np.savez(folder / "batches.npz", *[leaf for batch in source.examples.batches for leaf in batch])
-    for (process, own), paths in _processes(source, written, fresh).items():
-        job = _job(source, {path: written[path] for path in paths}, folder / f"{process}.json")
-        results = _run(job, folder, own)
+    for (name, fresh), paths in _processes(source, written).items():
+        job = _job(source, {path: written[path].runtime for path in paths}, source.folder / f"{name}.json")
+        results = process.run(runtime, job, source.folder, fresh)
         for path in paths:
             result = results.get(str(path), {"error": results.get("error")})
             if "error" in result:
                 found[path] = " ".join(str(result["error"]).split())[:600]
             else:
-                found[path] = _compare(source, folder / f"{path.name}.npz", result["milliseconds"])
+                outputs = source.folder / f"{path.name}.npz"
+                found[path] = _compare(source, outputs, written[path], result["milliseconds"])
     return found
 
 
-def _processes(
-    source: Source, written: dict[pathlib.Path, str], fresh: bool
-) -> dict[tuple[str, bool], list[pathlib.Path]]:
+def _processes(source: Source, written: dict[pathlib.Path, Format]) -> dict[tuple[str, bool], list[pathlib.Path]]:
     """Return which artefacts run together: TensorFlow takes seconds to start, and a runtime may crash."""
     found: dict[tuple[str, bool], list[pathlib.Path]] = {}
-    for path, name in sorted(written.items(), key=lambda item: item[1] == "keras"):  # its imports come last
-        process = "tensorflow" if name in ("saved_model", "keras") else name
-        found.setdefault((process, fresh and (name != "keras" or _importable(source))), []).append(path)
+    names = {path: kind.runtime for path, kind in written.items()}
+    for path, name in sorted(names.items(), key=lambda item: item[1] == "keras"):  # its imports come last
+        together = "tensorflow" if name in ("saved_model", "keras") else name
+        fresh = source.fresh and (name != "keras" or _importable(source))
+        found.setdefault((together, fresh), []).append(path)
     return found
 
 
@@ -78,7 +96,7 @@ def _job(source: Source, written: dict[pathlib.Path, str], results: pathlib.Path
         "inputs": [spec.name for spec in interface.specs],
         "outputs": list(interface.outputs),
         "structure": interface.pack(list(range(len(interface.specs)))),
-        "batches": str(folder / "batches.npz"),
+        "batches": str(source.batches),
         "artefacts": [
             {"runtime": name, "path": str(path), "outputs": str(folder / f"{path.name}.npz")}
             for path, name in written.items()
@@ -89,20 +107,7 @@ def _job(source: Source, written: dict[pathlib.Path, str], results: pathlib.Path
     }
 
 
-def _run(job: dict[str, Any], folder: pathlib.Path, fresh: bool) -> dict[str, Any]:
-    path = folder / "job.json"
-    path.write_text(json.dumps(job))
-    if not fresh:
-        runtime.main(str(path))
-    else:
-        command = [sys.executable, "-P", runtime.__file__, str(path)]
-        ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if ended.returncode:
-            return {"error": f"its process ended with {ended.returncode}: {ended.stderr.strip()[-600:]}"}
-    return json.loads(pathlib.Path(job["results"]).read_text())
-
-
-def _compare(source: Source, outputs: pathlib.Path, milliseconds: list[float]) -> Comparison | str:
+def _compare(source: Source, outputs: pathlib.Path, kind: Format, milliseconds: list[float]) -> Comparison | str:
     examples = source.examples
     with np.load(outputs) as arrays:
         leaves = list(arrays.values())
@@ -110,31 +115,43 @@ def _compare(source: Source, outputs: pathlib.Path, milliseconds: list[float]) -
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in expected]:
         return f"its outputs have the shapes {[leaf.shape for leaf in leaves]}, the student's are others"
     try:
-        expected, leaves = (scores_of(source.student, each) for each in (expected, leaves))
+        expected, leaves = (scores.scores_of(source.student, each) for each in (expected, leaves))
     except ValueError as error:
         return str(error)
-    pairs = [(_number(a), _number(b)) for a, b in zip(expected, leaves, strict=True)]
-    largest = [np.max(np.abs(a - b), initial=0.0) for a, b in pairs]
-    classes = [np.argmax(a, -1) == np.argmax(b, -1) for a, b in pairs if a.ndim > 1 and a.shape[-1] > 1]
+    ours, theirs = [_number(each) for each in expected], [_number(each) for each in leaves]
+    width = len(ours) // len(examples.batches)
+    heads = scores.heads_of(source.student, [each.shape[-1] if each.ndim > 1 else 1 for each in ours[:width]])
     return Comparison(
-        difference=float(np.max(largest)),  # NaN stays NaN
-        scale=max(1.0, *(float(np.max(np.abs(a), initial=0.0)) for a, _ in pairs)),
-        agreement=float(np.mean(np.concatenate([each.ravel() for each in classes]))) if classes else None,
-        accuracy=_accuracy_difference(examples, pairs),
+        tuple(
+            deviation.measure(
+                ours[i::width],
+                theirs[i::width],
+                kind.tolerance(source.rounding, head.probabilities),
+                head.cut,
+            )
+            for i, head in zip(range(width), heads, strict=True)
+        ),
+        accuracy=_accuracy_difference(examples, ours, theirs, heads[0].cut),
         latency=(milliseconds[0], milliseconds[1]),
     )
 
 
-def _accuracy_difference(examples: Examples, pairs: list[tuple[np.ndarray, np.ndarray]]) -> float | None:
+def _accuracy_difference(
+    examples: Examples, expected: list[np.ndarray], received: list[np.ndarray], cut: float | None
+) -> float | None:
     """Return the artefact's accuracy less the student's, for one output of classes with labels."""
-    if examples.labels is None or len(pairs) != len(examples.labels):
+    if examples.labels is None or len(expected) != len(examples.labels):
         return None
     gains = []
-    for label, (expected, received) in zip(examples.labels, pairs, strict=True):
-        ids = np.argmax(label, -1) if label.shape == expected.shape else label.reshape(label.shape[: expected.ndim - 1])
-        if expected.ndim < 2 or expected.shape[-1] < 2 or ids.shape != expected.shape[:-1]:
+    for label, ours, theirs in zip(examples.labels, expected, received, strict=True):
+        before, after = deviation.classes(ours, cut), deviation.classes(theirs, cut)
+        if before is None or after is None:
             return None
-        gains.append(((np.argmax(received, -1) == ids).astype(int) - (np.argmax(expected, -1) == ids)).ravel())
+        ids = np.argmax(label, -1) if cut is None and label.shape == ours.shape else label
+        if ids.size != before.size:
+            return None
+        ids = ids.reshape(before.shape) if cut is None else ids.reshape(before.shape) >= 0.5
+        gains.append(((after == ids).astype(int) - (before == ids)).ravel())
     return float(np.mean(np.concatenate(gains)))
 
 

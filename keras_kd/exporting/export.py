@@ -1,12 +1,16 @@
 """Write, run, compare; and only then give the folder its name."""
 
 import dataclasses
+import errno
+import math
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_kd import _say
 from keras_kd.distiller import Distiller
@@ -15,12 +19,9 @@ from keras_kd.exporting.check import Comparison, compare
 from keras_kd.exporting.examples import prepare
 from keras_kd.exporting.formats import Format, chosen
 from keras_kd.exporting.report import Artefact, ExportReport
-from keras_kd.exporting.scratch import scratch
-from keras_kd.exporting.served import serve
+from keras_kd.exporting.scratch import is_full, scratch
+from keras_kd.exporting.served import THRESHOLD, Served, check_head, serve
 from keras_kd.exporting.source import Source
-
-#: Least tolerance for students that compute in 16 bits, which round more coarsely.
-_TOLERANCE = {"bfloat16": 2e-2, "float16": 2e-3}
 
 
 def export(
@@ -33,6 +34,7 @@ def export(
     outputs: str | None = None,
     preprocessing: Callable[[Any], Any] | None = None,
     class_names: Sequence[str] | None = None,
+    threshold: float = THRESHOLD,
     fresh: bool = True,
 ) -> ExportReport:
     """Write the student alone, reload it in a fresh process and compare its outputs, in one or several formats.
@@ -54,8 +56,9 @@ def export(
         formats: one or several of the above.
         representative: real inputs to compare on, of the structure that the student takes, or a `tf.data.Dataset` of
             batches or examples of them (batches, where the student does not say what it takes); with or without
-            labels, (x, y). At most 1,000 examples are taken. "int8" measures its ranges on the first 300. None:
-            random numbers of the student's input shapes.
+            labels, (x, y). At most 1,000 examples are taken. "int8" measures its ranges on the first 300. None: random
+            ones of the student's input shapes: ids of its embeddings, words of its vocabularies, normal numbers. The
+            report and a warning tell where the values of an input cannot be known, and the comparison is weak.
         quantize: how LiteRT keeps numbers: None (float32), "float16" or "dynamic" (int8) for weights alone, "int8" for
             inputs, weights, activations and outputs; or several of these, for one file each.
         outputs: what the artefacts give: "logits", or the probabilities "softmax" (of one class among several) or
@@ -65,22 +68,32 @@ def export(
             what is written: `keras.layers.Rescaling(1 / 255)` for images of uint8. `representative` are raw inputs
             then; they say which shapes and types are taken, unless it is a model with inputs of its own.
         class_names: one for each class, in their order. The outputs are then `scores` and, the name of the largest,
-            `classes`, as TensorFlow Serving calls them.
-        fresh: run the artefacts in processes of their own, which takes seconds, for TensorFlow to start. False: in this
-            one; it does not show that they need nothing of it.
+            `classes`, as TensorFlow Serving calls them. For a student with one output an example two names: that
+            below the threshold and that from it, as in ("legitimate", "fraud").
+        threshold: the probability from which the one output of a student has its second name. Scores of "logits" are
+            compared with its logit.
+        fresh: convert to LiteRT and run the artefacts in processes of their own, each of which takes seconds, for
+            TensorFlow to start. False: in this one; it does not show that they need nothing of it, and where LiteRT's
+            converter crashes, it ends.
 
     Returns:
         An `ExportReport`: its `path`, the number of `examples` compared, and `artefacts`, one `Artefact` for each
         format, as report["litert int8"]. Of each, its `name` and `path`, whether it `passed` or by which `error` it
         failed, its `size` in bytes, the largest `difference` from the student beside what is `allowed`, `agreement`
-        with its top class, `accuracy` less the student's, `latency` in milliseconds, a `note` and `checksums`.
+        with its top class beside the `least_agreement` that the student's own margins let expect, `accuracy` less the
+        student's, `latency` in milliseconds, a `note` and `checksums`. A `note` of the report tells where the
+        comparison is weak.
+
+        What is allowed is a part of the scale of an output, which is that of 95 % of the examples (see
+        `keras_kd.exporting.deviation.measure`): from 1e-5 for float32 to 0.4 for int8.
 
     Raises:
         TypeError: `student` is not a Keras model, or it is a Distiller; `preprocessing` is no function.
-        ValueError: the student is not built, an argument does not fit, or no artefact says what the student says.
-        FileExistsError: `path` exists; nothing is overwritten.
+        ValueError: the student is not built, an argument does not fit, examples are not finite, the student cannot be
+            called on them, or no artefact says what the student says.
+        FileExistsError: `path` exists, and nothing is overwritten, or another export to it is going on.
         ImportError: a format needs a package that is not there.
-        OSError: nothing can be written at `path`.
+        OSError: nothing can be written at `path`, or there is no room.
 
     Example:
         >>> export(distiller.student, "models/student/1")
@@ -98,16 +111,23 @@ def export(
             "Pass some hundred real inputs, as in representative=x_train[:300]."
         )
     _check_path(path, kinds)
-    model = serve(student, outputs, preprocessing, class_names)
+    model = serve(student, outputs, preprocessing, class_names, threshold)
     if model is not student and "keras" in formats:
         raise ValueError(
             "Expected `formats` without 'keras' beside `outputs`, `preprocessing` or `class_names`: those are for "
             "services and devices, and a .keras file needs keras_kd for them. Export the student as it is to 'keras' "
             f"in another call. Received: formats={tuple(formats)!r}"
         )
-    source = Source(model, *prepare(model, representative))
-    with scratch(path) as folder:
-        report = _fill(source, kinds, folder, path, fresh)
+    interface, examples = prepare(model, representative)
+    if isinstance(model, Served):
+        check_head(model, interface.pack(list(map(tf.constant, examples.batches[0]))))
+    if examples.weakness:
+        warnings.warn(examples.weakness, stacklevel=2)
+    with scratch(path, _least_size(student, kinds)) as folder:
+        (folder / "work").mkdir()
+        source = Source(model, interface, examples, folder / "work", fresh)
+        report = _fill(source, kinds, folder, path)
+        _check_path(path, kinds)  # again: it took a while
         os.rename(folder / "version", path)
     _say.say(str(report))
     return report
@@ -127,6 +147,12 @@ def _check_student(student: Any) -> None:
 
 def _check_path(path: pathlib.Path, kinds: list[Format]) -> None:
     """Refuse what exists, and a name without a version beside versions, which TensorFlow Serving would not see."""
+    for each in (path, *path.parents):
+        if each.is_symlink() and not each.exists():
+            raise FileExistsError(
+                f"Expected a path to a new folder: {each} is a link to {os.readlink(each)}, which does not exist. "
+                "Remove the link, or make that folder."
+            )
     base = path if _versions(path) else path.parent
     versions = _versions(base)
     following = base / str(max(versions, default=0) + 1)
@@ -146,22 +172,29 @@ def _versions(folder: pathlib.Path) -> list[int]:
     return [int(each.parent.name) for each in folder.glob("*/saved_model.pb") if each.parent.name.isdecimal()]
 
 
-def _fill(source: Source, kinds: list[Format], scratch: pathlib.Path, path: pathlib.Path, fresh: bool) -> ExportReport:
+def _least_size(student: keras.Model, kinds: list[Format]) -> int:
+    """Return the bytes of the student's weights in all formats: a quarter of them in the smallest, of 8 bits."""
+    weights = sum(variable.value.dtype.size * math.prod(variable.shape) for variable in student.variables)
+    return sum(weights // 4 if kind.runtime == "litert" else weights for kind in kinds)
+
+
+def _fill(source: Source, kinds: list[Format], scratch: pathlib.Path, path: pathlib.Path) -> ExportReport:
     """Write all formats, compare them and put them in `scratch / "version"`, to become `path`."""
-    written: dict[pathlib.Path, str] = {}
+    written: dict[pathlib.Path, Format] = {}
     results: dict[pathlib.Path, Comparison | str] = {}
     notes: dict[Format, str] = {}
     for kind in kinds:
         file = scratch / kind.file
         try:
             notes[kind] = kind.write(source, file) or ""
-            written[file] = kind.runtime
+            written[file] = kind
         except Exception as error:  # converters raise anything; the other formats are not lost by it
-            message = " ".join(str(error).split())[:600]
+            message = reports.brief(error)
             results[file] = message if isinstance(error, ValueError) else f"{type(error).__name__}: {message}"
-    work = scratch / "work"
-    work.mkdir()
-    results.update(compare(source, written, work, fresh))
+    results.update(compare(source, written))
+    for result in results.values():
+        if isinstance(result, str) and is_full(result):
+            raise OSError(errno.ENOSPC, result)
     judged = {
         kind: dataclasses.replace(_judge(kind, results[scratch / kind.file], source.student), note=notes.get(kind, ""))
         for kind in kinds
@@ -172,7 +205,7 @@ def _fill(source: Source, kinds: list[Format], scratch: pathlib.Path, path: path
     version = scratch / "version"
     version.mkdir()
     artefacts = [_place(artefact, scratch / kind.file, version, path) for kind, artefact in judged.items()]
-    report = ExportReport(path, source.examples.count, tuple(artefacts))
+    report = ExportReport(path, source.examples.count, tuple(artefacts), source.examples.weakness)
     report.write(version)
     return report
 
@@ -180,24 +213,40 @@ def _fill(source: Source, kinds: list[Format], scratch: pathlib.Path, path: path
 def _judge(kind: Format, result: Comparison | str, student: keras.Model) -> Artefact:
     if isinstance(result, str):
         return Artefact(kind.name, None, error=result)
-    allowed = max(kind.tolerance, _TOLERANCE.get(student.compute_dtype, 0.0)) * result.scale
-    error = ""
-    if not result.difference <= allowed:
-        error = (
-            f"The {kind.name} of {student.name!r} does not say what the student says: largest difference "
-            f"{result.difference:.3g}, allowed {allowed:.3g}. Does the student "
-            "draw random numbers in inference, or depend on Python state?"
-        )
     return Artefact(
         name=kind.name,
         path=None,
-        error=error,
-        difference=result.difference,
-        allowed=allowed,
+        error=_error(kind.name, result, student.name),
+        difference=result.worst.difference,
+        allowed=result.worst.allowed,
         agreement=result.agreement,
+        least_agreement=result.least_agreement,
         accuracy=result.accuracy,
         latency=result.latency,
     )
+
+
+def _error(kind: str, result: Comparison, student: str) -> str:
+    """Return why an artefact is not good, or nothing."""
+    worst, error = result.worst, ""
+    if not worst.difference <= worst.allowed:
+        error = f"largest difference {worst.difference:.3g}, allowed {worst.allowed:.3g}"
+    for output in result.outputs:
+        if not error and output.disagreements > output.tolerated:
+            error = (
+                f"another class for {output.disagreements} of {output.positions} examples, where the student's own "
+                f"margins let expect {output.tolerated:.1f} at most"
+            )
+    return error and f"The {kind} of {student!r} does not say what the student says: {error}. {_hint(kind)}"
+
+
+def _hint(kind: str) -> str:
+    if kind == "litert int8":
+        return (
+            "Its integers have one range for all examples: are some `representative` inputs far larger than the "
+            "others, or beyond the first 300? quantize='dynamic' and keras_kd.quantization_aware are more exact."
+        )
+    return "Does the student draw random numbers in inference, or depend on Python state?"
 
 
 def _place(artefact: Artefact, written: pathlib.Path, version: pathlib.Path, path: pathlib.Path) -> Artefact:

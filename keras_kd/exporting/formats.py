@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from keras_kd.exporting import keras_file, litert, onnx, saved_model
+from keras_kd.exporting.deviation import Tolerance
 from keras_kd.exporting.source import Source
 
 
@@ -19,24 +20,33 @@ class Format:
         file: name of the file or folder.
         write: writes it, and returns what the user must know of it, if anything.
         runtime: runs it, see `runtime.py`.
-        tolerance: largest difference accepted between student and artefact, as a part of the largest output (or of 1).
+        of_scale: largest difference accepted between student and artefact, as a part of an output's scale.
         extra: of keras_kd, that brings `packages`.
         packages: that it needs beside TensorFlow.
+        resolution: least difference accepted of probabilities.
     """
 
     name: str
     file: str
     write: Callable[[Source, pathlib.Path], str | None]
     runtime: str
-    tolerance: float
+    of_scale: float
     extra: str = ""
     packages: tuple[str, ...] = ()
+    resolution: float = 0.0
+
+    def tolerance(self, rounding: float, probabilities: bool) -> Tolerance:
+        """Return what may differ in an output of a student that rounds its own numbers so far."""
+        return Tolerance(self.of_scale, rounding, self.resolution if probabilities else 0.0)
 
 
 #: How LiteRT keeps numbers, and the difference that this may make. Float formats run the same operations in another
-#: order; float16 weights have 11 bits; in int8 the worst of a thousand examples may be some tenths of the range off,
-#: and the accuracy is the better judge: the tolerance finds what is broken.
-_LITERT = {None: 1e-4, "float16": 1e-2, "dynamic": 0.25, "int8": 0.25}
+#: order; float16 weights have 11 bits; in int8 the worst of a thousand examples, beyond the ranges that were measured,
+#: may be some tenths of the scale off, and agreement is the better judge: the tolerance finds what is broken.
+_LITERT = {None: 1e-4, "float16": 1e-2, "dynamic": 0.25, "int8": 0.4}
+
+#: Two steps of the 256 that LiteRT has for probabilities, whatever their range.
+_STEPS = 2 / 256
 
 _NAMES = ("saved_model", "litert", "onnx", "keras")
 
@@ -70,15 +80,17 @@ def _variants(name: str, kinds: tuple[str | None, ...]) -> list[Format]:
         return [Format(name, "student.keras", keras_file.write, "keras", 1e-5)]
     if name == "onnx":
         return [Format(name, "student.onnx", onnx.write, "onnx", 1e-5, "onnx", ("onnx", "tf2onnx", "onnxruntime"))]
+    files = litert.Files(tuple(dict.fromkeys(kinds)))
     return [
         Format(
             f"litert {kind or 'float32'}",
             f"student.{kind}.tflite" if kind else "student.tflite",
-            partial(litert.write, quantize=kind),
+            partial(files.write, quantize=kind),
             "litert",
             _LITERT[kind],
             "litert",
             ("ai_edge_litert",),
+            _STEPS if kind == "int8" else 0.0,
         )
-        for kind in dict.fromkeys(kinds)
+        for kind in files.kinds
     ]

@@ -15,11 +15,19 @@ from keras_kd.exporting.served import Served
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """An input: its name in all formats, its shape with None where it is free, and its type."""
+    """An input.
+
+    Attributes:
+        name: in all formats.
+        shape: None where it is free, as the batch always is.
+        dtype: its type.
+        batch: the batch size that the student is built for; None for any.
+    """
 
     name: str
     shape: Shape
     dtype: str
+    batch: int | None = None
 
     def tensor(self) -> tf.TensorSpec:
         """Return the same for TensorFlow."""
@@ -76,14 +84,16 @@ def declared_inputs(student: keras.Model) -> Any:
         tensors = first.inputs[0] if first.built and first.inputs else None
     else:
         tensors = getattr(first, "input", None)
-    return None if tensors is None else _named(tensors, lambda x: ((None, *x.shape[1:]), x.dtype, _given_name(x.name)))
+    if tensors is None:
+        return None
+    return _named(tensors, lambda x: ((None, *x.shape[1:]), x.dtype, _given_name(x.name), x.shape[0]))
 
 
 def inputs_of(batches: list[Any]) -> Any:
     """Return the Specs that batches of examples suggest: free is what differs from batch to batch, and the batch."""
     shapes = [[tuple(leaf.shape) for leaf in tree.flatten(batch)] for batch in batches]
     common = iter([_common([each[i] for each in shapes]) for i in range(len(shapes[0]))])
-    return _named(batches[0], lambda x: (next(common), _dtype(x.dtype), ""))
+    return _named(batches[0], lambda x: (next(common), _dtype(x.dtype), "", None))
 
 
 def output_names(outputs: Tensors) -> tuple[str, ...]:
@@ -94,15 +104,15 @@ def output_names(outputs: Tensors) -> tuple[str, ...]:
     return tuple(f"output_{i}" for i in range(len(flat)))
 
 
-def _named(tensors: Any, describe: Callable[[Any], tuple[Shape, str, str]]) -> Any:
+def _named(tensors: Any, describe: Callable[[Any], tuple[Shape, str, str, int | None]]) -> Any:
     described = [describe(leaf) for leaf in tree.flatten(tensors)]
     if isinstance(tensors, dict) and len(described) == len(tensors):
         names = [_identifier(key) for key in sorted(tensors)]
     else:
-        names = [_identifier(name) or f"input_{i}" for i, (_, _, name) in enumerate(described)]
+        names = [_identifier(name) or f"input_{i}" for i, (_, _, name, _) in enumerate(described)]
     if len(set(names)) < len(names):
         names = [f"{name}_{i}" for i, name in enumerate(names)]
-    specs = [Spec(name, shape, dtype) for name, (shape, dtype, _) in zip(names, described, strict=True)]
+    specs = [Spec(name, shape, dtype, size) for name, (shape, dtype, _, size) in zip(names, described, strict=True)]
     return tree.pack_sequence_as(tensors, specs)
 
 

@@ -5,8 +5,6 @@ import logging
 import pathlib
 from collections.abc import Iterator
 
-import tensorflow as tf
-
 from keras_kd.exporting.source import Source
 
 #: Read by every onnxruntime since 1.14, and the newest that tf2onnx writes.
@@ -22,11 +20,17 @@ def write(source: Source, path: pathlib.Path) -> None:
     import onnx
     import tf2onnx
 
-    interface, student = source.interface, source.in_float32
-    function = tf.function(lambda inputs: interface.call(student, inputs), autograph=False)
-    specs = {spec.name: spec.tensor() for spec in interface.specs}
+    function = source.interface.signature(source.in_float32)
+    captured = {id(placeholder) for _, placeholder in function.graph.captures}
+    inputs = [tensor.name for tensor in function.inputs if id(tensor) not in captured]
+    outputs = [tensor.name for tensor in function.outputs]
     with _quiet("tf2onnx"), _quiet("tensorflow"):  # what they log as errors is raised below
-        model, _ = tf2onnx.convert.from_function(function, [specs], opset=_OPSET)
+        # `from_function` would make inputs of tensors that a layer keeps beside its variables, as Normalization does.
+        graph = tf2onnx.tf_loader.from_function(function, inputs, outputs)
+        names = tf2onnx.convert.tensor_names_from_structed(function, inputs, outputs)
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph, input_names=inputs, output_names=outputs, opset=_OPSET, tensors_to_rename=names
+        )
     lacking = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, node.domain)})
     if lacking:
         raise ValueError(

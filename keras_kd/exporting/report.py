@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 from typing import Any
 
 import keras
@@ -23,9 +24,11 @@ class Artefact:
         path: where it is: in the folder's `failed` if it failed, None if it could not be written.
         error: why it failed; empty if it passed.
         size: bytes on disk.
-        difference: largest absolute difference from the student, of any output; None if it did not run, as all below.
-        allowed: the difference that it may have.
+        difference: largest absolute difference from the student, in the example (of any output) where it is largest in
+            proportion to what is allowed; None if it did not run, as all below.
+        allowed: the difference that this example may have.
         agreement: part of the examples (and positions) whose top class is the student's; None without classes.
+        least_agreement: what it has to be at least.
         accuracy: its accuracy less the student's; None without labels.
         latency: 50th and 95th percentile of the milliseconds for one example.
         note: what else is to be known of it.
@@ -39,6 +42,7 @@ class Artefact:
     difference: float | None = None
     allowed: float | None = None
     agreement: float | None = None
+    least_agreement: float | None = None
     accuracy: float | None = None
     latency: tuple[float, float] | None = None
     note: str = ""
@@ -58,11 +62,13 @@ class ExportReport:
         path: the export's folder.
         examples: number of examples compared.
         artefacts: one for each format, those that failed too.
+        note: what else is to be known of the comparison, as that it is weak.
     """
 
     path: pathlib.Path
     examples: int
     artefacts: tuple[Artefact, ...]
+    note: str = ""
 
     def __getitem__(self, name: str) -> Artefact:
         """Return the artefact of a format, as in report["litert int8"]."""
@@ -95,6 +101,7 @@ class ExportReport:
         for row in rows:
             cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
             lines.append("  ".join(cells))
+        lines += [self.note] if self.note else []
         lines += [f"{artefact.name}: {artefact.note}" for artefact in self.artefacts if artefact.note]
         lines += [f"{artefact.name}: FAILED. {artefact.error}" for artefact in self.artefacts if not artefact.passed]
         return "\n".join(lines)
@@ -103,6 +110,7 @@ class ExportReport:
         """Write the report, with the versions that it was made with."""
         content = {
             "examples": self.examples,
+            "note": self.note,
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
             "artefacts": [self._plain(artefact) for artefact in self.artefacts],
@@ -115,6 +123,11 @@ class ExportReport:
         numbers = {**dataclasses.asdict(artefact), "path": path, "passed": artefact.passed}
         finite = {name: not isinstance(value, float) or math.isfinite(value) for name, value in numbers.items()}
         return {name: value if finite[name] else str(value) for name, value in numbers.items()}  # JSON has no NaN
+
+
+def brief(error: Any) -> str:
+    """Return the message of an error of any kind in a line, without colours."""
+    return " ".join(re.sub("\x1b\\[[0-9;]*m", "", str(error)).split())[:600]
 
 
 def checksums(path: pathlib.Path, root: pathlib.Path) -> dict[str, str]:

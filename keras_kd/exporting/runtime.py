@@ -36,12 +36,12 @@ def main(path: str) -> None:
     for artefact in job["artefacts"]:
         try:
             run = _RUNTIMES[artefact["runtime"]](artefact["path"], job)
-            outputs = [_plain(output) for batch in batches for output in run(batch)]
+            outputs = [plain(output) for batch in batches for output in run(batch)]
             np.savez(artefact["outputs"], *outputs)
             results[artefact["path"]] = {"milliseconds": _time(run, [leaf[:1] for leaf in batches[0]])}
         except Exception as error:  # whatever a runtime raises is this artefact's failure, and no other's
             results[artefact["path"]] = {"error": f"{type(error).__name__}: {error}"}
-    pathlib.Path(job["results"]).write_text(json.dumps(results))
+        pathlib.Path(job["results"]).write_text(json.dumps(results))  # not lost where the next one crashes
 
 
 def _saved_model(path: str, job: dict[str, Any]) -> Run:
@@ -136,7 +136,7 @@ def _restored(output: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     return (output.astype("float32") - zero) * np.float32(scale) if scale else output
 
 
-def _plain(output: np.ndarray) -> np.ndarray:
+def plain(output: np.ndarray) -> np.ndarray:
     """Return what an .npz file can hold without pickle."""
     if output.dtype.kind in "UO":
         flat = [each if isinstance(each, bytes) else str(each).encode() for each in output.ravel()]

@@ -54,7 +54,7 @@ def quantization_aware(student: keras.Model, representative: Tensors) -> keras.M
 
     Raises:
         TypeError: `student` is not a Keras model.
-        ValueError: it has no graph, or layers that are not covered: all are listed; no examples.
+        ValueError: it has no graph, or layers that are not covered: all are listed; no examples, or not finite ones.
 
     Example:
         >>> small = quantization_aware(student, x_train[:500])
@@ -70,6 +70,12 @@ def quantization_aware(student: keras.Model, representative: Tensors) -> keras.M
         raise ValueError(f"Expected the student to be a built Functional or Sequential model. Received: {student!r}")
     if not all(len(x) for x in tree.flatten(representative)):
         raise ValueError("Expected real inputs, to find the first ranges. Received: `representative` without examples.")
+    infinite = sum(not np.all(np.isfinite(row)) for x in tree.flatten(representative) for row in np.asarray(x))
+    if infinite:
+        raise ValueError(
+            "Expected `representative` inputs that are finite: all ranges start from them. "
+            f"Received: {infinite} examples with inf or nan. Leave them out."
+        )
     graph = Graph(model)
     coverage.check(graph, student.name)
     quantized = _rebuild(graph, student.name)
