@@ -67,7 +67,7 @@ class Listing(keras.Model):
         return loss
 
 
-class Testing(keras.Model):
+class Evaluating(keras.Model):
     """Evaluates at another temperature, and reports a number that Keras does not."""
 
     def test_step(self, data):
@@ -94,7 +94,7 @@ def both(kind, loss=CROSS_ENTROPY, **arguments):
     return plain, distiller
 
 
-LABELLED = [Focused, Unregularised, Tracking, Listing, Testing, Predicting]
+LABELLED = [Focused, Unregularised, Tracking, Listing, Evaluating, Predicting]
 
 
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
@@ -160,7 +160,7 @@ def test_what_a_student_was_compiled_with_is_left_as_it_was():
 
 
 def test_targets_that_x_carries_do_not_reach_them():
-    _, distiller = both(Testing)
+    _, distiller = both(Evaluating)
     distiller.teacher = kd.teachers.Cached(head="logits")
     x = kd.Joined(X, {"logits": np.zeros((24, 3), "float32")})
     dataset = tf.data.Dataset.from_tensor_slices((x, Y)).batch(8)

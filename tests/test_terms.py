@@ -131,7 +131,6 @@ def test_a_keras_loss_compares_the_student_with_the_teacher_as_truth():
         ("huber", {"delta": 0.5}, "huber", 0.5 * (2 - 0.25) / 2),
         ("cosine_similarity", {}, "cosine_similarity", -(2 * 4 + 1) / np.sqrt(5 * 17)),
     ],
-    ids=str,
 )
 def test_keras_losses_may_be_given_as_in_keras(loss, arguments, name, expected):
     for term in (Term(loss, **arguments), Term(loss, at=FEATURES, **arguments)):
