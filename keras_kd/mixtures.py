@@ -29,6 +29,11 @@ def of_kind(side: Tensors, kind: str) -> Tensors:
     return OfLabels(*side) if isinstance(side, Mixture) and kind == "sigmoid" else side
 
 
+def members(side: Tensor | Mixture) -> tuple[Tensor, ...]:
+    """Return the logits of each member, or the one tensor that is no mixture."""
+    return side.logits if isinstance(side, Mixture) else (side,)
+
+
 def on_logits(function: Callable[[Tensor], Tensor], side: Tensors) -> Tensors:
     """Apply a function to a tensor, to each in a tuple of them, or to the logits of each member."""
     if isinstance(side, Mixture):

@@ -179,7 +179,9 @@ class Term(keras.layers.Layer):
         if self.bridge is not None and not self.bridge.built:
             self.bridge.build(tree.map_structure(lambda side: side.shape, sides))
         known = self.pick(teacher, self._pair[1], "teacher") if teacher is not None else None
-        if known is None and self.bridge is None and (softened if self.soften is None else self.soften):
+        softens = softened if self.soften is None else self.soften
+        lacks = any(isinstance(each, schedules.Unsaved) for each in (self.loss, self.transform))  # until it is assigned
+        if known is None and self.bridge is None and softens and not lacks:
             known = sides  # what is softened are the same classes on both sides
         if known is not None and not self.needs_labels:
             sides, targets = tree.map_structure(

@@ -73,7 +73,8 @@ def of_expression(node: ast.AST) -> Iterator[ast.AST]:
             yield _with(node, **{field: _NAMES[getattr(node, field)]})
     elif isinstance(node, ast.Call):
         ordered = ast.unparse(node.func).split(".")[-1] not in _NAMES  # of a minimum, the order does not matter
-        if ordered and len(node.args) > 1 and not any(isinstance(each, ast.Starred) for each in node.args[:2]):
+        swaps = ordered and len(node.args) > 1 and not any(isinstance(each, ast.Starred) for each in node.args[:2])
+        if swaps and ast.dump(node.args[0]) != ast.dump(node.args[1]):
             yield _with(node, args=[node.args[1], node.args[0], *node.args[2:]])
         for keyword in node.keywords:
             yield _with(node, keywords=[each for each in node.keywords if each is not keyword])

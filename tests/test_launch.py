@@ -111,11 +111,18 @@ def all_end(processes, seconds=8):
     return not any(map(running, processes))
 
 
+def notice_signals():
+    """Undo what the background of a shell and nohup have set: there, the launcher would rightly ignore signals."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def launching(path, *prefix, **arguments):
     """Yield a launcher that runs, and the processes that its two workers have named."""
     command = [*prefix, *LAUNCHER, path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **arguments) as launcher:
+    start = {"stdout": subprocess.PIPE, "text": True, "preexec_fn": notice_signals}
+    with subprocess.Popen(command, **start, **arguments) as launcher:
         processes = []
         try:
             while len(processes) < 4:

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_kd import distribution, heads, schedules, targets
+from keras_kd import distribution, heads, mixtures, schedules, targets
 from keras_kd._types import Tensor, Tensors
 
 
@@ -106,7 +106,7 @@ def taken_for_logits(teacher: Teacher, x: Tensors, names: tuple[str, ...]) -> li
     found = []
     for each in teacher.unrecognised(names):
         outputs = each(x, {})
-        kinds = [heads.resembles(outputs[name]) for name in names if name in outputs]
+        kinds = [heads.resembles(one) for name in names if name in outputs for one in mixtures.members(outputs[name])]
         kind = next(filter(None, kinds), None)
         if kind is not None:
             found.append(

@@ -67,8 +67,8 @@ class Remembered(Teacher):
         return self.teacher.kind(name)
 
     def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
-        """Return the teachers in the teacher whose heads are not known."""
-        return self.teacher.unrecognised(names)
+        """Return itself where a head in the teacher is not known: what it remembers tells as much, at no cost."""
+        return [self] if self.teacher.unrecognised(names) else []
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
