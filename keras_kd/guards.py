@@ -20,7 +20,8 @@ def against_schedules(loss: Tensor, ranges: Iterable[schedules.Range], step: Ten
     """
     for name, schedule, low, high in (each for each in ranges if not schedules.is_known(each.schedule)):
         value = schedules.at(schedule, step)
-        bounds = f"from {low:g} to {high:g}" if high < schedules.LARGEST else f"at least {low:g}, and finite"
+        lowest = "above 0" if low == schedules.SMALLEST else f"at least {low:g}"
+        bounds = f"from {low:g} to {high:g}" if high < schedules.LARGEST else f"{lowest} and finite"
         message = f"Expected {name} to be {bounds} in every step. Received, at step"
         holds = ops.logical_and(value >= low, value <= high)
         loss = distribution.stop_unless(holds, message, loss, step, "the value", value)

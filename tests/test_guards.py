@@ -42,10 +42,10 @@ def line(slope):
 LEAVING = {
     "alpha above": (lambda: make(alpha=line(0.2)), "alpha to be from 0 to 1", 1.1),
     "alpha below": (lambda: make(alpha=line(-0.2)), "alpha to be from 0 to 1", -0.1),
-    "temperature": (lambda: make(temperature=line(-0.2)), "the temperature to be at least 1.17549e-38", -0.1),
+    "temperature": (lambda: make(temperature=line(-0.2)), "the temperature to be above 0", -0.1),
     "a term's temperature": (
         lambda: make([kd.Term(losses.kl_divergence, temperature=line(-0.2))]),
-        "the temperature of the term 'kl_divergence' to be at least 1.17549e-38",
+        "the temperature of the term 'kl_divergence' to be above 0",
         -0.1,
     ),
     "weight": (
