@@ -464,8 +464,8 @@ class Distiller(keras.Model):
         loss = labels.guarded(loss, self.terms, reader, student, y)
         if training:
             loss = guards.against_schedules(loss, self._ranges(), step)
-            read = [(term, *term.sides(student, teacher), self._softened(term)) for term in self.terms]
-            loss = guards.against_targets(loss, soft, read, step)
+            read = [(term, term.sides(student, teacher)[0]) for term in self.terms]
+            loss = guards.against_targets(loss, parts, read, step)
         return {**parts, "distillation_loss": soft, "loss": loss}
 
     def _ranges(self) -> list[schedules.Range]:

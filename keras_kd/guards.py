@@ -28,36 +28,25 @@ def against_schedules(loss: Tensor, ranges: Iterable[schedules.Range], step: Ten
     return loss
 
 
-def against_targets(loss: Tensor, value: Tensor, read: Iterable[tuple[Term, Any, Any, bool]], step: Tensor) -> Tensor:
-    """Return the loss, and stop the step where a teacher has predicted NaN or infinity and the student has not.
+def against_targets(loss: Tensor, parts: dict[str, Tensor], read: Iterable[tuple[Term, Any]], step: Tensor) -> Tensor:
+    """Return the loss, and stop the step where a term has no finite value, though what the student outputs is finite.
 
-    All tensors are looked through only where the terms' value is not finite itself: a step costs no more than one
-    comparison.
+    The teacher's outputs need not be looked through for that. A student that has diverged, or masks classes by -inf, is
+    left to Keras.
 
     Args:
         loss: a scalar.
-        value: the distillation loss, a scalar.
-        read: for each term, what was read from the student and from the teacher, and whether it is logits, where -inf
-            is a class that is masked.
+        parts: the values of the terms, by name.
+        read: for each term, what it has read from the student.
         step: the optimizer's step.
     """
-
-    def look() -> Tensor:
-        found = ops.zeros((), "float32")
-        for term, student, teacher, is_logits in read:
-            holds = ops.logical_or(_are_usable(teacher, is_logits), ops.logical_not(_are_usable(student, is_logits)))
-            message = (
-                f"Expected finite targets for the term {term.name!r}. Received NaN or infinity from the teacher. See "
-                "for which inputs it predicts them; the weights are those before this step. This is step"
-            )
-            found = distribution.stop_unless(holds, message, found, step)
-        return found
-
-    # Added, not chosen: where all is well, the gradient of the loss is not touched.
-    return loss + ops.cond(ops.isfinite(ops.stop_gradient(value)), lambda: ops.zeros((), "float32"), look)
-
-
-def _are_usable(tensors: Any, is_logits: bool) -> Tensor:
-    flat = [ops.stop_gradient(ops.cast(each, "float32")) for each in tree.flatten(tensors)]
-    masked = [ops.equal(each, float("-inf")) if is_logits else False for each in flat]
-    return ops.all([ops.all(ops.logical_or(ops.isfinite(x), skip)) for x, skip in zip(flat, masked, strict=True)])
+    for term, student in read:
+        message = (
+            f"Expected a finite value of the term {term.name!r}, of finite outputs of the student. Received NaN or "
+            "infinity: see for which inputs the teacher predicts them, or what the loss divides by. The weights are "
+            "those before this step, step"
+        )
+        total = sum(ops.sum(ops.stop_gradient(ops.cast(each, "float32"))) for each in tree.flatten(student))
+        holds = ops.logical_or(ops.isfinite(parts[term.name]), ops.logical_not(ops.isfinite(total)))
+        loss = distribution.stop_unless(holds, message, loss, step)
+    return loss

@@ -132,7 +132,7 @@ def test_a_teacher_that_predicts_nan_or_infinity_stops_before_weights_change(val
     x = X.copy()
     x[13, 0] = 101.0  # in the fourth batch of four
     distiller = make(teacher=spoiled(value), run_eagerly=eager)
-    with pytest.raises(ValueError, match=r"finite targets for the term 'kl_divergence'.*This is step 3"):
+    with pytest.raises(ValueError, match=r"finite value of the term 'kl_divergence'.*step 3"):
         fit(distiller, x)
     assert int(distiller.optimizer.iterations) == 3
     for ours, theirs in zip(distiller.student.get_weights(), after(3), strict=True):
@@ -158,7 +158,7 @@ def test_features_of_minus_infinity_stop():
 
 
 def test_a_member_of_an_ensemble_is_looked_through():
-    with pytest.raises(ValueError, match="finite targets"):
+    with pytest.raises(ValueError, match="finite value of the term"):
         fit(make(teacher=[mlp(2), spoiled(float("nan"))]), X + 200.0)
 
 
