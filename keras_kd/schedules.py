@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_kd._types import Schedule, Tensor
 
-#: The smallest and the largest normal float32: a temperature is not smaller, no number is larger.
+#: The smallest and the largest normal float32. A temperature is not smaller, and no number is larger.
 SMALLEST = 1.1754944e-38
 LARGEST = 3.4028235e38
 

@@ -126,7 +126,7 @@ def look_at_first_batch(distiller: Any, iterator: Any) -> Any:
         iterator: what the step is about to read.
 
     Returns:
-        What the step is to read instead: the same batches, of the same specification.
+        The iterator that the step is to read instead, of the same batches and of the same specification.
     """
     if not isinstance(iterator, tf.data.Iterator) or not _begins(distiller) or not _may_doubt(distiller):
         return iterator
