@@ -464,8 +464,8 @@ class Distiller(keras.Model):
         loss = labels.guarded(loss, self.terms, reader, student, y)
         if training:
             loss = guards.against_schedules(loss, self._ranges(), step)
-            read = [(term, term.sides(student, teacher)[0]) for term in self.terms]
-            loss = guards.against_targets(loss, parts, read, step)
+            terms = {term.name: parts[term.name] for term in self.terms}
+            loss = guards.against_targets(loss, terms, soft, parts.get("student_loss", y_pred), step)
         return {**parts, "distillation_loss": soft, "loss": loss}
 
     def _ranges(self) -> list[schedules.Range]:

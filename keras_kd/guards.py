@@ -1,13 +1,11 @@
 """What stops a step before it changes weights: schedules outside their range, and targets that are not finite."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from keras import ops, tree
 
 from keras_kd import distribution, schedules
-from keras_kd._types import Tensor
-from keras_kd.terms import Term
+from keras_kd._types import Tensor, Tensors
 
 
 def against_schedules(loss: Tensor, ranges: Iterable[schedules.Range], step: Tensor) -> Tensor:
@@ -28,25 +26,24 @@ def against_schedules(loss: Tensor, ranges: Iterable[schedules.Range], step: Ten
     return loss
 
 
-def against_targets(loss: Tensor, parts: dict[str, Tensor], read: Iterable[tuple[Term, Any]], step: Tensor) -> Tensor:
-    """Return the loss, and stop the step where a term has no finite value, though what the student outputs is finite.
+def against_targets(loss: Tensor, terms: dict[str, Tensor], total: Tensor, student: Tensors, step: Tensor) -> Tensor:
+    """Return the loss, and stop the step where a term has no finite value, though what the student computes is finite.
 
-    The teacher's outputs need not be looked through for that. A student that has diverged, or masks classes by -inf, is
-    left to Keras.
+    The teacher's outputs need not be looked through for that. A student that has diverged is left to Keras.
 
     Args:
         loss: a scalar.
-        parts: the values of the terms, by name.
-        read: for each term, what it has read from the student.
+        terms: the values of the terms, by name.
+        total: their weighted sum.
+        student: the student's loss on the labels, or its outputs where there is none.
         step: the optimizer's step.
     """
-    for term, student in read:
-        message = (
-            f"Expected a finite value of the term {term.name!r}, of finite outputs of the student. Received NaN or "
-            "infinity: see for which inputs the teacher predicts them, or what the loss divides by. The weights are "
-            "those before this step, step"
-        )
-        total = sum(ops.sum(ops.stop_gradient(ops.cast(each, "float32"))) for each in tree.flatten(student))
-        holds = ops.logical_or(ops.isfinite(parts[term.name]), ops.logical_not(ops.isfinite(total)))
-        loss = distribution.stop_unless(holds, message, loss, step)
-    return loss
+    message = (
+        "Expected a finite value of every term, since the student's own loss or outputs are finite. See for which "
+        "inputs the teacher predicts NaN or infinity, or what the term's loss divides by. The weights are those before "
+        "this step. Received, at step"
+    )
+    sums = [ops.sum(ops.cast(each, "float32")) if ops.ndim(each) else each for each in tree.flatten(student)]
+    holds = ops.logical_or(ops.isfinite(total), ops.logical_not(ops.isfinite(sum(sums))))
+    values = [part for name, value in terms.items() for part in (name, value)]
+    return distribution.stop_unless(holds, message, loss, step, "the values", *values)
