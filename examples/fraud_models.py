@@ -55,7 +55,7 @@ def train_and_export(output: pathlib.Path, smoke: bool = False) -> dict[str, pat
 
     student = build("student", (32,), x)
     distiller = kd.Distiller(
-        student=student, teacher=kd.teachers.Remembered(teacher, batch_size=5000), terms=kd.methods.multi_label()
+        student=student, teacher=kd.teachers.InMemory(teacher, batch_size=5000), terms=kd.methods.multi_label()
     )
     distiller.compile(**compile_arguments(1e-2, student_epochs * count // BATCH), alpha=0.9)
     distiller.fit(x, y, batch_size=BATCH, epochs=student_epochs, verbose=0)

@@ -3,7 +3,7 @@
     python examples/regression.py
 
 How far the disease goes in a year, from ten measurements. The teacher has learned from 300 patients, the student knows
-the the outcome of the first 50 of them. A teacher may be any function of x, here NumPy code; `Remembered` asks it once.
+the the outcome of the first 50 of them. A teacher may be any function of x, here NumPy code; `InMemory` asks it once.
 
 R2 on 142 other patients in percent, seeds 0, 1 and 2; the forest has 42.49. A minute of processor time:
 
@@ -76,7 +76,7 @@ def main() -> None:
             if terms is None:
                 model.compile(**arguments)
             else:
-                teacher = kd.teachers.Remembered(as_function(forest))
+                teacher = kd.teachers.InMemory(as_function(forest))
                 model = kd.Distiller(student=student, teacher=teacher, terms=terms)
                 model.compile(**arguments, alpha=alpha)
             epochs = 1 if options.smoke else 100 * FEW // examples  # the same steps

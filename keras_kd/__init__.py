@@ -5,19 +5,19 @@ import sys
 import typing
 
 if typing.TYPE_CHECKING:
-    from keras_kd.benchmarking import BenchmarkResult as BenchmarkResult
-    from keras_kd.benchmarking import benchmark as benchmark
-    from keras_kd.comparison import Comparison as Comparison
-    from keras_kd.comparison import compare as compare
+    from keras_kd.evaluation import Comparison as Comparison
+    from keras_kd.evaluation import compare as compare
+    from keras_kd.experiments import BenchmarkResult as BenchmarkResult
+    from keras_kd.experiments import TuneResult as TuneResult
+    from keras_kd.experiments import benchmark as benchmark
+    from keras_kd.experiments import tune as tune
     from keras_kd.exporting.export import export as export
-    from keras_kd.tuning import TuneResult as TuneResult
-    from keras_kd.tuning.tune import tune as tune
 
 from keras_kd import _backend as _backend
 from keras_kd import bridges as bridges
 from keras_kd import callbacks as callbacks
 from keras_kd import data as data
-from keras_kd import diagnostics as diagnostics
+from keras_kd import layer_matching as layer_matching
 from keras_kd import losses as losses
 from keras_kd import methods as methods
 from keras_kd import metrics as metrics
@@ -27,23 +27,22 @@ from keras_kd import schedules as schedules
 from keras_kd import stages as stages
 from keras_kd import teachers as teachers
 from keras_kd import transforms as transforms
-from keras_kd.cache import TeacherCache as TeacherCache
+from keras_kd._internal.soft_targets import Joined as Joined
+from keras_kd._version import __version__ as __version__
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.quantization import quantization_aware as quantization_aware
-from keras_kd.targets import Joined as Joined
-from keras_kd.terms import Term as Term
-
-__version__ = "0.1.0"
+from keras_kd.teachers import TeacherCache as TeacherCache
+from keras_kd.term import Term as Term
 
 # What comes before or after training is imported when it is first asked for: half of the time of `import keras_kd`.
 _LATER = {
-    "BenchmarkResult": "keras_kd.benchmarking",
-    "benchmark": "keras_kd.benchmarking",
-    "Comparison": "keras_kd.comparison",
-    "compare": "keras_kd.comparison",
+    "BenchmarkResult": "keras_kd.experiments",
+    "benchmark": "keras_kd.experiments",
+    "Comparison": "keras_kd.evaluation",
+    "compare": "keras_kd.evaluation",
     "export": "keras_kd.exporting",
-    "TuneResult": "keras_kd.tuning",
-    "tune": "keras_kd.tuning",
+    "TuneResult": "keras_kd.experiments",
+    "tune": "keras_kd.experiments",
 }
 
 

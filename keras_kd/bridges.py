@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd import taps
+from keras_kd._internal import taps
 from keras_kd._types import Shape, Tensor
 
 

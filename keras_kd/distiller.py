@@ -8,11 +8,13 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd import distribution, guards, heads, labels, losses, overrides, preflight, schedules, steps, taps, targets
+from keras_kd import losses, preflight, schedules
+from keras_kd._internal import guards, heads, output_labels, overrides, soft_targets, taps
+from keras_kd._internal.loss_tracker import LossTracker
+from keras_kd._keras import distribution, steps
 from keras_kd._types import Schedule, Tensor, Tensors
-from keras_kd.means import Means
 from keras_kd.teachers import Teacher, as_teacher
-from keras_kd.terms import Term, check_temperature
+from keras_kd.term import Term, check_temperature
 
 #: A teacher as users give it: see `Distiller`.
 AnyTeacher = Any
@@ -70,12 +72,14 @@ class Distiller(keras.Model):
         overrides.check(student)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         # What must not be tracked: the teacher, and numbers that a restored checkpoint of the best weights must leave.
-        self._loose = types.SimpleNamespace(teacher=None, alpha=None, temperature=None, unlabelled=False, looked=False)
+        self._untracked = types.SimpleNamespace(
+            teacher=None, alpha=None, temperature=None, unlabelled=False, looked=False
+        )
         self.student = student
         self.student_head = student_head
         self.terms = _check_terms([_default_term(student, student_head, teacher)] if terms is None else list(terms))
         names = [term.name for term in self.terms] if len(self.terms) > 1 else []
-        self._means = Means(["student_loss", "distillation_loss", *names])
+        self._means = LossTracker(["student_loss", "distillation_loss", *names])
         self.stateful_teachers: list[Teacher] = []  # tracked and saved, unlike `teacher`: what changes with the student
         self.built = student.built
         self.teacher = teacher
@@ -150,13 +154,13 @@ class Distiller(keras.Model):
             auto_scale_loss,
         )
         distribution.check_supported(self)
-        self._loose.unlabelled = False
+        self._untracked.unlabelled = False
         self.temperature = temperature
         self.alpha = alpha
 
     def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
         """Run the student; targets that the inputs may carry are left aside."""
-        return self.student(taps.select(self.student, targets.inputs(inputs)), training=training)
+        return self.student(taps.select(self.student, soft_targets.inputs(inputs)), training=training)
 
     def fit(  # type: ignore[override]  # Keras's further arguments go by name
         self,
@@ -192,7 +196,7 @@ class Distiller(keras.Model):
                 "y=None. Pass labels as y; with alpha=1.0 nothing is learned from them."
             )
         if self.teacher is not None:
-            self._loose.looked = preflight.warn_of_probabilities(self, x)
+            self._untracked.looked = preflight.warn_of_probabilities(self, x)
             weights = keras_arguments.get("sample_weight")
             preflight.warn_of_a_guessing_teacher(self, x, y, weights, batch_size or 32, epochs)
             x = self.teacher.before_fit(x, verbose)
@@ -241,7 +245,7 @@ class Distiller(keras.Model):
     def predict_step(self, data: Any) -> Tensors:
         """Predict as the student does."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self.student.predict_step((taps.select(self.student, targets.inputs(x)),))
+        return self.student.predict_step((taps.select(self.student, soft_targets.inputs(x)),))
 
     def objective(self, x: Tensors, y: Tensors = None, sample_weight: Tensors = None) -> dict[str, Tensor]:
         """Return every part of the objective for one batch, in inference mode, by its name in the logs.
@@ -265,14 +269,14 @@ class Distiller(keras.Model):
 
         Not tracked and not saved, unless it changes with the student (`teachers.EMA`).
         """
-        return self._loose.teacher
+        return self._untracked.teacher
 
     @teacher.setter
     def teacher(self, teacher: AnyTeacher) -> None:
         if teacher is self.student:
             raise ValueError(
                 f"Expected the student and the teacher to be two models. Received {self.student.name!r} as both. "
-                "To learn from the student's own outputs, use keras_kd.teachers.Own or EMA."
+                "To learn from the student's own outputs, use keras_kd.teachers.SelfTeacher or EMA."
             )
         teacher = as_teacher(teacher) if teacher is not None else None
         ours = tuple(name for term in self.terms for name in term.student_names)
@@ -283,7 +287,7 @@ class Distiller(keras.Model):
             more = teacher.layers_of_student(theirs)
             reader = taps.Reader(self.student, (*ours, *more), self.student_head, owner="student") if more else reader
             self.supports_jit = distribution.supports_jit(teacher)
-        self._loose.reader, self._loose.teacher = reader, teacher
+        self._untracked.reader, self._untracked.teacher = reader, teacher
         self.stateful_teachers.clear()
         self.stateful_teachers.extend(teacher.stateful() if teacher is not None else [])
         with distribution.freed_with(self):
@@ -293,7 +297,7 @@ class Distiller(keras.Model):
     @property
     def temperature(self) -> Any:
         """The temperature, a number or a function of the step. Assigning a number needs no retrace."""
-        return schedules.plain(self._loose.temperature)
+        return schedules.plain(self._untracked.temperature)
 
     @temperature.setter
     def temperature(self, temperature: Schedule) -> None:
@@ -302,7 +306,7 @@ class Distiller(keras.Model):
     @property
     def alpha(self) -> Any:
         """The weight of the teacher, a number or a function of the step. Assigning a number needs no retrace."""
-        return schedules.plain(self._loose.alpha)
+        return schedules.plain(self._untracked.alpha)
 
     @alpha.setter
     def alpha(self, alpha: Schedule) -> None:
@@ -310,7 +314,7 @@ class Distiller(keras.Model):
         if alpha != 1.0 and not (distribution.has_compiled_loss(self) or overrides.has(self.student, "compute_loss")):
             raise ValueError(f"Expected alpha=1.0 where `compile` was given no `loss`. Received: alpha={alpha!r}.")
         self._assign("alpha", alpha)
-        if alpha != 1.0 and self._loose.unlabelled:
+        if alpha != 1.0 and self._untracked.unlabelled:
             self._drop_train_function()  # what was traced without labels would go on without alpha
 
     @property
@@ -405,17 +409,17 @@ class Distiller(keras.Model):
         return any(teacher is self.teacher for teacher in self.stateful_teachers)
 
     def _read_student(self, x: Tensors, training: bool) -> tuple[Tensors, dict[str, Tensor]]:
-        with heads.normalizing(self._loose.normalizing):
-            result = self._loose.reader(self._view(x), training=training)
+        with heads.normalizing(self._untracked.normalizing):
+            result = self._untracked.reader(self._view(x), training=training)
         self.built = True
         return result
 
     def _view(self, x: Tensors) -> Tensors:
         """Return what the student is given of a batch's x."""
-        return targets.inputs(x) if self.teacher is None else self.teacher.student_view(x)
+        return soft_targets.inputs(x) if self.teacher is None else self.teacher.student_view(x)
 
     def _read_teacher(self, x: Tensors, student: dict[str, Tensor], y: Tensors) -> dict[str, Any]:
-        with heads.normalizing(self._loose.normalizing):
+        with heads.normalizing(self._untracked.normalizing):
             return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
     def _has_student_loss(self, y: Tensors) -> bool:
@@ -441,16 +445,16 @@ class Distiller(keras.Model):
         training: bool,
     ) -> dict[str, Tensor]:
         """Return every part of the objective by its name in the logs, divided by the number of replicas."""
-        step, reader = self.optimizer.iterations, self._loose.reader
+        step, reader = self.optimizer.iterations, self._untracked.reader
         parts: dict[str, Tensor] = {}
         soft = ops.zeros((), "float32")
         for term in self.terms:
-            temperature = self._loose.temperature if term.temperature is None else term.temperature
+            temperature = self._untracked.temperature if term.temperature is None else term.temperature
             parts[term.name] = term.read(
                 student,
                 teacher,
-                labels=labels.for_term(term, reader, student, y),
-                sample_weight=labels.of_output(term, reader, student, sample_weight),
+                labels=output_labels.for_term(term, reader, student, y),
+                sample_weight=output_labels.of_output(term, reader, student, sample_weight),
                 temperature=schedules.at(temperature, step),
                 softened=self._softened(term),
                 training=training,
@@ -458,10 +462,10 @@ class Distiller(keras.Model):
             soft += schedules.at(term.weight, step) * parts[term.name]
         alpha, hard = 1.0, 0.0
         if self._has_student_loss(y):
-            alpha = schedules.at(self._loose.alpha, step)
+            alpha = schedules.at(self._untracked.alpha, step)
             parts["student_loss"] = hard = self._student_loss(x, y, y_pred, sample_weight, training)
         loss = alpha * soft + (1.0 - alpha) * hard + distribution.regularisation(self)
-        loss = labels.guarded(loss, self.terms, reader, student, y)
+        loss = output_labels.guarded(loss, self.terms, reader, student, y)
         if training:
             loss = guards.against_schedules(loss, self._ranges(), step)
             terms = {term.name: parts[term.name] for term in self.terms}
@@ -472,8 +476,8 @@ class Distiller(keras.Model):
         """Return the schedules in use, with the values that they may take."""
         found = [each for owner in (*self.terms, self.teacher) for each in owner.ranges()]
         if any(term.temperature is None for term in self.terms):
-            found.append(schedules.Range("the temperature", self._loose.temperature, schedules.SMALLEST))
-        return [schedules.Range("alpha", self._loose.alpha, 0.0, 1.0), *found]
+            found.append(schedules.Range("the temperature", self._untracked.temperature, schedules.SMALLEST))
+        return [schedules.Range("alpha", self._untracked.alpha, 0.0, 1.0), *found]
 
     def _report(
         self, parts: dict[str, Tensor], x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
@@ -507,47 +511,47 @@ class Distiller(keras.Model):
         """Make the function for a step; what it checks in the data is said as a `ValueError`."""
         if self.train_function is None or force:
             super().make_train_function(force)
-            function = steps.direct(self, self.train_step, self.train_function)
+            function = steps.fast_function(self, self.train_step, self.train_function)
             self.train_function = distribution.with_value_errors(self, function, self._before_training)
 
     def make_test_function(self, force: bool = False) -> None:
         """Make the function for a step of evaluation; errors as in training."""
         if self.test_function is None or force:
             super().make_test_function(force)
-            function = steps.direct(self, self.test_step, self.test_function)
+            function = steps.fast_function(self, self.test_step, self.test_function)
             self.test_function = distribution.with_value_errors(self, function, self._before_evaluation)
 
     def _before_training(self, iterator: Any) -> Any:
         """Make what the first step would make: it need not be traced twice, then. Look at what it will read."""
         distribution.build_optimizer(self)
         self._before_evaluation(iterator)
-        return iterator if self._loose.looked else preflight.look_at_first_batch(self, iterator)
+        return iterator if self._untracked.looked else preflight.look_at_first_batch(self, iterator)
 
     def _before_evaluation(self, iterator: Any) -> Any:
-        distribution.build_metrics(self, iterator, self._loose.reader.output)
+        distribution.build_metrics(self, iterator, self._untracked.reader.output)
         self._check_log_names()
         return iterator
 
     def _assign(self, name: str, value: Schedule) -> None:
         """Set a number in place; put a function in its place, or back, with a new trace."""
-        current = getattr(self._loose, name)
+        current = getattr(self._untracked, name)
         if isinstance(current, schedules.Adjustable) and not callable(value):
             current.assign(value)
         else:
-            setattr(self._loose, name, value if callable(value) else schedules.Adjustable(value))
+            setattr(self._untracked, name, value if callable(value) else schedules.Adjustable(value))
             self._drop_train_function()
 
     def _drop_train_function(self) -> None:
-        self._loose.unlabelled = False
+        self._untracked.unlabelled = False
         if self.train_function is not None:
             self.make_train_function(force=True)
         self.test_function = None
 
     def _prepare_terms(self) -> None:
         """Build bridges and check shapes as far as they are known before data are seen."""
-        ours = self._loose.reader.specs
+        ours = self._untracked.reader.specs
         theirs = self.teacher.specs() if self.teacher is not None else None
-        self._loose.normalizing = any(self._compares_numbers(term) for term in self.terms)
+        self._untracked.normalizing = any(self._compares_numbers(term) for term in self.terms)
         for term in self.terms:
             if ours is not None:
                 term.prepare(ours, theirs, self._softened(term))
@@ -555,12 +559,12 @@ class Distiller(keras.Model):
 
     def _compares_numbers(self, term: Term) -> bool:
         """Return whether a constant that a softmax does not see would change a term."""
-        kinds = [self._loose.reader.kind(name) for name in term.student_names]
+        kinds = [self._untracked.reader.kind(name) for name in term.student_names]
         kinds += [self.teacher.kind(name) for name in term.teacher_names] if self.teacher is not None else []
         return not term.compares_distributions and set(kinds) != {"values"}
 
     def _softened(self, term: Term) -> bool:
-        return all(self._loose.reader.kind(name) != "values" for name in term.student_names)
+        return all(self._untracked.reader.kind(name) != "values" for name in term.student_names)
 
     def _check_teacher(self) -> None:
         if self.teacher is None:
@@ -578,7 +582,7 @@ class Distiller(keras.Model):
             )
         if y is not None or overrides.has(self.student, "compute_loss"):
             return
-        self._loose.unlabelled = True
+        self._untracked.unlabelled = True
         if self.alpha != 1.0:
             raise ValueError(
                 f"Expected labels for their share of 1 - alpha. Received none, with alpha={self.alpha!r}. "

@@ -17,13 +17,13 @@ from typing import Any
 
 import keras
 
-from keras_kd import bridges, losses, pairs, schedules, transforms
+from keras_kd import bridges, layer_matching, losses, schedules, transforms
 from keras_kd._types import Schedule
-from keras_kd.terms import Term
+from keras_kd.term import Term
 
 Pair = tuple[str, str]
 
-suggest_pairs = pairs.suggest_pairs
+suggest_pairs = layer_matching.suggest_pairs
 
 
 def kd(temperature: Schedule | None = 4.0, weight: Schedule = 1.0) -> list[Term]:
@@ -423,7 +423,7 @@ def review(
     Reference: Chen et al., Distilling Knowledge via Knowledge Review, 2021, arXiv 2104.09044.
     """
     stages = _checked(at)
-    shapes = [pairs.layer_shapes(teacher, "teacher")[name] for _, name in stages]
+    shapes = [layer_matching.layer_shapes(teacher, "teacher")[name] for _, name in stages]
     fusion = bridges.ReviewFusion(
         channels=tuple(shape[-1] for shape in shapes), sizes=tuple(shape[1:3] for shape in shapes), width=width
     )

@@ -22,7 +22,7 @@ def check(x, y, folder):
 
 
 def remembered(x, y, folder):
-    return distiller(kd.teachers.Remembered(linear(2))).fit(x, verbose=0).history["loss"]
+    return distiller(kd.teachers.InMemory(linear(2))).fit(x, verbose=0).history["loss"]
 
 
 def cached(x, y, folder):

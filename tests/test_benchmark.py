@@ -20,9 +20,9 @@ import tensorflow as tf
 from scipy import stats
 
 import keras_kd as kd
-from keras_kd.benchmarking import plot, settings, statistics
-from keras_kd.benchmarking.jobs import Heartbeat
-from keras_kd.benchmarking.results import BenchmarkResult, Run
+from keras_kd.experiments import run_settings, scatter, statistics
+from keras_kd.experiments.benchmark_result import BenchmarkResult, Run
+from keras_kd.experiments.runs import Heartbeat
 from tests.benchmarks import LOSS, arguments, finished, net, part, shuffled, teacher
 
 
@@ -277,9 +277,9 @@ def test_a_recipe_that_is_a_function_is_known_by_what_it_was_given_too(one, othe
         return lambda student, teacher, *, given=value: {"temperature": given}
 
     for made in (enclosing, by_default, by_name):
-        assert settings.describe(made(one)) != settings.describe(made(other))
-        assert settings.describe(made(one)) == settings.describe(made(copy.deepcopy(one)))
-        json.dumps(settings.describe(made(one)))
+        assert run_settings.describe(made(one)) != run_settings.describe(made(other))
+        assert run_settings.describe(made(one)) == run_settings.describe(made(copy.deepcopy(one)))
+        json.dumps(run_settings.describe(made(one)))
 
 
 def test_a_recipe_of_other_enclosed_values_is_not_taken_for_done(tmp_path):
@@ -388,7 +388,7 @@ def test_a_folder_without_a_benchmark_is_named(tmp_path):
 
 
 def test_the_front_is_what_nothing_beats():
-    assert plot.front([(10, 0.5), (5, 0.4), (7, 0.3), (20, 0.5), (5, 0.1)]) == [1, 0]
+    assert scatter.front([(10, 0.5), (5, 0.4), (7, 0.3), (20, 0.5), (5, 0.1)]) == [1, 0]
 
 
 def test_the_picture_is_written(small, tmp_path):

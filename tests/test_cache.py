@@ -74,7 +74,7 @@ def test_an_ensemble_of_a_live_teacher_and_cached_views_follows_the_views(tmp_pa
 
 
 def test_each_member_of_an_ensemble_prepares_the_examples():
-    ensemble = kd.teachers.Ensemble([teacher(1), kd.teachers.Remembered(teacher())])
+    ensemble = kd.teachers.Ensemble([teacher(1), kd.teachers.InMemory(teacher())])
     ensemble.bind(student(), ("logits",))
     prepared = ensemble.before_fit(X, verbose=0)
     np.testing.assert_allclose(prepared.targets["logits"]["values"], teacher()(X), atol=1e-6)

@@ -18,8 +18,9 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd import targets
-from keras_kd.cache import manifest, plan, shards, teacher_cache
+from keras_kd._internal import soft_targets
+from keras_kd.cache import manifest, plan, shards
+from keras_kd.teachers import teacher_cache
 from tests.caches import CLASSES, FEATURES, built, data, dataset, files, jittered, teacher
 
 #: Each takes two seconds or three; .ci/run asks for 20.
@@ -86,7 +87,7 @@ def test_independent_jobs_make_the_cache_of_their_plan(tmp_path, capsys):
         cache.epoch = epoch
         for found, labels in cache.join(dataset(rows)).batch(rows):
             np.testing.assert_array_equal(labels, y)
-            np.testing.assert_allclose(targets.decode(found.targets["logits"]), teacher()(found.inputs), atol=5e-3)
+            np.testing.assert_allclose(soft_targets.decode(found.targets["logits"]), teacher()(found.inputs), atol=5e-3)
     assert not list(tmp_path.glob("job-*")) and not (tmp_path / "plan.json").exists()
 
 
@@ -188,7 +189,7 @@ def test_features_that_half_precision_cannot_hold_are_refused(tmp_path):
         ({"teacher": [lambda x: x, kd.teachers.EMA()]}, "let it run live"),
         ({"teacher": [lambda x: x, kd.teachers.Cached()]}, "let it run live"),
         ({"teacher": kd.teachers.EMA()}, "let it run live"),
-        ({"teacher": kd.teachers.Own()}, "let it run live"),
+        ({"teacher": kd.teachers.SelfTeacher()}, "let it run live"),
         ({"teacher": kd.teachers.Cached()}, "let it run live"),
         ({"teacher": kd.teachers.Ensemble([lambda x: x] * 2, weights="agreement")}, "the labels, the step"),
         ({"teacher": kd.teachers.Ensemble([lambda x: x] * 2, weights=[1.0, lambda step: 1.0])}, "the labels, the step"),

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.cache import earlier, manifest
+from keras_kd.cache import format_1, manifest
 from keras_kd.teachers.ensemble import as_teacher
 from tests.caches import CLASSES, built, data, dataset, jittered, student, teacher
 from tests.test_objective import distill
@@ -41,7 +41,7 @@ def of_format_1(folder):
         "bytes": 50 * (2 + 2 * CLASSES) + 2 * 16,
         "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
     }
-    architecture = earlier.comparable(new, as_teacher(teacher()))["teacher_architecture"]
+    architecture = format_1.comparable(new, as_teacher(teacher()))["teacher_architecture"]
     changes = {"format": 1, "layout": fields, "files": {name: described}, "teacher_architecture": architecture}
     manifest.write(folder / manifest.MANIFEST, {**kept, **changes, "rows_per_record": 40, "rows_per_shard": 80})
     return logits.astype("float32")

@@ -73,7 +73,7 @@ def test_restoring_the_best_student_leaves_alpha_and_temperature_as_assigned():
     run(distiller, [stopping, keras.callbacks.LambdaCallback(on_epoch_end=assign)], epochs=30)
     assert (distiller.alpha, distiller.temperature) == (0.25, 7.0)
     step = distiller.optimizer.iterations
-    assert (float(distiller._loose.alpha(step)), float(distiller._loose.temperature(step))) == (0.25, 7.0)
+    assert (float(distiller._untracked.alpha(step)), float(distiller._untracked.temperature(step))) == (0.25, 7.0)
 
 
 def test_model_checkpoint_keeps_the_best_distiller_and_no_teacher(tmp_path):

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.comparison import costs, latency, memory, runtimes, sizes
-from keras_kd.comparison.voices import Voice
+from keras_kd.evaluation import costs, memory, runtimes, sizes, timing
+from keras_kd.evaluation.predictors import Predictor
 from tests.models import Subclassed, batch, dense, linear, mlp
 
 X = batch(8)[0]
@@ -46,7 +46,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(latency, "time", clock)
+    monkeypatch.setattr(timing, "time", clock)
     return clock
 
 
@@ -54,14 +54,14 @@ def test_percentiles_are_those_of_the_timed_calls(clock):
     # Ten calls to warm up, then seven blocks of one untimed and ten timed calls, of which every seventh takes longer.
     taken = [60 if number % 7 == 0 else 20 for number in range(10 + 77)][10:]
     timed = np.reshape(taken, (7, 11))[:, 1:]
-    received = latency.in_turns({"sleeper": clock.sleeper(60, *[20] * 6)}, rounds=70)["sleeper"]
+    received = timing.in_turns({"sleeper": clock.sleeper(60, *[20] * 6)}, rounds=70)["sleeper"]
     np.testing.assert_allclose(1e3 * received, timed.ravel())
     assert milliseconds(received) == pytest.approx([20, 60, 60])
 
 
 def test_what_happens_only_at_first_is_not_in_the_times(clock):
     call = clock.sleeper(300, 300, *[1] * 11)
-    np.testing.assert_allclose(latency.in_turns({"call": call}, rounds=10, warm_up=2)["call"], 0.001)
+    np.testing.assert_allclose(timing.in_turns({"call": call}, rounds=10, warm_up=2)["call"], 0.001)
 
 
 def test_a_slow_warm_up_ends_when_its_time_is_over(clock):
@@ -70,14 +70,14 @@ def test_a_slow_warm_up_ends_when_its_time_is_over(clock):
     def call():
         calls.append(clock.sleeper(400)())
 
-    assert len(latency.in_turns({"call": call}, rounds=10, seconds=1)["call"]) == 10
+    assert len(timing.in_turns({"call": call}, rounds=10, seconds=1)["call"]) == 10
     assert len(calls) == 3 + 11  # 1.2 s of warming up
 
 
 def test_contestants_take_turns_in_blocks():
     calls = []
     contestants = {name: lambda name=name: calls.append(name) for name in "ab"}
-    times = latency.in_turns(contestants, rounds=30, warm_up=1)
+    times = timing.in_turns(contestants, rounds=30, warm_up=1)
     assert {name: len(each) for name, each in times.items()} == {"a": 30, "b": 30}
     blocks = [calls[2:][start : start + 11] for start in range(0, 66, 11)]  # an untimed call, ten timed ones
     assert all(len(set(block)) == 1 for block in blocks)
@@ -85,18 +85,18 @@ def test_contestants_take_turns_in_blocks():
 
 
 def test_a_slow_contestant_is_timed_as_long_as_there_is_time(clock):
-    times = latency.in_turns({"slow": clock.sleeper(20), "fast": lambda: None}, rounds=200, seconds=0.3)
+    times = timing.in_turns({"slow": clock.sleeper(20), "fast": lambda: None}, rounds=200, seconds=0.3)
     assert len(times["slow"]) == 20 and len(times["fast"]) == 200
 
 
 def test_a_model_is_run_with_the_head_that_it_has():
-    answer = runtimes.in_keras(Voice("model", linear(1, activation="softmax"))).prepare(X)()
+    answer = runtimes.in_keras(Predictor("model", linear(1, activation="softmax"))).prepare(X)()
     np.testing.assert_allclose(answer.sum(-1), 1.0, atol=1e-6)
 
 
 def test_less_than_a_block_is_refused():
     with pytest.raises(ValueError, match="rounds=9"):
-        latency.in_turns({}, rounds=9)
+        timing.in_turns({}, rounds=9)
 
 
 def slow(sleeper):
@@ -115,7 +115,7 @@ def test_a_model_is_timed_until_its_answer_is_there(clock):
 
 
 def flops(model, x):
-    return sizes.flops(Voice("model", model), x)
+    return sizes.flops(Predictor("model", model), x)
 
 
 def test_products_count_two_for_each_multiplication():
@@ -163,16 +163,16 @@ def test_recurrence_has_no_count():
 def test_parameters_count_once_and_with_statistics():
     x, layer = keras.Input((4,)), dense(4, 1)
     shared = keras.Model(x, keras.layers.BatchNormalization()(layer(layer(x))))
-    assert sizes.parameters(Voice("shared", shared)) == 4 * 4 + 4 + 4 * 4
-    assert sizes.parameters(Voice("both", [linear(1), linear(2)])) == 2 * (4 * 3 + 3)
+    assert sizes.parameters(Predictor("shared", shared)) == 4 * 4 + 4 + 4 * 4
+    assert sizes.parameters(Predictor("both", [linear(1), linear(2)])) == 2 * (4 * 3 + 3)
 
 
 def test_a_model_without_weights_has_none_and_what_a_function_has_is_not_known():
     x = keras.Input((4,))
     rescaled = keras.Model(x, keras.layers.Rescaling(2.0)(x))
-    assert sizes.parameters(Voice("rescaled", rescaled)) == 0
+    assert sizes.parameters(Predictor("rescaled", rescaled)) == 0
     for unknown in (slow(None), kd.teachers.Frozen(slow(None)), [linear(1), slow(None)], [[slow(None)], linear(1)]):
-        assert sizes.parameters(Voice("unknown", unknown)) is None
+        assert sizes.parameters(Predictor("unknown", unknown)) is None
 
 
 def test_operations_of_python_have_no_count():
@@ -278,5 +278,5 @@ def test_litert_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypa
 
 def test_memory_that_cannot_be_measured_is_none():
     model, function = linear(1), slow(None)
-    assert memory.peaks({"f": (runtimes.in_keras(Voice("f", function)), function)}, X) == {"f": None}
-    assert memory.peaks({"m": (runtimes.in_keras(Voice("m", model)), model)}, X, seconds=0.01) == {"m": None}
+    assert memory.peaks({"f": (runtimes.in_keras(Predictor("f", function)), function)}, X) == {"f": None}
+    assert memory.peaks({"m": (runtimes.in_keras(Predictor("m", model)), model)}, X, seconds=0.01) == {"m": None}

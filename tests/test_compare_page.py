@@ -18,7 +18,7 @@ import pytest
 from matplotlib import image as images
 
 import keras_kd as kd
-from keras_kd.comparison import plots
+from keras_kd.evaluation import plots
 from tests.models import batch, dense, linear
 
 #: A name that would run in a page that does not escape it, or close what it stands in.

@@ -11,7 +11,7 @@ from scipy import special, stats
 from sklearn import metrics
 
 import keras_kd as kd
-from keras_kd.comparison import tables
+from keras_kd.evaluation import tables
 from tests.models import batch, dense, headed, linear
 
 X, Y = batch(64)
@@ -33,7 +33,7 @@ def test_quality_is_that_of_measure():
     comparison = compared()
     for name, model in MODELS.items():
         teacher = None if name == "teacher" else TEACHER
-        assert comparison.quality[name] == pytest.approx(kd.comparison.measure(model, (X, Y), teacher=teacher))
+        assert comparison.quality[name] == pytest.approx(kd.evaluation.measure(model, (X, Y), teacher=teacher))
     assert (comparison.task, comparison.teacher, comparison.examples) == ("classification", "teacher", 64)
 
 
@@ -188,8 +188,8 @@ def test_times_within_the_noise_are_equally_good_and_none_is_best_where_all_are(
 
 
 def of_export(runtime, path):
-    rest = [field.name for field in dataclasses.fields(kd.comparison.Cost)][2:]
-    return kd.comparison.Cost(runtime, path, **dict.fromkeys(rest, 1))
+    rest = [field.name for field in dataclasses.fields(kd.evaluation.Cost)][2:]
+    return kd.evaluation.Cost(runtime, path, **dict.fromkeys(rest, 1))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.copies import copy_model, fresh_model, narrower
+from keras_kd._internal.cloning import copy_model, fresh_model, narrower
 from tests.models import Scaled, assert_same, dense
 
 X = np.random.default_rng(0).normal(100, 50, (40, 4)).astype("float32")

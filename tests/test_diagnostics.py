@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.diagnostics import GradientDiagnostics, gradient_diagnostics
+from keras_kd.callbacks import GradientDiagnostics, gradient_diagnostics
 
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(6, 4)).astype("float32"), np.arange(6) % 3

@@ -9,7 +9,7 @@ import pytest
 
 import keras_kd as kd
 from keras_kd import stages
-from keras_kd.directions import direction, worth
+from keras_kd._internal.directions import direction, worth
 from tests.benchmarks import LOSS, arguments, net, part
 from tests.models import Scaled, linear, mlp, numbers
 
@@ -172,14 +172,14 @@ def test_a_benchmark_stars_the_recipe_that_learns(tmp_path):
     assert scores["learns"] > scores["cannot"] + 0.1
     best = max(scores, key=scores.get)
     assert result.best().recipe == best and [row.recipe for row in result.rows() if row.chosen] == [best]
-    assert result.mode == kd.benchmarking.BenchmarkResult.load(tmp_path).mode == "max"
+    assert result.mode == kd.experiments.BenchmarkResult.load(tmp_path).mode == "max"
 
 
 def test_a_folder_tells_the_metric_of_the_last_call(tmp_path):
     more = {"label_smoothing": None, "seeds": 1, "epochs": 1, "compile_arguments": settings()}
     kd.benchmark(**arguments(tmp_path, **more))
     result = kd.benchmark(**arguments(tmp_path, metric="loss", **more))
-    loaded = kd.benchmarking.BenchmarkResult.load(tmp_path)
+    loaded = kd.experiments.BenchmarkResult.load(tmp_path)
     assert (loaded.metric, loaded.mode) == (result.metric, result.mode) == ("loss", "min")
 
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.exporting import examples
-from keras_kd.exporting.examples import prepare
+from keras_kd.exporting import sample_inputs
+from keras_kd.exporting.sample_inputs import prepare
 from tests.models import Subclassed, dense, linear, mlp, tagger
 
 export = functools.partial(kd.export, fresh=False)
@@ -217,4 +217,4 @@ def test_a_subclassed_student_still_asks_for_examples():
     student.build((None, 4))
     with pytest.raises(ValueError, match="representative.*subclassed"):
         prepare(student, None)
-    assert examples.prepare(student, np.ones((3, 4)))[1].count == 3
+    assert sample_inputs.prepare(student, np.ones((3, 4)))[1].count == 3

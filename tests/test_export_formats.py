@@ -18,9 +18,9 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd import data
-from keras_kd.exporting import check, conversion
-from keras_kd.exporting.examples import prepare
+from keras_kd.exporting import conversion, verification
 from keras_kd.exporting.formats import chosen
+from keras_kd.exporting.sample_inputs import prepare
 from keras_kd.exporting.source import Source
 from tests.models import Scaled, Subclassed, batch, dense, mlp, tagger
 
@@ -420,7 +420,7 @@ def test_operations_that_a_format_lacks_are_named_and_the_others_are_written(tmp
 def test_a_file_that_its_runtime_cannot_load_is_reported(tmp_path):
     path = tmp_path / "student.tflite"
     path.write_bytes(b"no such file format")
-    found = check.compare(
+    found = verification.compare(
         Source(mlp(1), *prepare(mlp(1), X), tmp_path, fresh=True), {path: chosen(("litert",), None)[0]}
     )
     assert isinstance(found[path], str) and "ValueError" in found[path]
@@ -461,7 +461,7 @@ def test_a_hostile_keras_file_runs_no_code(tmp_path):
     assert marker.exists()  # loading it with trust is enough
     marker.unlink()
     source = Source(mlp(1), *prepare(mlp(1), X), tmp_path, fresh=False)
-    found = check.compare(source, {path: chosen(("keras",), None)[0]})
+    found = verification.compare(source, {path: chosen(("keras",), None)[0]})
     assert "safe_mode" in found[path] and not marker.exists()
 
 
@@ -560,6 +560,6 @@ def test_accuracy_is_the_artefacts_less_the_students(tmp_path, form):
     given = tf.data.Dataset.from_tensor_slices((x, y)) if form == "dataset" else (x, labels)
     source, (kind,) = Source(student, *prepare(student, given), tmp_path, fresh=False), chosen(("keras",), None)
     other.save(tmp_path / "other.keras")
-    found = check.compare(source, {tmp_path / "other.keras": kind})[tmp_path / "other.keras"]
+    found = verification.compare(source, {tmp_path / "other.keras": kind})[tmp_path / "other.keras"]
     assert found.accuracy == pytest.approx(expected, abs=1e-9)
     assert found.agreement == pytest.approx(np.mean(ours == theirs), abs=1e-9)

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting import conversion, litert, process
+from keras_kd.exporting import conversion, process
+from keras_kd.exporting.formats import litert
 from tests.models import batch, dense, mlp
 
 pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
@@ -38,10 +39,12 @@ def test_integers_that_an_outlier_made_coarse_fail_and_those_without_it_pass(tmp
 
 def test_another_class_than_margins_let_expect_fails_though_no_difference_is_too_large(tmp_path, monkeypatch):
     student, path = mlp(1), tmp_path / "1"
-    monkeypatch.setattr("keras_kd.exporting.check.Comparison.worst", types.SimpleNamespace(difference=0.0, allowed=1.0))
+    monkeypatch.setattr(
+        "keras_kd.exporting.verification.Comparison.worst", types.SimpleNamespace(difference=0.0, allowed=1.0)
+    )
     other = mlp(1)
     other.set_weights([-weight for weight in student.get_weights()])
-    monkeypatch.setattr("keras_kd.exporting.saved_model.save", _saving(other))
+    monkeypatch.setattr("keras_kd.exporting.formats.saved_model.save", _saving(other))
     with pytest.raises(
         ValueError, match=r"another class for \d+ of 40 examples, where .* margins let expect 0.0 at most"
     ):
@@ -49,7 +52,7 @@ def test_another_class_than_margins_let_expect_fails_though_no_difference_is_too
 
 
 def _saving(other):
-    from keras_kd.exporting.saved_model import save
+    from keras_kd.exporting.formats.saved_model import save
 
     return lambda student, interface, path: save(other, interface, path)
 

@@ -58,7 +58,7 @@ def test_a_path_that_appears_in_the_meantime_is_not_overwritten(tmp_path, monkey
         (tmp_path / "1").mkdir()
         written.append(folder)
 
-    monkeypatch.setattr("keras_kd.exporting.report.ExportReport.write", write)
+    monkeypatch.setattr("keras_kd.exporting.export_report.ExportReport.write", write)
     with pytest.raises(FileExistsError, match="1 exists, and is not overwritten"):
         export(mlp(1), tmp_path / "1")
     assert written and list((tmp_path / "1").iterdir()) == [] and len(list(tmp_path.iterdir())) == 1

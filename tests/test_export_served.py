@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.exporting.scores import heads_of, scores_of
-from keras_kd.exporting.served import Served, serve
+from keras_kd.exporting.serving import Served, serve
 from tests.models import Subclassed, batch, dense, headed, linear, mlp, numbers, softmax
 
 X, _ = batch(40)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd import Distiller, heads, losses
-from keras_kd.taps import Reader
+from keras_kd import Distiller, losses
+from keras_kd._internal import heads
+from keras_kd._internal.taps import Reader
 from keras_kd.teachers import Frozen
-from keras_kd.terms import Term
+from keras_kd.term import Term
 from tests import models, references
 
 LOGITS = np.random.default_rng(0).normal(size=(4, 3)).astype("float32") * 3

@@ -423,12 +423,12 @@ def test_an_optional_input_may_be_none(form, eager):
     np.testing.assert_allclose(distiller.predict(x, verbose=0), s, atol=1e-4)
 
 
-@pytest.mark.parametrize("how", ["train_on_batch", "generator", "Remembered", "Joined", "objective"])
+@pytest.mark.parametrize("how", ["train_on_batch", "generator", "InMemory", "Joined", "objective"])
 def test_an_optional_input_may_be_none_wherever_data_are_given(how):
     form = "dict" if how == "generator" else "list"  # Keras takes no None in a list from a generator
     student, teacher, x = optional(form, 1), optional(form, 2), without(form, X)
     s, t = logits(linear(1, "a")), logits(linear(2, "b"))
-    wanted = {"Remembered": kd.teachers.Remembered(teacher), "Joined": kd.teachers.Cached()}.get(how, teacher)
+    wanted = {"InMemory": kd.teachers.InMemory(teacher), "Joined": kd.teachers.Cached()}.get(how, teacher)
     distiller = distil(student, wanted, 1.0, None, rate=0.0, run_eagerly=True)
     if how == "generator":
         batches = (each for each in [(x, Y)] * 2)
@@ -463,14 +463,14 @@ def test_a_sparse_input_stays_sparse_where_layers_are_read():
 
     models = [made(1), made(2)]
     terms = [kd.Term(kd.losses.squared_error, at=tuple(each.layers[-1].name for each in models))]
-    reader = kd.Distiller(student=models[0], teacher=models[1], terms=terms)._loose.reader
+    reader = kd.Distiller(student=models[0], teacher=models[1], terms=terms)._untracked.reader
     assert reader._tapped.inputs[0].sparse
 
 
 @pytest.mark.parametrize("remembered", [True, False])
 def test_check_reads_data_with_an_input_that_is_none(remembered):
     teacher = optional("dict", 2)
-    distiller = distil(optional("dict", 1), kd.teachers.Remembered(teacher) if remembered else teacher)
+    distiller = distil(optional("dict", 1), kd.teachers.InMemory(teacher) if remembered else teacher)
     right = np.mean(logits(linear(2, "b")).argmax(axis=-1) == Y)
     report = distiller.check(without("dict", X), Y)
     assert (report.examples, report.teacher_accuracy) == (N, pytest.approx(right))

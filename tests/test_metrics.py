@@ -10,8 +10,8 @@ from scipy import special
 from sklearn.metrics import accuracy_score
 
 from keras_kd import Distiller, Term, losses
-from keras_kd.comparison.sums import Calibration
-from keras_kd.means import Means
+from keras_kd._internal.loss_tracker import LossTracker
+from keras_kd.evaluation.accumulators import Calibration
 from keras_kd.metrics import Agreement, ExpectedCalibrationError, same_answer
 from tests.models import batch, linear, tagger
 
@@ -194,7 +194,7 @@ def test_bins_that_are_none_are_refused(bins):
     )
 )
 def test_means_weigh_each_batch_and_keep_the_numbers_apart(batches):
-    means = Means(["first", "second", "never"])
+    means = LossTracker(["first", "second", "never"])
     for value, weight in batches:
         means.update_state({"first": value, "second": float("nan")}, weight)
     values, weights = np.array(batches, np.float64).T

@@ -172,14 +172,14 @@ def test_targets_that_x_carries_do_not_reach_them():
     )
 
 
-class Own(keras.Model):
+class SelfTeacher(keras.Model):
     def train_step(self, data):
         return {}
 
 
 @pytest.mark.parametrize("how", ["a class", "an instance", "a Distiller"])
 def test_a_train_step_of_its_own_is_refused_by_name(how):
-    student = Own(*graph()) if how == "a class" else keras.Model(*graph())
+    student = SelfTeacher(*graph()) if how == "a class" else keras.Model(*graph())
     if how == "an instance":
         student.train_step = lambda data: {}
     if how == "a Distiller":
@@ -189,7 +189,7 @@ def test_a_train_step_of_its_own_is_refused_by_name(how):
 
 
 def test_a_teacher_may_have_a_train_step_of_its_own():
-    kd.Distiller(student=mlp(1), teacher=Own(*graph()))
+    kd.Distiller(student=mlp(1), teacher=SelfTeacher(*graph()))
 
 
 def test_a_regularised_bridge_is_not_part_of_the_students_evaluation():

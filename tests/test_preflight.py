@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd.preflight.findings import Report
 from keras_kd.preflight.judge import judge
-from keras_kd.preflight.report import Report
 from keras_kd.preflight.view import View
 from tests.models import Subclassed, assert_same, batch, dense, mlp, numbers, softmax, statistical, tagger
 
@@ -167,7 +167,7 @@ UNSAID = {
     "a model of another activation": lambda: mlp(3, activation=tf.nn.softmax),
     "a model without a graph": lambda: without_a_graph(tf.nn.softmax),
     "in an ensemble": lambda: [mlp(2), probable()],
-    "remembered": lambda: kd.teachers.Remembered([mlp(2), probable()]),
+    "remembered": lambda: kd.teachers.InMemory([mlp(2), probable()]),
     "joined by hand": kd.teachers.Cached,
 }
 SAID = {
@@ -348,7 +348,7 @@ def test_a_slow_teacher_is_told_of_the_cache_and_a_remembered_one_is_not():
     report = compiled(slow, student=mlp(1)).check(x, y, batch_size=32, batches=3)
     assert "TeacherCache" in report.advice[-1]
     assert report.epoch_seconds >= report.teacher_seconds > 0.05 * 2000 / 32
-    remembered = compiled(kd.teachers.Remembered(slow), student=mlp(1)).check(x, y, batch_size=32, batches=3)
+    remembered = compiled(kd.teachers.InMemory(slow), student=mlp(1)).check(x, y, batch_size=32, batches=3)
     assert not any("TeacherCache" in each for each in remembered.advice)
 
 
@@ -532,7 +532,7 @@ def test_a_good_teacher_of_rare_events_is_not_suspected():
     assert not [advice for advice in report.advice if "it is not shown" in advice]
 
 
-@pytest.mark.parametrize("wrap", [lambda teacher: teacher, kd.teachers.Remembered])
+@pytest.mark.parametrize("wrap", [lambda teacher: teacher, kd.teachers.InMemory])
 def test_a_long_fit_begins_with_a_warning_of_a_teacher_that_guesses(digits, trained, wrap):
     x, y = digits.train
     order = np.roll(np.arange(10), 3)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
-from keras_kd import heads
+from keras_kd._internal import heads
 from keras_kd.quantization import FakeQuantize
 from keras_kd.quantization.layers import fake_quantize_kernel
 from tests.models import assert_same, batch, dense, initial, mlp, numbers, softmax

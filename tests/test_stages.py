@@ -117,7 +117,7 @@ def test_a_remembered_teacher_tells_no_more_in_a_stage_than_fit(capsys):
     for verbose, told in ((0, False), (2, True)):
         common = arguments(1)
         common["fit_arguments"]["verbose"] = verbose
-        stages.born_again(lambda: named(5, "student"), 1, kd.teachers.Remembered(named(8, "teacher")), **common)
+        stages.born_again(lambda: named(5, "student"), 1, kd.teachers.InMemory(named(8, "teacher")), **common)
         assert ("MB of memory" in capsys.readouterr().out) == told
 
 
@@ -160,7 +160,7 @@ def test_no_gradient_crosses_from_one_peer_to_another():
     inputs = keras.Input((4,))
     peers = keras.Model(inputs, {"a": a(inputs), "b": b(inputs)})
     terms = [kd.Term(kd.losses.kl_divergence, at=("a", "b"))]
-    distiller = kd.Distiller(student=peers, teacher=kd.teachers.Own(), terms=terms)
+    distiller = kd.Distiller(student=peers, teacher=kd.teachers.SelfTeacher(), terms=terms)
     distiller.compile("sgd", alpha=1.0)
     with tf.GradientTape() as tape:
         value = distiller.objective(X)["distillation_loss"]

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd import stages
-from keras_kd.stages import records
+from keras_kd._internal import files
 from tests.models import assert_same, batch, linear, mlp
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -187,9 +187,9 @@ def test_who_is_stopped_while_a_file_is_written_leaves_the_one_before(tmp_path):
         raise StopError
 
     with pytest.raises(StopError):
-        records.replace(path, half)
+        files.replace(path, half)
     assert path.read_text() == "whole"
-    records.replace(path, lambda partial: partial.write_text("new"))
+    files.replace(path, lambda partial: partial.write_text("new"))
     assert path.read_text() == "new" and [each.name for each in tmp_path.iterdir()] == ["record.json"]
 
 

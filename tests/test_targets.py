@@ -7,14 +7,15 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_kd import losses, targets
-from keras_kd.mixtures import Mixture
+from keras_kd import losses
+from keras_kd._internal import soft_targets
+from keras_kd._internal.ensemble_logits import Mixture
 from tests import references
 
 
 def read_back(logits, top_k=None, dtype="float32", kind="auto"):
     """Return what comes back of logits, as float64."""
-    return np.asarray(targets.decode(targets.encode(tf.constant(logits), kind, top_k, dtype)), np.float64)
+    return np.asarray(soft_targets.decode(soft_targets.encode(tf.constant(logits), kind, top_k, dtype)), np.float64)
 
 
 def top_k_target(logits, k):
@@ -60,7 +61,7 @@ def test_the_kl_to_a_top_k_target_is_its_definition(drawn, temperature):
     student = np.random.default_rng(1).normal(size=logits.shape).astype("float32")
     teacher = np.log(np.maximum(top_k_target(logits, k), 1e-300))
     expected = references.kl_divergence(student / temperature, teacher / temperature)
-    read = targets.decode(targets.encode(tf.constant(logits), "auto", k, "float32"))
+    read = soft_targets.decode(soft_targets.encode(tf.constant(logits), "auto", k, "float32"))
     received = losses.kl_divergence(student / np.float32(temperature), read / np.float32(temperature))
     np.testing.assert_allclose(received, expected, rtol=1e-4, atol=2e-5)
 
@@ -76,8 +77,8 @@ def test_all_classes_are_the_dense_target(drawn):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 20.0, 200.0])
 def test_probabilities_in_half_precision_are_those_of_the_teacher(k, scale):
     logits = (scale * np.random.default_rng(0).uniform(-1, 1, (8, 1000))).astype("float32")
-    parts = targets.encode(tf.constant(logits), "auto", k, "float16")
-    found = softmax(np.asarray(targets.decode(parts), np.float64))
+    parts = soft_targets.encode(tf.constant(logits), "auto", k, "float16")
+    found = softmax(np.asarray(soft_targets.decode(parts), np.float64))
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-3)
     expected = top_k_target(logits, k) if k and scale else softmax(logits.astype(np.float64))
     # A logarithm or logit z is rounded by at most |z| / 2048, and p changes by that share of itself, of it and the sum.
@@ -89,7 +90,7 @@ def test_probabilities_in_half_precision_are_those_of_the_teacher(k, scale):
 def test_indices_take_the_smallest_type_that_is_wide_enough(classes, dtype):
     logits = np.zeros((1, classes), "float32")
     logits[0, [classes - 1, 3]] = 8.0, 5.0
-    parts = targets.encode(tf.constant(logits), "auto", 2, "float32")
+    parts = soft_targets.encode(tf.constant(logits), "auto", 2, "float32")
     indices = parts[f"indices_of_{classes}"]
     assert indices.dtype == dtype
     np.testing.assert_array_equal(indices, [[classes - 1, 3]])
@@ -126,7 +127,7 @@ def test_half_precision_keeps_the_classes_and_probabilities_of_logits_with_an_of
 
 def test_a_term_that_reads_the_offset_of_logits_still_reads_it():
     student, logits = np.zeros((4, 6)), np.random.default_rng(0).normal(size=(4, 6)) + 250.0
-    read = targets.decode(targets.encode(tf.constant(logits, tf.float32), "softmax", None, "float16"))
+    read = soft_targets.decode(soft_targets.encode(tf.constant(logits, tf.float32), "softmax", None, "float16"))
     expected = np.mean((student - logits) ** 2, axis=-1)  # 6e4: without the offset it would be about 3
     np.testing.assert_allclose(losses.squared_error(tf.zeros((4, 6)), read), expected, rtol=1e-4)
 
@@ -147,19 +148,21 @@ def test_classes_that_are_masked_stay_masked_in_half_precision(logits):
 @pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 2, 2, 4)])
 def test_centred_logits_have_the_shape_of_logits(shape):
     logits = np.random.default_rng(0).normal(size=shape).astype("float32")
-    parts = targets.encode(tf.constant(logits), "logits", None, "float16")
-    assert targets.shape(parts) == shape[1:] and parts["centred"].shape == (*shape[:-1], shape[-1] + 2)
-    np.testing.assert_allclose(targets.decode(parts), logits, atol=5e-3)
+    parts = soft_targets.encode(tf.constant(logits), "logits", None, "float16")
+    assert soft_targets.shape(parts) == shape[1:] and parts["centred"].shape == (*shape[:-1], shape[-1] + 2)
+    np.testing.assert_allclose(soft_targets.decode(parts), logits, atol=5e-3)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
 def test_one_logit_has_nothing_to_be_centred_on(shape):
-    assert list(targets.encode(tf.ones(shape), "logits", None, "float16")) == ["values"]
+    assert list(soft_targets.encode(tf.ones(shape), "logits", None, "float16")) == ["values"]
 
 
 def test_members_of_an_ensemble_are_centred_each():
     members = tuple(tf.random.normal((2, 5, 3)) + offset for offset in (0.0, 5000.0))
-    read = targets.decode(targets.encode(Mixture(members, tf.math.log([0.5, 0.5])), "logits", None, "float16"))
+    read = soft_targets.decode(
+        soft_targets.encode(Mixture(members, tf.math.log([0.5, 0.5])), "logits", None, "float16")
+    )
     for found, expected in zip(read.logits, members, strict=True):
         np.testing.assert_allclose(found, expected, atol=5e-3)
 
@@ -172,9 +175,9 @@ def test_features_keep_their_shape_and_no_classes():
 def test_members_of_an_ensemble_are_kept_apart():
     members = tuple(tf.random.normal((2, 5, 3)) for _ in range(3))
     for log_weights in (tf.math.log([0.2, 0.3, 0.5]), tf.nn.log_softmax(tf.random.normal((2, 5, 3)))):
-        parts = targets.encode(Mixture(members, log_weights), "auto", None, "float32")
-        assert targets.shape(parts) == (5, 3)
-        read = targets.decode(parts)
+        parts = soft_targets.encode(Mixture(members, log_weights), "auto", None, "float32")
+        assert soft_targets.shape(parts) == (5, 3)
+        read = soft_targets.decode(parts)
         np.testing.assert_array_equal(tf.stack(read.logits), tf.stack(members))
         np.testing.assert_allclose(
             read.log_weights,
@@ -186,19 +189,19 @@ def test_members_of_an_ensemble_are_kept_apart():
 def test_the_mask_of_an_output_is_kept():
     said = tf.random.normal((2, 3, 4))
     said._keras_mask = tf.constant([[True, True, False], [True, False, False]])
-    read = targets.decode(targets.encode(said, "auto", 2, "float16"))
+    read = soft_targets.decode(soft_targets.encode(said, "auto", 2, "float16"))
     np.testing.assert_array_equal(read._keras_mask, said._keras_mask)
 
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_graph_reads_what_eager_code_reads(jit):
     logits = tf.random.normal((4, 6, 11)) * 5
-    parts = targets.encode(logits, "auto", 3, "float16")
-    compiled = tf.function(targets.decode, jit_compile=jit)
-    np.testing.assert_allclose(compiled(parts), targets.decode(parts), atol=1e-6)
+    parts = soft_targets.encode(logits, "auto", 3, "float16")
+    compiled = tf.function(soft_targets.decode, jit_compile=jit)
+    np.testing.assert_allclose(compiled(parts), soft_targets.decode(parts), atol=1e-6)
 
 
 def test_inputs_without_targets_are_left_as_they_are():
     x = {"a": 1}
-    assert targets.inputs(x) is x and targets.inputs(targets.Joined(x, {})) is x
-    assert keras.tree.flatten(targets.Joined(1, {"b": 2})) == [1, 2]
+    assert soft_targets.inputs(x) is x and soft_targets.inputs(soft_targets.Joined(x, {})) is x
+    assert keras.tree.flatten(soft_targets.Joined(1, {"b": 2})) == [1, 2]

@@ -40,7 +40,7 @@ def ema(folder):
 
 
 def own(folder):
-    return exits(1, early=1, final=2), teachers.Own(), [Term(losses.kl_divergence, at=("early", "final"))], []
+    return exits(1, early=1, final=2), teachers.SelfTeacher(), [Term(losses.kl_divergence, at=("early", "final"))], []
 
 
 def saved_model(folder):
@@ -69,16 +69,16 @@ def cached(folder):
 
 def remembered(folder):
     model = statistical(2)
-    return mlp(1), teachers.Remembered(model), [Term(losses.kl_divergence)], [model]
+    return mlp(1), teachers.InMemory(model), [Term(losses.kl_divergence)], [model]
 
 
 CASES = {
     teachers.Frozen: frozen,
     teachers.Cached: cached,
-    teachers.Remembered: remembered,
+    teachers.InMemory: remembered,
     teachers.Ensemble: ensemble,
     teachers.EMA: ema,
-    teachers.Own: own,
+    teachers.SelfTeacher: own,
     teachers.SavedModel: saved_model,
 }
 ALL = pytest.mark.parametrize("make", CASES.values(), ids=lambda make: make.__name__)
@@ -156,7 +156,7 @@ def test_a_teacher_says_what_it_knows_of_itself(make, tmp_path):
     assert teacher.layers_of_student(tuple(names)) == REACHING.get(make, ())
     assert teacher.stateful() == ([teacher] if make is ema else [])
     changing = make in (ema, own, cached)  # with the student; or there is nobody to run
-    assert teacher.constant(tuple(names)) != changing
+    assert teacher.cacheable(tuple(names)) != changing
 
 
 # A teacher of the user's own
@@ -234,7 +234,7 @@ class Recorder(keras.optimizers.SGD):
 def gradients(student, terms, teacher=None):
     """Return the gradient of each of the student's weights, None as zeros."""
     optimizer = Recorder(0.0)
-    fit(distill(student, teacher or teachers.Own(), terms, optimizer, loss=None, alpha=1.0), X, None)
+    fit(distill(student, teacher or teachers.SelfTeacher(), terms, optimizer, loss=None, alpha=1.0), X, None)
     by_path = {v.path: np.zeros(v.shape) for v in student.trainable_variables}
     return {**by_path, **{path: g.numpy() for path, g in optimizer.seen.items() if g is not None}}
 
@@ -279,7 +279,9 @@ def test_layers_that_only_the_teachers_side_names_are_read(eager):
     deep = dense(3, 3, name="deep")(dense(5, 2, activation="tanh", name="trunk")(inputs))
     student = keras.Model(inputs, dense(3, 1, name="scores")(keras.layers.ReLU()(deep)))
     s, t = student(X).numpy(), keras.Model(inputs, deep)(X).numpy()
-    distiller = distill(student, teachers.Own(), learn(("logits", "deep")), loss=None, alpha=1.0, run_eagerly=eager)
+    distiller = distill(
+        student, teachers.SelfTeacher(), learn(("logits", "deep")), loss=None, alpha=1.0, run_eagerly=eager
+    )
     assert fit(distiller, X, None)["loss"] == pytest.approx([peer_loss(s, t)], rel=1e-5)
 
 
@@ -303,7 +305,7 @@ def test_a_student_without_a_graph_can_be_its_own_teacher(built):
     student = TwoExits()
     if built:
         student.build((None, 4))
-    distiller = distill(student, teachers.Own(), learn(("a", "b")), SGD(0.5), loss=None, alpha=1.0)
+    distiller = distill(student, teachers.SelfTeacher(), learn(("a", "b")), SGD(0.5), loss=None, alpha=1.0)
     logs = fit(distiller, X, None, epochs=2)["loss"]
     fresh = {side: linear(seed)(X).numpy() for side, seed in (("a", 1), ("b", 2))}
     assert logs[0] == pytest.approx(peer_loss(fresh["a"], fresh["b"]), rel=1e-5) and logs[1] < logs[0]
@@ -313,14 +315,16 @@ def test_a_student_without_a_graph_can_be_its_own_teacher(built):
 
 def test_a_name_that_the_student_has_not_is_refused_on_the_teachers_side_too():
     with pytest.raises(ValueError, match="'c'.*student.*'a', 'b'"):
-        Distiller(student=exits(1, a=1, b=2), teacher=teachers.Own(), terms=learn(("a", "c")))
+        Distiller(student=exits(1, a=1, b=2), teacher=teachers.SelfTeacher(), terms=learn(("a", "c")))
 
 
 def test_labels_and_peers_are_learned_together():
     student = exits(1, a=1, b=2)
     said = {name: value.numpy() for name, value in student(X).items()}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    distiller = distill(student, teachers.Own(), learn(("a", "b"), ("b", "a")), loss={"a": loss, "b": loss}, alpha=0.25)
+    distiller = distill(
+        student, teachers.SelfTeacher(), learn(("a", "b"), ("b", "a")), loss={"a": loss, "b": loss}, alpha=0.25
+    )
     hard = sum(-np.mean(np.log(softmax(said[name])[np.arange(len(Y)), Y])) for name in "ab")
     soft = peer_loss(said["a"], said["b"]) + peer_loss(said["b"], said["a"])
     received = fit(distiller, X, {"a": Y, "b": Y})["loss"]

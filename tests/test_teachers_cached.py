@@ -38,8 +38,8 @@ def test_a_remembered_teacher_trains_as_the_live_one():
     weight = np.linspace(0, 2, len(X)).astype("float32")
     terms = lambda: [kd.Term(kd.losses.kl_divergence), kd.Term(kd.losses.cosine, at=("scores", "scores"))]  # noqa: E731
     for live, known in (
-        (teacher(), kd.teachers.Remembered(teacher(), batch_size=7)),
-        ([teacher(1), teacher(2)], kd.teachers.Remembered([teacher(1), teacher(2)])),
+        (teacher(), kd.teachers.InMemory(teacher(), batch_size=7)),
+        ([teacher(1), teacher(2)], kd.teachers.InMemory([teacher(1), teacher(2)])),
     ):
         expected = trained(live, terms=terms(), sample_weight=weight)
         assert_same(trained(known, terms=terms(), sample_weight=weight), expected, 1e-6)
@@ -47,7 +47,7 @@ def test_a_remembered_teacher_trains_as_the_live_one():
 
 def test_a_remembered_teacher_is_asked_once_for_each_example():
     counted = Counted(teacher())
-    distiller = distill(student(), kd.teachers.Remembered(counted), **SGD)
+    distiller = distill(student(), kd.teachers.InMemory(counted), **SGD)
     for _ in range(2):
         distiller.fit(X, Y, epochs=3, verbose=0, validation_data=(X, Y))
         assert counted.asked == len(X)
@@ -55,7 +55,7 @@ def test_a_remembered_teacher_is_asked_once_for_each_example():
     assert counted.asked == 2 * len(X)
 
 
-@pytest.mark.parametrize("wrap", [kd.teachers.Remembered, lambda teacher: [kd.teachers.Remembered(teacher)]])
+@pytest.mark.parametrize("wrap", [kd.teachers.InMemory, lambda teacher: [kd.teachers.InMemory(teacher)]])
 def test_what_is_said_while_a_teacher_is_asked_follows_fit(capsys, wrap):
     line, bar, said = f"50 examples, {50 * CLASSES * 4 / 1e6:.1f} MB of memory", "━", {}
     for verbose in (0, 1, 2, "auto"):
@@ -68,24 +68,24 @@ def test_what_is_said_while_a_teacher_is_asked_follows_fit(capsys, wrap):
 
 
 def test_a_remembered_teacher_still_answers_for_other_examples():
-    distiller = distill(student(), kd.teachers.Remembered(teacher()), **SGD)
+    distiller = distill(student(), kd.teachers.InMemory(teacher()), **SGD)
     live = distill(student(), teacher(), **SGD)
     assert float(distiller.objective(X, Y)["loss"]) == pytest.approx(float(live.objective(X, Y)["loss"]))
 
 
 def test_a_validation_split_of_remembered_arrays():
-    known = trained(kd.teachers.Remembered(teacher()), validation_split=0.2)
+    known = trained(kd.teachers.InMemory(teacher()), validation_split=0.2)
     assert_same(known, trained(teacher(), validation_split=0.2), 1e-6)
 
 
-@pytest.mark.parametrize("by", [kd.teachers.EMA, kd.teachers.Own])
+@pytest.mark.parametrize("by", [kd.teachers.EMA, kd.teachers.SelfTeacher])
 def test_a_teacher_that_changes_is_not_remembered(by):
     with pytest.raises(ValueError, match="let it run live"):
-        distill(student(), kd.teachers.Remembered(by()), **SGD)
+        distill(student(), kd.teachers.InMemory(by()), **SGD)
 
 
 def test_datasets_are_not_remembered():
-    distiller = distill(student(), kd.teachers.Remembered(teacher()), **SGD)
+    distiller = distill(student(), kd.teachers.InMemory(teacher()), **SGD)
     with pytest.raises(ValueError, match="Expected arrays.*TeacherCache"):
         distiller.fit(dataset().batch(5), verbose=0)
 
@@ -114,13 +114,13 @@ def test_a_cached_and_a_live_teacher_make_an_ensemble(tmp_path):
 
 
 def test_one_member_of_an_ensemble_may_be_remembered():
-    both = [kd.teachers.Remembered(teacher(1)), teacher(2)]
+    both = [kd.teachers.InMemory(teacher(1)), teacher(2)]
     assert_same(trained(both), trained([teacher(1), teacher(2)]), 1e-6)
     with pytest.raises(ValueError, match="whole ensemble at once"):
-        trained([kd.teachers.Remembered(teacher(1)), kd.teachers.Remembered(teacher(2))])
+        trained([kd.teachers.InMemory(teacher(1)), kd.teachers.InMemory(teacher(2))])
 
 
-@pytest.mark.parametrize("by", [lambda: kd.teachers.Cached(), lambda: kd.teachers.Remembered(teacher())])
+@pytest.mark.parametrize("by", [lambda: kd.teachers.Cached(), lambda: kd.teachers.InMemory(teacher())])
 def test_a_saved_distiller_goes_on_with_its_cache(tmp_path, by):
     joined = kd.Joined(X, {"logits": np.asarray(teacher()(X))})
     data_of = (lambda each: joined) if isinstance(by(), kd.teachers.Cached) else (lambda each: X)
@@ -145,7 +145,7 @@ def test_callbacks_may_be_given_in_every_form_of_keras():
 
 
 def test_the_configurations_are_read_back():
-    for each in (kd.teachers.Cached(head="softmax"), kd.teachers.Remembered(teacher(), batch_size=3)):
+    for each in (kd.teachers.Cached(head="softmax"), kd.teachers.InMemory(teacher(), batch_size=3)):
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(each))
         assert type(again) is type(each)
         assert again.get_config().keys() == each.get_config().keys()
@@ -155,7 +155,7 @@ def test_the_configurations_are_read_back():
 
 def test_a_remembered_teacher_that_has_learned_is_asked_again():
     model = teacher()
-    known = kd.teachers.Remembered(model)
+    known = kd.teachers.InMemory(model)
     trained(known)
     model.set_weights(teacher(9).get_weights())
     assert_same(trained(known), trained(teacher(9)), 1e-6)
@@ -163,7 +163,7 @@ def test_a_remembered_teacher_that_has_learned_is_asked_again():
 
 def test_a_remembered_teacher_serves_a_pipeline_of_stages():
     students = []
-    for by in (teacher(), kd.teachers.Remembered(teacher())):
+    for by in (teacher(), kd.teachers.InMemory(teacher())):
         trained_student, record = kd.stages.born_again(
             lambda: student(),
             1,

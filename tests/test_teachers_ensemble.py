@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd import Distiller, TeacherCache, Term, losses, schedules, transforms
-from keras_kd.teachers import EMA, Cached, Ensemble, Frozen, Own, Teacher
+from keras_kd.teachers import EMA, Cached, Ensemble, Frozen, SelfTeacher, Teacher
 from tests import references
 from tests.models import Subclassed, assert_same, batch, dense, headed, linear, mlp, softmax, tagger
 from tests.test_objective import Spoil, distill, fit, masked_input, masked_model
@@ -376,7 +376,7 @@ def test_a_member_whose_probabilities_are_taken_for_logits_is_found(place):
 def test_a_member_that_reads_the_student_is_shown_what_it_reads(place):
     student, other = mlp(9), mlp(2)
     members = [mlp(2)]
-    members.insert(place, Own())
+    members.insert(place, SelfTeacher())
     at = ("scores", "hidden")  # the second is not read for the student's side
     term = Term(lambda s, t: keras.ops.mean(t, axis=-1) + 0.0 * keras.ops.sum(s, axis=-1), at=at, soften=False)
     hidden = [said(keras.Model(m.input, m.get_layer("hidden").output)) for m in (mlp(9), other)]
@@ -386,11 +386,11 @@ def test_a_member_that_reads_the_student_is_shown_what_it_reads(place):
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_member_that_changes_makes_the_ensemble_change(place):
-    for changing in (EMA(0.9), Ensemble([linear(3), linear(4)], "agreement"), Own()):
+    for changing in (EMA(0.9), Ensemble([linear(3), linear(4)], "agreement"), SelfTeacher()):
         members = [Frozen(linear(1))]
         members.insert(place, changing)
-        assert not Ensemble(members).constant(("logits",))
-    assert Ensemble([linear(1), linear(2)]).constant(("logits",))
+        assert not Ensemble(members).cacheable(("logits",))
+    assert Ensemble([linear(1), linear(2)]).cacheable(("logits",))
 
 
 @pytest.mark.parametrize("place", [0, 1])

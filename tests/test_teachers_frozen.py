@@ -97,7 +97,7 @@ def test_what_prepares_the_input_is_in_inference_mode(wrap, how):
         "a model": lambda: Frozen(teacher, preprocess=pre),
         "a function": lambda: Frozen(teacher, preprocess=lambda x: pre(x) * 1.0),
         "a member": lambda: [Frozen(teacher, preprocess=pre)],
-        "remembered": lambda: kd.teachers.Remembered(Frozen(teacher, preprocess=pre)),
+        "remembered": lambda: kd.teachers.InMemory(Frozen(teacher, preprocess=pre)),
         "a function as teacher": lambda: lambda x: teacher(pre(x)),
     }[wrap]()
     arguments = {"fit": {"run_eagerly": False}, "eager": {"run_eagerly": True}, "objective": {}}[how]
@@ -474,7 +474,7 @@ def wrapped(teacher, folder, x):
     yield "in 16 bits", Frozen(teacher, dtype="bfloat16"), x
     yield "SavedModel", SavedModel(folder / "teacher", head="softmax"), x
     yield "function", Frozen(lambda x: teacher(x) * 1.0, head="softmax"), x
-    yield "remembered", kd.teachers.Remembered(teacher), x
+    yield "remembered", kd.teachers.InMemory(teacher), x
     yield "by hand", kd.teachers.Cached(head="softmax"), kd.Joined(x, {"logits": teacher(x).numpy()})
     for name, arguments in {"float16": {}, "float32": {"dtype": "float32"}, "top 3": {"top_k": 3}}.items():
         cache = kd.TeacherCache(folder / name, teacher=teacher, **arguments)
@@ -535,7 +535,7 @@ def test_the_squared_error_of_logits_that_no_softmax_made_is_that_of_the_logits(
     same = [teacher, teacher] if head else [teacher]  # the mean of two softmaxes knows nothing of a constant
     cache = kd.TeacherCache(tmp_path, teacher=same, dtype="float32")
     cache.build(X, verbose=0)
-    given = {"live": teacher, "ensemble": same, "remembered": kd.teachers.Remembered(same)}
+    given = {"live": teacher, "ensemble": same, "remembered": kd.teachers.InMemory(same)}
     for each, x in [*((each, X) for each in given.values()), (kd.teachers.Cached(cache), cache.join(X))]:
         distiller = distill(student, each, [Term(losses.squared_error)], loss=None, alpha=1.0, temperature=4.0)
         assert fit(distiller, x, None, batch_size=8)["loss"] == pytest.approx([np.mean((z - t) ** 2)], rel=1e-4)
@@ -552,7 +552,7 @@ NEED_NUMPY = {
     "a method": lambda: forest().predict_proba,
     "a function": lambda: lambda x: forest().predict_proba(x),
     "a function of x.numpy()": lambda: lambda x: forest().predict_proba(x.numpy()),
-    "remembered": lambda: kd.teachers.Remembered(Frozen(forest().predict_proba, head="softmax")),
+    "remembered": lambda: kd.teachers.InMemory(Frozen(forest().predict_proba, head="softmax")),
     "a member": lambda: [linear(2), Frozen(forest().predict_proba, head="softmax")],
 }
 

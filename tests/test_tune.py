@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.tuning import Trial, TuneResult
-from keras_kd.tuning.records import written_whole
+from keras_kd.experiments import Trial, TuneResult
+from keras_kd.experiments.tuner_records import written_whole
 from tests.benchmarks import LOSS, net, part, teacher
 
 if importlib.util.find_spec("keras_tuner") is None:

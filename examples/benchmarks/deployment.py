@@ -41,7 +41,7 @@ from models import build_large_teacher, build_student
 from quantization import accuracy
 
 import keras_kd as kd
-from keras_kd.comparison import latency, runtimes
+from keras_kd.evaluation import runtimes, timing
 
 TEACHER, FLOAT = "teacher, float32", "student, float32"
 AFTER, AWARE = "student, int8 after training", "student, int8 in training"
@@ -61,7 +61,7 @@ def train(teacher: keras.Model, images: kd.data.Images, options: argparse.Namesp
     every = tuple(
         np.concatenate(both)[: options.examples] for both in zip(images.train, images.validation, strict=True)
     )
-    asked_once = kd.teachers.Remembered(teacher)
+    asked_once = kd.teachers.InMemory(teacher)
     student = build_student(images.input_shape, images.classes)
     distil(student, asked_once, every, 3e-3, options.epochs)
     aware = kd.quantization_aware(student, every[0][:500])
@@ -88,7 +88,7 @@ def write(models: list[keras.Model], images: kd.data.Images, folder: pathlib.Pat
 def milliseconds(files: dict[str, pathlib.Path], image: np.ndarray, rounds: int) -> dict[str, float]:
     """Return the median time of each file for one image, on one thread."""
     calls = {name: runtimes.of_export(path).prepare(image[np.newaxis]) for name, path in files.items()}
-    return {name: 1e3 * float(np.median(times)) for name, times in latency.in_turns(calls, rounds).items()}
+    return {name: 1e3 * float(np.median(times)) for name, times in timing.in_turns(calls, rounds).items()}
 
 
 def main() -> None:

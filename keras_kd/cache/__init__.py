@@ -1,3 +1,4 @@
-"""The teacher runs once: a cache of its outputs that cannot lie."""
+"""Targets on disk: run a function over a data set once, and join what it has returned to the examples.
 
-from keras_kd.cache.teacher_cache import TeacherCache as TeacherCache
+What a teacher is, and how it becomes such a function, `keras_kd.teachers.TeacherCache` knows.
+"""

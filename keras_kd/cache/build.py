@@ -1,92 +1,79 @@
-"""Run the teacher over a data set and write what it says: resumable, and by several jobs at once."""
+"""Run a function over a data set and write what it returns: resumable, and by several jobs at once."""
 
 import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd import targets
+from keras_kd._internal import soft_targets
 from keras_kd._types import Tensor, Tensors
-from keras_kd.cache import checks, shards
-from keras_kd.cache.examples import Augment, Examples, Key, augmented, inputs_of, key_of
+from keras_kd.cache import row_checks, shards
+from keras_kd.cache.elements import Augment, Examples, Key, augmented, inputs_of, key_of
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.plan import Job
-from keras_kd.teachers.base import Teacher, said_by
 
 
-class Asked(NamedTuple):
-    """What a teacher is asked for.
+class TargetSpec(NamedTuple):
+    """Which targets are kept of a batch, and how it is recognised.
 
     Attributes:
-        teacher: the teacher.
-        taps: names of outputs and layers.
-        top_k: see `targets.encode`.
-        dtype: see `targets.encode`.
+        predict: a function from a batch's x to its targets by name, each as parts, see `soft_targets.encode`.
+        kinds: the head under each name; features are "values".
         key: see `TeacherCache`.
         check_bytes: see `TeacherCache`.
     """
 
-    teacher: Teacher
-    taps: tuple[str, ...]
-    top_k: int | None
-    dtype: str
+    predict: Callable[[Tensors], dict[str, soft_targets.Parts]]
+    kinds: dict[str, str]
     key: Key | None
     check_bytes: int
 
 
-class Question:
-    """A teacher and what it is asked, compiled for one kind of examples.
+class TeacherProgram:
+    """The function that predicts targets, compiled for one kind of examples.
 
     Args:
-        asked: the teacher, and what it is asked for.
-        examples: what it is asked about.
+        spec: the function, and which of its targets are kept.
+        examples: the data set.
         augment: see `TeacherCache`.
 
     Raises:
         ValueError: the teacher cannot read these examples.
     """
 
-    def __init__(self, asked: Asked, examples: Examples, augment: Augment | None) -> None:
-        self._asked = asked
-        x = examples.seen_specs(augment, asked.key)
-        checks.check_specs(x)
-        spec = targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), x)
-        said = tf.function(self._ask)
+    def __init__(self, spec: TargetSpec, examples: Examples, augment: Augment | None) -> None:
+        self._spec = spec
+        x = examples.seen_specs(augment, spec.key)
+        row_checks.check_specs(x)
+        batch = soft_targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), x)
         try:
-            self._said = said.get_concrete_function(spec)
+            self.predict = tf.function(spec.predict).get_concrete_function(batch)
         except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             raise ValueError(
                 f"The teacher cannot read examples like these: {inputs_of(x)}. If the dataset is batched: "
                 f"dataset.unbatch(). Caches are built and joined example by example. {error}"
             ) from error
-        self.layout = Layout.of(self._said.structured_outputs, asked.key is not None, asked.check_bytes)
+        self.layout = Layout.of(self.predict.structured_outputs, spec.key is not None, spec.check_bytes)
         keys = tf.TensorSpec((None,), tf.int64)
-        self.answer = tf.function(self._answer).get_concrete_function(spec, keys)
+        self.rows = tf.function(self._rows).get_concrete_function(batch, keys)
 
-    def said(self, x: Tensors) -> Any:
-        """Return what the teacher says of a batch, as parts to be kept."""
-        return self._said(x)
-
-    def _ask(self, x: Tensors) -> Any:
-        return said_by(self._asked.teacher, x, self._asked.taps, self._asked.top_k, self._asked.dtype)
-
-    def _answer(self, x: Tensors, key: Tensor) -> tuple[Tensor, Tensor]:
+    def _rows(self, x: Tensors, key: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of a batch, and whether all numbers in it can be kept."""
-        said = self.said(x)
+        targets = self.predict(x)
         sound = [tf.constant(True)]
-        for name, parts in said.items():
-            for part in targets.NUMBERS:
+        for name, parts in targets.items():
+            for part in soft_targets.NUMBERS:
                 if part in parts:
-                    is_output = self._asked.teacher.kind(name) != "values"
+                    is_output = self._spec.kinds[name] != "values"
                     good = tf.logical_not(tf.math.is_nan(parts[part])) if is_output else tf.math.is_finite(parts[part])
                     sound.append(tf.reduce_all(good))
-        return self.layout.pack(said, checks.fingerprints(x, self._asked.check_bytes), key), tf.reduce_all(sound)
+        return self.layout.pack(targets, row_checks.fingerprints(x, self._spec.check_bytes), key), tf.reduce_all(sound)
 
 
 class Build:
@@ -95,8 +82,8 @@ class Build:
     Args:
         folder: of the cache.
         plan: see `plan.make_plan`.
-        question: the teacher.
-        examples: what it is asked about.
+        program: predicts the targets.
+        examples: the data set.
         augment: see `TeacherCache`.
         key: see `TeacherCache`.
         job: which share of the work.
@@ -109,7 +96,7 @@ class Build:
         self,
         folder: pathlib.Path,
         plan: dict[str, Any],
-        question: Question,
+        program: TeacherProgram,
         examples: Examples,
         augment: Augment | None,
         key: Key | None,
@@ -117,7 +104,7 @@ class Build:
     ) -> None:
         self.folder = folder
         self.plan = plan
-        self.question = question
+        self.program = program
         self.examples = examples
         self.augment = augment
         self.key = key
@@ -128,7 +115,7 @@ class Build:
         self.seconds_per_shard = 0.0
 
     def run(self, verbose: int) -> int:
-        """Ask the teacher about every view, and return how many examples there are, as far as this job can see."""
+        """Predict the targets of every view, and return how many examples there are, as far as this job can see."""
         count = self.plan["count"]
         shards.remove_partial(self.folder, self.job.index, self.job.count)
         total = None if count is None else -(-count * self.plan["views"] // self.job.count)
@@ -158,7 +145,7 @@ class Build:
         for places, element in self._batches(view, first):
             x = self.examples.x(element)
             keys = tf.constant(places) if self.key is None else key_of(self.key, element)
-            answer, sound = self.question.answer(x, keys)
+            written, sound = self.program.rows(x, keys)
             start, end = int(places[0]), int(places[-1]) + 1
             if not sound:
                 self._refuse(start, end)
@@ -166,7 +153,7 @@ class Build:
             if writer is None or writer.path != path:
                 rows, started = self._finish(writer, rows, started)
                 writer = shards.Writer(path, self.plan["rows_per_record"])
-            writer.write(answer.numpy())
+            writer.write(written.numpy())
             rows += end - start
             self._done += end - start
             progress.update(self._done)

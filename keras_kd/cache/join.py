@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_kd import distribution, targets
+from keras_kd._internal import soft_targets
+from keras_kd._internal.soft_targets import MARK, Joined
+from keras_kd._keras import distribution
 from keras_kd._types import Tensor, Tensors
-from keras_kd.cache import checks, shards
-from keras_kd.cache.examples import Augment, Examples, Key, key_of, spec_of
+from keras_kd.cache import row_checks, shards
+from keras_kd.cache.elements import Augment, Examples, Key, key_of, spec_of
 from keras_kd.cache.layout import Layout
-from keras_kd.targets import MARK, Joined
 
 _OTHER = (
     "is not the one that the teacher saw there: it was changed or moved, or is augmented or shuffled before the join. "
@@ -148,9 +149,9 @@ def by_key(source: Source, examples: Examples, augment: Augment | None, key: Key
             rows = tf.ensure_shape(rows, [None, source.layout.row_bytes])
             places, whole = tf.ensure_shape(places, [None]), tf.ensure_shape(whole, [None])
             message = f"The cache at {source.folder} has no example of one of these keys: build it for this dataset."
-            rows = checks.insist(places >= 0, [message], rows)
+            rows = row_checks.assert_all(places >= 0, [message], rows)
             message = f"A file of the cache at {source.folder} has changed since it was joined. {shards.REMEDY}"
-            rows = checks.insist(tf.equal(checks.of_rows(rows), whole), [message], rows)
+            rows = row_checks.assert_all(tf.equal(row_checks.of_rows(rows), whole), [message], rows)
             return _attach(source, element, rows, places[:1][0])
 
         blocks = elements.batch(examples.block)
@@ -230,7 +231,7 @@ class Index:
         records = shards.rows_of_view(source.folder, source.manifest, view, source.count)
         keys = np.concatenate([source.layout.unpack_arrays(rows)[2] for rows in records])
         with tf.device("CPU:0"):
-            whole = np.concatenate([checks.of_rows(tf.constant(rows)).numpy() for rows in records])
+            whole = np.concatenate([row_checks.of_rows(tf.constant(rows)).numpy() for rows in records])
         source.check(view, again=True)  # after reading: what was read is what had been written
         order = np.argsort(keys)
         return Known(view, records, keys[order], order.astype(np.min_scalar_type(source.count)), whole)
@@ -259,8 +260,8 @@ def arrays(source: Source, x: Tensors) -> Joined:
         )
     block = examples.block
     for start in range(0, size, block):
-        part = targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[start : start + block]), x)  # noqa: B023
-        found = checks.fingerprints(part, source.layout.check_bytes).numpy()
+        part = soft_targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[start : start + block]), x)  # noqa: B023
+        found = row_checks.fingerprints(part, source.layout.check_bytes).numpy()
         wrong = np.flatnonzero(found != expected[start : start + block])
         if len(wrong):
             raise ValueError(f"Example {start + wrong[0]:,} {_OTHER} The cache: {source.folder}")
@@ -271,14 +272,14 @@ def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
     """Return elements of a block with targets, those compared with what the teacher saw."""
     said, expected, _ = source.layout.unpack(rows)
     x = Examples.x(element)
-    found = checks.fingerprints(x, source.layout.check_bytes)
+    found = row_checks.fingerprints(x, source.layout.check_bytes)
     number = f"The dataset has another number of examples than the cache at {source.folder}, {source.count:,}."
     equal = tf.equal(tf.size(found), tf.size(expected))
-    expected = checks.insist(equal, [number, " Build the cache again, in another folder."], expected)
+    expected = row_checks.assert_all(equal, [number, " Build the cache again, in another folder."], expected)
     same = tf.equal(tf.cast(found, tf.int64), tf.cast(expected, tf.int64))
     wrong = start + tf.argmin(tf.cast(tf.concat([same, [True]], 0), tf.int32))
     message = ["Example ", tf.strings.as_string(wrong), f" {_OTHER} The cache: {source.folder}"]
-    said = checks.insist(same, message, said)
+    said = row_checks.assert_all(same, message, said)
     return Examples.with_x(element, Joined(x, {**said, **source.mark}))
 
 
@@ -288,7 +289,9 @@ def _second(place: Tensor, element: Any) -> Any:
 
 def _empty(spec: Any) -> Any:
     """Return a block of no examples."""
-    return targets.map_arrays(lambda leaf: tf.zeros([0, *(size or 0 for size in leaf.shape[1:])], leaf.dtype), spec)
+    return soft_targets.map_arrays(
+        lambda leaf: tf.zeros([0, *(size or 0 for size in leaf.shape[1:])], leaf.dtype), spec
+    )
 
 
 def _finished(joined: tf.data.Dataset) -> tf.data.Dataset:

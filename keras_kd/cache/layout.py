@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.cache import checks
-from keras_kd.targets import Parts
+from keras_kd._internal.soft_targets import Parts
+from keras_kd.cache import row_checks
 
 #: Rows begin with a fingerprint of what the teacher saw, to be compared with what the student is about to see.
 CHECK = "check"
@@ -26,7 +26,7 @@ class Field:
 
     Attributes:
         name: what a term reads, as "logits"; empty for the cache's own fields.
-        part: see `keras_kd.targets`.
+        part: see `keras_kd._internal.soft_targets`.
         dtype: name of a NumPy type.
         shape: of one example's array.
     """
@@ -65,7 +65,7 @@ class Layout:
         Raises:
             ValueError: a teacher whose output for an example has no fixed size.
         """
-        own = [Field("", CHECK, checks.TYPES[check_bytes], ())] + ([Field("", KEY, "int64", ())] if keyed else [])
+        own = [Field("", CHECK, row_checks.TYPES[check_bytes], ())] + ([Field("", KEY, "int64", ())] if keyed else [])
         theirs = []
         for name, parts in said.items():
             for part, tensor in parts.items():

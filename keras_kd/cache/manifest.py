@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import IO, Any
 
-from keras_kd._locks import lock_now
+from keras_kd._internal.locks import lock_now
 from keras_kd.cache.shards import REMEDY, partial_path
 
 PLAN, MANIFEST = "plan.json", "manifest.json"

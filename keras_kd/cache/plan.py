@@ -12,10 +12,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import keras_kd
-from keras_kd._say import duration, say
-from keras_kd.cache import code, contents, manifest, shards
-from keras_kd.cache.examples import Augment, Examples
+from keras_kd._internal import code_fingerprints
+from keras_kd._internal.log import duration, info
+from keras_kd._version import __version__
+from keras_kd.cache import manifest, reading, shards
+from keras_kd.cache.elements import Augment, Examples
 from keras_kd.cache.layout import Layout
 
 #: Workers of a cluster wait for each other: at least so many seconds, and so many times what a shard took here.
@@ -53,7 +54,7 @@ def make_plan(
         batch_size: examples that the teacher sees at a time.
         job: one of those that share the work.
     """
-    versions = {"keras_kd": keras_kd.__version__, "keras": keras.__version__, "tensorflow": tf.__version__}
+    versions = {"keras_kd": __version__, "keras": keras.__version__, "tensorflow": tf.__version__}
     return {
         "format": manifest.FORMAT,
         "versions": versions,
@@ -91,7 +92,7 @@ def begin(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
     path = folder / manifest.PLAN
     shards.refuse_links(folder)
     try:
-        there = contents.read_plan(path)
+        there = reading.read_plan(path)
     except FileNotFoundError:
         if (folder / manifest.MANIFEST).exists():  # which is written before the plan is removed
             return False
@@ -102,7 +103,7 @@ def begin(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
         manifest.write(path, plan)
         return True
     here = {name: value for name, value in plan.items() if name != "versions"}
-    manifest.refuse_difference(path, there, code.comparable(here, there))
+    manifest.refuse_difference(path, there, code_fingerprints.comparable(here, there))
     return True
 
 
@@ -126,7 +127,7 @@ def unfinished(folder: pathlib.Path) -> str:
     path = folder / manifest.PLAN
     if not path.exists():
         return f"There is no cache at {str(folder)!r}. Build one: TeacherCache(path, teacher=teacher).build(dataset)."
-    names = ", ".join(missing(folder, contents.read_plan(path))) or "its manifest"
+    names = ", ".join(missing(folder, reading.read_plan(path))) or "its manifest"
     return (
         f"The cache at {str(folder)!r} is not finished. Not done: {names}. Call build again there, with the same "
         "arguments: it goes on where it was."
@@ -145,7 +146,7 @@ def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
     """
     names = [f"{job.name}.json" for job in _jobs(plan)]
     try:
-        ends = [contents.read_end(folder / name) for name in names]
+        ends = [reading.read_end(folder / name) for name in names]
     except FileNotFoundError:  # not done; or all done, and tidied up by another job
         return (folder / manifest.MANIFEST).exists()
     count = plan["count"] if plan["count"] is not None else max(ends)
@@ -219,7 +220,7 @@ def wait(folder: pathlib.Path, plan: dict[str, Any], seconds_per_shard: float) -
                 "workers again, and they go on where they were."
             )
         if now - told >= 60:
-            say(f"Waiting for {names} to write their shards")
+            info(f"Waiting for {names} to write their shards")
             told = now
         time.sleep(min(1.0, patience / 10))
 

@@ -5,5 +5,5 @@ A format is a module that writes a file or folder; `formats.py` lists them, `run
 """
 
 from keras_kd.exporting.export import export as export
-from keras_kd.exporting.report import Artefact as Artefact
-from keras_kd.exporting.report import ExportReport as ExportReport
+from keras_kd.exporting.export_report import Artefact as Artefact
+from keras_kd.exporting.export_report import ExportReport as ExportReport

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_kd import distribution, taps
+from keras_kd._internal import taps
+from keras_kd._keras import distribution
 from keras_kd.exporting import runtime
 from keras_kd.exporting.interface import Spec
-from keras_kd.exporting.served import Served
+from keras_kd.exporting.serving import Served
 from keras_kd.quantization.graph import Graph
 
 #: Examples that are drawn.

@@ -12,16 +12,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd import _say
+from keras_kd._internal import log
 from keras_kd.distiller import Distiller
-from keras_kd.exporting import report as reports
-from keras_kd.exporting.check import Comparison, compare
-from keras_kd.exporting.examples import prepare
+from keras_kd.exporting import export_report as reports
+from keras_kd.exporting.export_report import Artefact, ExportReport
 from keras_kd.exporting.formats import Format, chosen
-from keras_kd.exporting.report import Artefact, ExportReport
+from keras_kd.exporting.sample_inputs import prepare
 from keras_kd.exporting.scratch import is_full, scratch
-from keras_kd.exporting.served import THRESHOLD, Served, check_head, serve
+from keras_kd.exporting.serving import THRESHOLD, Served, check_head, serve
 from keras_kd.exporting.source import Source
+from keras_kd.exporting.verification import Comparison, compare
 
 
 def export(
@@ -129,7 +129,7 @@ def export(
         report = _fill(source, kinds, folder, path)
         _check_path(path, kinds)  # again: it took a while
         os.rename(folder / "version", path)
-    _say.say(str(report))
+    log.info(str(report))
     return report
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._types import Shape, Tensors
-from keras_kd.exporting.served import Served
+from keras_kd.exporting.serving import Served
 
 
 @dataclasses.dataclass(frozen=True)

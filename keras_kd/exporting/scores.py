@@ -5,8 +5,8 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_kd import heads, taps
-from keras_kd.exporting.served import THRESHOLD, Served, single, units_of
+from keras_kd._internal import heads, taps
+from keras_kd.exporting.serving import THRESHOLD, Served, single, units_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from keras_kd._locks import lock_now
+from keras_kd._internal.locks import lock_now
 
 #: Held while an export lives; where nobody holds it, its process is gone.
 _LOCK = "keras_kd-export.lock"

@@ -7,10 +7,11 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_kd import copies, distribution
-from keras_kd.exporting.examples import Examples
+from keras_kd._internal import cloning
+from keras_kd._keras import distribution
 from keras_kd.exporting.interface import Interface
-from keras_kd.exporting.served import Served
+from keras_kd.exporting.sample_inputs import Examples
+from keras_kd.exporting.serving import Served
 
 #: What students that compute in 16 bits may differ, which round more coarsely, in proportion to their numbers.
 _ROUNDING = {"bfloat16": 2e-2, "float16": 2e-3}
@@ -40,8 +41,8 @@ class Source:
         if not self.rounding:
             return self.student
         if isinstance(self.student, Served):
-            return self.student.around(copies.copy_model(self.student.student, "float32"))
-        return copies.copy_model(self.student, "float32")
+            return self.student.around(cloning.copy_model(self.student.student, "float32"))
+        return cloning.copy_model(self.student, "float32")
 
     @functools.cached_property
     def rounding(self) -> float:

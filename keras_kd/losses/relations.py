@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd import distribution
+from keras_kd._keras import distribution
 from keras_kd._types import Tensor
 from keras_kd.losses._shapes import require_same_shape
 from keras_kd.losses.regression import huber

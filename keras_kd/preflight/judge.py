@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from keras_kd.preflight.report import Report, percent
+from keras_kd.preflight.findings import Report, percent
 from keras_kd.preflight.view import Rows
 
 #: A teacher whose confidence exceeds its accuracy by more than this is not shown what it was trained on; and one whose

@@ -8,10 +8,10 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_kd import schedules
+from keras_kd._internal.ensemble_logits import averaged, on_logits
+from keras_kd._internal.output_labels import of_output
 from keras_kd._types import Tensor, Tensors
-from keras_kd.labels import of_output
 from keras_kd.losses.logits import binary_kl
-from keras_kd.mixtures import averaged, on_logits
 
 
 class Rows(NamedTuple):
@@ -44,7 +44,7 @@ class View:
 
     def __init__(self, distiller: Any) -> None:
         self.distiller = distiller
-        reader = distiller._loose.reader
+        reader = distiller._untracked.reader
         outputs = [
             term for term in distiller.terms if all(reader.kind(name) != "values" for name in term.student_names)
         ]
@@ -76,7 +76,7 @@ class View:
 
     def _say(self, x: Tensors, y: Tensors, sample_weight: Tensors) -> tuple[Any, ...]:
         term: Any = self.term
-        reader = self.distiller._loose.reader
+        reader = self.distiller._untracked.reader
         _, student = self.distiller._read_student(x, training=False)
         said = self.distiller._read_teacher(x, student, y)[term.teacher_names[0]]
         seen = said if term.transform is None else on_logits(term.transform, said)

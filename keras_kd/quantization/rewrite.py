@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_kd import taps
+from keras_kd._internal import taps
 from keras_kd._types import Tensor, Tensors
 from keras_kd.quantization import coverage
 from keras_kd.quantization.graph import WEIGHTED, Call, Graph

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd import directions
+from keras_kd._internal import directions
+from keras_kd._internal.files import plain, readable, replace
 from keras_kd._types import Tensors
-from keras_kd.stages.records import plain, readable, replace
 
 
 class KeepBest(keras.callbacks.Callback):

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd import taps
-from keras_kd.copies import narrower
+from keras_kd._internal import taps
+from keras_kd._internal.cloning import narrower
 from keras_kd.distiller import Distiller
 from keras_kd.stages.peers import graph_of, like_inputs
-from keras_kd.stages.pipeline import Pipeline, Record
-from keras_kd.terms import Term
+from keras_kd.stages.resumable import Pipeline, Record
+from keras_kd.term import Term
 
 #: Makes the terms of a stage from its student and its teacher.
 MakeTerms = Callable[[keras.Model, Any], Sequence[Term]]

@@ -6,12 +6,13 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_kd import losses, taps
+from keras_kd import losses
+from keras_kd._internal import taps
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
-from keras_kd.stages.pipeline import Pipeline, Record, fresh_metric
-from keras_kd.teachers import Own
-from keras_kd.terms import Term
+from keras_kd.stages.resumable import Pipeline, Record, fresh_metric
+from keras_kd.teachers import SelfTeacher
+from keras_kd.term import Term
 
 
 def mutual(
@@ -165,5 +166,5 @@ def _run_outputs(pipeline: Pipeline, model: keras.Model, names: list[str], terms
     def label(y: Tensors) -> Tensors:
         return dict.fromkeys(names, y)
 
-    distiller = Distiller(student=model, teacher=Own(), terms=terms)
+    distiller = Distiller(student=model, teacher=SelfTeacher(), terms=terms)
     pipeline.run(model, teacher, distiller, prepare=prepare, label=label)

@@ -4,7 +4,9 @@ from typing import Any
 
 import keras
 
-from keras_kd import distribution, heads, mixtures, schedules, targets
+from keras_kd import schedules
+from keras_kd._internal import ensemble_logits, heads, soft_targets
+from keras_kd._keras import distribution
 from keras_kd._types import Tensor, Tensors
 
 
@@ -42,7 +44,7 @@ class Teacher(keras.layers.Layer):
 
     def student_view(self, x: Tensors) -> Tensors:
         """Return what the student is fed of `x`, without targets that it may carry; a plain `x` passes through."""
-        return targets.inputs(x)
+        return soft_targets.inputs(x)
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Return what `fit` is to read for the x that it was given, and tell as much of it as `fit` is to tell."""
@@ -68,7 +70,7 @@ class Teacher(keras.layers.Layer):
         """Return the schedules of this teacher, with the values that they may take: the Distiller checks each step."""
         return []
 
-    def constant(self, names: tuple[str, ...]) -> bool:
+    def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return whether what it says of an example under some names is the same in every epoch, and so can be kept."""
         return not self.stateful() and not self.layers_of_student(names)
 
@@ -106,7 +108,9 @@ def taken_for_logits(teacher: Teacher, x: Tensors, names: tuple[str, ...]) -> li
     found = []
     for each in teacher.unrecognised(names):
         outputs = each(x, {})
-        kinds = [heads.resembles(one) for name in names if name in outputs for one in mixtures.members(outputs[name])]
+        kinds = [
+            heads.resembles(one) for name in names if name in outputs for one in ensemble_logits.members(outputs[name])
+        ]
         kind = next(filter(None, kinds), None)
         if kind is not None:
             found.append(
@@ -117,18 +121,18 @@ def taken_for_logits(teacher: Teacher, x: Tensors, names: tuple[str, ...]) -> li
     return found
 
 
-def check_constant(teacher: Teacher, names: tuple[str, ...]) -> None:
+def check_cacheable(teacher: Teacher, names: tuple[str, ...]) -> None:
     """Refuse a teacher whose targets depend on more than the inputs: they cannot be kept."""
-    if not teacher.constant(names):
+    if not teacher.cacheable(names):
         raise ValueError(
             f"Expected a teacher that says the same of an example in every epoch. {teacher.name!r} depends on the "
             "student, the labels, the step or targets that are there already: let it run live."
         )
 
 
-def said_by(
+def encoded(
     teacher: Teacher, x: Tensors, names: tuple[str, ...], top_k: int | None = None, dtype: str = "float32"
-) -> dict[str, targets.Parts]:
+) -> dict[str, soft_targets.Parts]:
     """Run a teacher on a batch, and return what it says under some names as parts to be kept, see `targets.encode`.
 
     Raises:
@@ -140,4 +144,4 @@ def said_by(
         raise ValueError(
             f"Expected {missing[0]!r} to be an output or a layer of the teacher. It offers {sorted(said)}."
         )
-    return {name: targets.encode(said[name], teacher.kind(name), top_k, dtype) for name in names}
+    return {name: soft_targets.encode(said[name], teacher.kind(name), top_k, dtype) for name in names}

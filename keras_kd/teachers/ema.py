@@ -5,9 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd import distribution, schedules, taps
+from keras_kd import schedules
+from keras_kd._internal import taps
+from keras_kd._internal.cloning import copy_model
+from keras_kd._keras import distribution
 from keras_kd._types import Schedule, Tensor, Tensors
-from keras_kd.copies import copy_model
 from keras_kd.teachers.base import Teacher
 
 

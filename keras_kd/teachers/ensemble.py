@@ -8,9 +8,9 @@ import keras
 from keras import ops, tree
 
 from keras_kd import schedules
+from keras_kd._internal.ensemble_logits import Mixture, of_kind
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
-from keras_kd.mixtures import Mixture, of_kind
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.frozen import Frozen
 
@@ -101,11 +101,11 @@ class Ensemble(Teacher):
         found = [schedules.Range(f"weight {m} of the ensemble", each, 0.0) for m, each in enumerate(own)]
         return [*found, *(one for each in self.teachers for one in each.ranges())]
 
-    def constant(self, names: tuple[str, ...]) -> bool:
+    def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return whether members and weights stay as they are."""
         weights = self.weights_of_teachers
         fixed = weights is None or (isinstance(weights, list) and not any(callable(each) for each in weights))
-        return fixed and all(each.constant(names) for each in self.teachers)
+        return fixed and all(each.cacheable(names) for each in self.teachers)
 
     def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return the members whose heads are not known."""

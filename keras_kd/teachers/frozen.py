@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd import taps
+from keras_kd._internal import taps
+from keras_kd._internal.cloning import copy_model
 from keras_kd._types import Tensor, Tensors
-from keras_kd.copies import copy_model
 from keras_kd.teachers.base import Teacher
 
 _DTYPES = (None, "bfloat16", "float16")

@@ -1,0 +1,231 @@
+"""Targets that travel with the examples: what a teacher has said of them, beside the inputs.
+
+A teacher that is not run in the step has been run before: by a `TeacherCache`, by `teachers.InMemory`, or by somebody
+else. What it said is joined to each example's x before any shuffle, so that nothing that happens to a dataset
+afterwards can separate the two.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops, tree
+
+from keras_kd._internal.ensemble_logits import Mixture
+from keras_kd._types import Tensor, Tensors
+
+#: An empty entry among the targets whose name begins so says which cache they are of.
+MARK = "cache:"
+
+#: What is stored under one name, by part: numbers, indices, masks.
+Parts = dict[str, Tensor]
+
+#: The part of the classes that a top-k target keeps carries their number in its name: no tensor could, in a graph.
+_INDICES = "indices_of_"
+
+#: The largest number that float16 holds.
+_LARGEST_HALF = 65504.0
+
+#: Logits, each as its distance to the largest, and behind them, in two entries whose sum it is, the largest.
+_CENTRED = "centred"
+
+#: The parts that hold what a teacher has computed.
+NUMBERS = ("values", _CENTRED, "log_probabilities")
+
+#: Heads whose outputs are read as they are, not up to a constant that softmax does not see.
+_ABSOLUTE = ("sigmoid", "values")
+
+
+class Joined(NamedTuple):
+    """An x that carries a teacher's targets: `fit` takes it for x, under `teachers.Cached`.
+
+    A cache makes it. Made by hand, it holds targets of any origin; a dataset whose elements have no y yields
+    `(Joined(x, targets),)`, as a bare pair would be taken for x and y.
+
+    Attributes:
+        inputs: what the student is fed.
+        targets: by name, logits or features, (batch, ...); the names are those that the terms read.
+
+    Example:
+        >>> x = kd.Joined(x, {"logits": probabilities_from_elsewhere})
+        >>> kd.Distiller(student=student, teacher=kd.teachers.Cached(head="softmax"))
+    """
+
+    inputs: Tensors
+    targets: dict[str, Any]
+
+
+def inputs(x: Tensors) -> Tensors:
+    """Return x without the targets that it may carry."""
+    return x.inputs if isinstance(x, Joined) else x
+
+
+def count(x: Tensors) -> int:
+    """Return the number of examples in arrays or in a batch; an optional input may be None."""
+    return len(next(leaf for leaf in tree.flatten(inputs(x)) if leaf is not None))
+
+
+def map_arrays(function: Callable[[Any], Any], x: Tensors) -> Tensors:
+    """Apply a function to each array, and leave None where an optional input is not given."""
+    return tree.map_structure(lambda leaf: None if leaf is None else function(leaf), x)
+
+
+def are_in(dataset: Any) -> bool:
+    """Return whether the elements of a tf.data.Dataset carry targets."""
+    spec = dataset.element_spec
+    return isinstance(spec, tuple) and not isinstance(spec, Joined) and isinstance(spec[0], Joined)
+
+
+def encode(said: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -> Parts:
+    """Return what a teacher outputs under one name as the parts that are stored, (batch, ...) each.
+
+    In float32, logits are stored as they are. In float16, those of a softmax are stored as distances to the largest,
+    and the largest with the precision of float32: a class that is likely is rounded least, whatever constant the
+    teacher adds to all of them, and the logits that are read back are still the teacher's, for terms that read them as
+    they are. With `top_k`, the parts are the logarithms of the k largest probabilities at T = 1, their classes, and the
+    logarithm of the mass of all others. An ensemble's are those of its members, (batch, members, ...).
+
+    Args:
+        said: logits or features, (batch, ...).
+        kind: their head, see `heads.KINDS`. Features and values are "values"; all else saturates: what is too large for
+            float16 becomes the largest that it holds. "sigmoid" has a meaning for each label alone and is not centred.
+        top_k: number of classes to keep of logits, or None.
+        dtype: "float32" or "float16", of what is stored.
+    """
+    parts: Parts = {}
+    mask = getattr(said, "_keras_mask", None)  # only where a layer has set one
+    if mask is not None:
+        parts["mask"] = ops.cast(mask, "bool")
+    if isinstance(said, Mixture):
+        parts["log_weights"] = _spread(said)
+        said = ops.stack([ops.cast(each, "float32") for each in said.logits], axis=1)
+    said = ops.cast(said, "float32")
+    if top_k is None or kind == "values":
+        has_classes = len(said.shape) > 1 and said.shape[-1] != 1
+        if dtype == "float16" and has_classes and kind not in _ABSOLUTE:
+            parts[_CENTRED] = _centred(said)
+        else:
+            parts["values"] = _narrowed(said, dtype, kind != "values")
+        return parts
+    logarithms = ops.log_softmax(said, axis=-1)
+    largest, indices = ops.top_k(logarithms, top_k)
+    classes = said.shape[-1]
+    parts["log_probabilities"] = _narrowed(largest, dtype, True)
+    parts[f"{_INDICES}{classes}"] = ops.cast(indices, index_type(classes))
+    if top_k < classes:
+        parts["log_tail"] = _narrowed(_log_rest(logarithms, indices), dtype, True)
+    return parts
+
+
+def decode(stored: Parts) -> Tensor | Mixture:
+    """Return logits or features from their parts, in float32; the tail of a top-k target is spread evenly."""
+    said = numbers(stored) if "values" in stored or _CENTRED in stored else _dense(stored)
+    if "log_weights" in stored:
+        members = tuple(said[:, m] for m in range(said.shape[1]))
+        return Mixture(members, stored["log_weights"])
+    if "mask" in stored:
+        said._keras_mask = stored["mask"]
+    return said
+
+
+def numbers(stored: Parts) -> Tensor:
+    """Return what a teacher has computed as it is stored, without the classes of a top-k target, in float32."""
+    if _CENTRED in stored:
+        return _with_offset(stored[_CENTRED])
+    return ops.cast(stored["values" if "values" in stored else "log_probabilities"], "float32")
+
+
+def shape(stored: Parts) -> tuple[int, ...]:
+    """Return the shape of one example's logits or features, of which `stored` has the parts, (batch, ...) each."""
+    if "values" in stored:
+        found = tuple(stored["values"].shape[1:])
+    elif _CENTRED in stored:
+        *found, classes = stored[_CENTRED].shape[1:]
+        found = (*found, classes - 2)
+    else:
+        name = _indices(stored)
+        found = (*stored[name].shape[1:-1], _classes(name))
+    return found[1:] if "log_weights" in stored else found
+
+
+def index_type(classes: int) -> str:
+    """Return the smallest type that can name so many classes."""
+    return "uint8" if classes <= 2**8 else "uint16" if classes <= 2**16 else "int32"
+
+
+def nbytes(targets: Any) -> int:
+    """Return the memory that targets take."""
+    return sum(np.asarray(each).nbytes for each in tree.flatten(targets))
+
+
+def _spread(mixture: Mixture) -> Tensor:
+    """Return weights of the members for each example, of the rank of one member's logits."""
+    logits = mixture.logits[0]
+    weights = ops.cast(mixture.log_weights, "float32")
+    if len(weights.shape) == len(logits.shape):
+        return weights
+    shape = (ops.shape(logits)[0], *[1] * (len(logits.shape) - 2), len(mixture.logits))
+    return ops.broadcast_to(weights, shape)
+
+
+def _narrowed(values: Tensor, dtype: str, is_output: bool) -> Tensor:
+    if dtype == "float16" and is_output:
+        values = ops.clip(values, -_LARGEST_HALF, _LARGEST_HALF)
+    return ops.cast(values, dtype)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """Return logits in float16, (..., classes + 2), see `_CENTRED`; the sum of two float16 has 22 bits."""
+    offset = ops.clip(ops.max(logits, axis=-1, keepdims=True), -_LARGEST_HALF, _LARGEST_HALF)
+    high = ops.cast(offset, "float16")
+    low = ops.cast(offset - ops.cast(high, "float32"), "float16")
+    return ops.concatenate([_narrowed(logits - offset, "float16", True), high, low], axis=-1)
+
+
+def _with_offset(centred: Tensor) -> Tensor:
+    wide = ops.cast(centred, "float32")
+    return wide[..., :-2] + (wide[..., -2:-1] + wide[..., -1:])
+
+
+def _flat(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (rows, last axis) and the numbers of the rows, (rows, last axis)."""
+    flat = ops.reshape(tensor, (-1, tensor.shape[-1]))
+    numbers = ops.arange(ops.shape(flat)[0], dtype="int32")
+    return flat, ops.broadcast_to(numbers[:, None], ops.shape(flat))
+
+
+def _log_rest(logarithms: Tensor, indices: Tensor) -> Tensor:
+    """Return the logarithm of the probability of all classes but some, exact where it is tiny: not log(1 - sum)."""
+    flat, _ = _flat(logarithms)
+    columns, rows = _flat(ops.cast(indices, "int32"))
+    places = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
+    nothing = ops.broadcast_to(ops.convert_to_tensor(float("-inf"), "float32"), ops.shape(places)[:1])
+    rest = ops.logsumexp(ops.scatter_update(flat, places, nothing), axis=-1)
+    return ops.reshape(rest, ops.shape(logarithms)[:-1])
+
+
+def _dense(stored: Parts) -> Tensor:
+    name = _indices(stored)
+    classes = _classes(name)
+    largest = ops.cast(stored["log_probabilities"], "float32")
+    outside = classes - largest.shape[-1]
+    tail = ops.cast(stored["log_tail"], "float32") - np.log(outside) if outside else ops.zeros_like(largest[..., 0])
+    columns, rows = _flat(ops.cast(stored[name], "int32"))
+    places = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
+    flat = ops.broadcast_to(ops.reshape(tail, (-1, 1)), (ops.shape(columns)[0], classes))
+    dense = ops.scatter_update(flat, places, ops.reshape(largest, (-1,)))
+    return ops.reshape(dense, (*ops.shape(largest)[:-1], classes))
+
+
+def _indices(stored: Parts) -> str:
+    found = [part for part in stored if part.startswith(_INDICES)]
+    if not found:
+        raise ValueError(
+            f"Expected targets made by a cache, or tensors by name. Received the parts {sorted(stored)}. Join your own "
+            'as keras_kd.Joined(x, {"logits": logits}).'
+        )
+    return found[0]
+
+
+def _classes(part: str) -> int:
+    return int(part.removeprefix(_INDICES))

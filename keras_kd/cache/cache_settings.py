@@ -1,0 +1,84 @@
+"""The settings of a cache."""
+
+from typing import Any
+
+from keras_kd.cache import row_checks
+from keras_kd.cache.elements import Augment, Key
+
+_DTYPES = ("float16", "float32")
+
+
+def make_settings(
+    fingerprint: dict[str, str],
+    kinds: dict[str, str],
+    specs: dict[str, Any] | None,
+    top_k: int | None,
+    dtype: str,
+    views: int,
+    augment: Augment | None,
+    key: Key | None,
+    check_bytes: int,
+) -> dict[str, Any]:
+    """Return the settings of a cache as plain values.
+
+    Args:
+        fingerprint: of the teacher.
+        kinds: the head of the teacher under each name that is kept.
+        specs: symbolic tensors of its targets, or None where they are not known before data are seen.
+        top_k: see `TeacherCache`, as for what follows.
+        dtype: see there.
+        views: see there.
+        augment: see there.
+        key: see there.
+        check_bytes: see there.
+
+    Raises:
+        ValueError: settings out of range, or targets that they do not fit.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"Expected `dtype` to be one of {_DTYPES}. Received: dtype={dtype!r}")
+    if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+        raise ValueError(f"Expected `views` to be a whole number from 1 on. Received: views={views!r}")
+    if views > 1 and augment is None:
+        raise ValueError(f"Expected `augment` for several views, which would be equal without. Received: views={views}")
+    if isinstance(check_bytes, bool) or check_bytes not in row_checks.TYPES:
+        raise ValueError(
+            f"Expected `check_bytes` to be one of {tuple(row_checks.TYPES)}. Received: check_bytes={check_bytes!r}"
+        )
+    _check_top_k(top_k, kinds, specs)
+    return {
+        **fingerprint,
+        "taps": kinds,
+        "top_k": top_k,
+        "dtype": dtype,
+        "check_bytes": check_bytes,
+        "views": views,
+        "augmented": augment is not None,
+        "key": None if key is None else key if isinstance(key, str) else "a function",
+    }
+
+
+def check_taps(taps: Any) -> tuple[str, ...]:
+    """Return names without repetitions.
+
+    Raises:
+        ValueError: these are no names.
+    """
+    if isinstance(taps, str) or not taps or not all(isinstance(name, str) for name in taps):
+        raise ValueError(f'Expected `taps` to be names, as ("logits",). Received: taps={taps!r}')
+    return tuple(dict.fromkeys(taps))
+
+
+def _check_top_k(top_k: Any, kinds: dict[str, str], specs: dict[str, Any] | None) -> None:
+    if top_k is None:
+        return
+    outputs = [name for name, kind in kinds.items() if kind != "values"]
+    if not outputs or "sigmoid" in kinds.values():
+        raise ValueError(
+            f"Expected `top_k` for logits of a softmax. Received: top_k={top_k!r} for {kinds}. Leave it out."
+        )
+    classes = [specs[name].shape[-1] for name in outputs if specs is not None]
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= min(classes, default=top_k):
+        raise ValueError(
+            f"Expected `top_k` to be from 1 to the number of classes, {classes}. Received: top_k={top_k!r}"
+        )

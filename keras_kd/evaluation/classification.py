@@ -1,0 +1,87 @@
+"""Measures of models that choose one of several classes.
+
+The macro F1 is computed from counts and not by Keras's `F1Score`, which counts classes that never appear as 0 and adds
+an epsilon, nor by scikit-learn, which needs all predictions at once; tests hold it against scikit-learn.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_kd.evaluation.accumulators import Calibration, Counts, WeightedMeans
+
+
+class Classification:
+    """Sums over the batches for one model, from logits (rows, classes) and class ids (rows,).
+
+    Args:
+        classes: their number.
+        top_k: k of the top-k accuracy.
+    """
+
+    def __init__(self, classes: int, top_k: int) -> None:
+        self.top_k = top_k
+        self.counts, self.calibration = Counts(classes), Calibration()
+        self._means = WeightedMeans()
+
+    def add(self, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> None:
+        """Add a batch."""
+        logarithms = log_softmax(logits)
+        said = np.argmax(logits, axis=-1)
+        correct = said == labels
+        probabilities = np.exp(logarithms)
+        off = probabilities.copy()
+        off[np.arange(len(labels)), labels] -= 1.0
+        values = {
+            "accuracy": correct,
+            f"top_{self.top_k}_accuracy": _in_top(logits, labels, self.top_k),
+            "nll": -np.take_along_axis(logarithms, labels[:, None], axis=-1)[:, 0],
+            "brier": np.sum(np.square(off), axis=-1),
+        }
+        for name, value in values.items():
+            self._means.add(name, value, weights)
+        self.calibration.add(np.max(probabilities, axis=-1), correct, weights)
+        classes = len(self.counts.true)
+        self.counts.right += np.bincount(labels[correct], weights[correct], classes)
+        self.counts.said += np.bincount(said, weights, classes)
+        self.counts.true += np.bincount(labels, weights, classes)
+
+    def add_teacher(
+        self, logits: np.ndarray, teacher_logits: np.ndarray, labels: np.ndarray, weights: np.ndarray
+    ) -> None:
+        """Add how a batch compares with what the teacher says of it."""
+        said, teachers = np.argmax(logits, axis=-1), np.argmax(teacher_logits, axis=-1)
+        self._means.add("agreement", said == teachers, weights)
+        self._means.add("kl_teacher_student", kl_divergence(teacher_logits, logits), weights)
+        self._means.add("kl_student_teacher", kl_divergence(logits, teacher_logits), weights)
+        wrong = teachers != labels
+        self._means.add("agreement_where_teacher_wrong", (said == teachers)[wrong], weights[wrong])
+
+    def result(self) -> dict[str, float]:
+        """Return the measures by name."""
+        means = self._means.result()
+        quality = [name for name in means if not name.startswith(("agreement", "kl_"))]
+        own = {name: means.pop(name) for name in quality}
+        return {**own, "f1_macro": self.counts.f1_macro(), "ece": self.calibration.error(), **means}
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return logarithms of probabilities, exact for extreme logits, float64."""
+    return ops.convert_to_numpy(ops.log_softmax(ops.convert_to_tensor(logits, "float64"), axis=-1))
+
+
+def kl_divergence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return KL(first || second) in nats for each row of logits."""
+    return relative_entropy(log_softmax(first), log_softmax(second))
+
+
+def relative_entropy(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return sum p (log p - log q) over the last axis of log p and log q; what p holds impossible adds nothing."""
+    possible = np.isfinite(first)
+    gaps = np.subtract(first, second, out=np.zeros_like(first), where=possible)
+    return np.sum(np.multiply(np.exp(first), gaps, out=gaps, where=possible), axis=-1)
+
+
+def _in_top(logits: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    k = min(k, logits.shape[-1])
+    return ops.convert_to_numpy(keras.metrics.sparse_top_k_categorical_accuracy(labels, logits.astype("float32"), k=k))

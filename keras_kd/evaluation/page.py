@@ -1,0 +1,156 @@
+"""One page for a comparison, which needs no other file, no script and no network.
+
+Every text goes through `tables.escape`: names of models, classes and metrics are their users' own. A policy in the page
+keeps browsers from loading or running anything, should one slip through.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_kd.evaluation import plots, tables
+from keras_kd.evaluation.disagreements import Disagreement
+
+if TYPE_CHECKING:
+    from keras_kd.evaluation.comparison import Comparison
+
+#: Probabilities shown of each model beside an example.
+_ANSWERS = 3
+
+_STYLE = """
+body { margin: 0; background: #f4f5f7; }
+main { max-width: 1180px; margin: 0 auto; padding: 1.2em; box-sizing: border-box; }
+h1 { font-size: 1.6em; margin: 0.4em 0 0.2em; overflow-wrap: anywhere; }
+h2 { font-size: 1.15em; margin: 2em 0 0.2em; }
+h3 { font-size: 1em; margin: 1.2em 0 0.4em; overflow-wrap: anywhere; }
+section > p { color: #5b6472; margin: 0 0 0.8em; max-width: 50em; }
+.legend span { display: inline-block; margin: 0 1.2em 0.3em 0; overflow-wrap: anywhere; }
+.legend i { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 50%; margin-right: 0.4em; }
+.grid { display: grid; gap: 1em; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); }
+.examples { grid-template-columns: repeat(auto-fill, minmax(min(200px, 100%), 1fr)); }
+figure { margin: 0; padding: 0.9em; background: #fff; border: 1px solid #e3e6eb; border-radius: 6px; min-width: 0; }
+figure > img { display: block; width: 100%; height: auto; }
+figure > img.pixels { width: 128px; max-width: 100%; image-rendering: pixelated; margin: 0 auto; }
+figcaption { font-weight: 600; margin-bottom: 0.5em; overflow-wrap: anywhere; }
+dl { margin: 0.6em 0 0; display: grid; gap: 0.1em 0.7em; font-size: 0.9em; }
+dl { grid-template-columns: minmax(3.2em, auto) 1fr; }
+dt { color: #5b6472; max-width: 6em; overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; }
+.kd .scroll { background: #fff; border: 1px solid #e3e6eb; border-radius: 6px; padding: 0.4em; width: fit-content; }
+.kd .scroll { box-sizing: border-box; max-width: 100%; }
+"""
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def of(comparison: Comparison) -> str:
+    """Return the page as HTML.
+
+    Raises:
+        ImportError: the extra `plot` is not installed.
+    """
+    plots.check_installed()
+    title = tables.escape(f"{', '.join(comparison.quality)}: {comparison.task}")
+    quality, *others = comparison.as_tables()
+    sections = [
+        _section("Numbers", "", "".join(tables.as_html(each) for each in [quality, *others[:1]])),
+        _section(
+            f"{comparison.score} against size and time".capitalize(),
+            "A point for each way of running a model: circles Keras, squares SavedModel, triangles LiteRT. "
+            "The vertical axis spans at least four standard errors of a score on so many examples: points that are "
+            "closer than half of that may differ by chance.",
+            _figures(plots.tradeoffs(comparison)),
+        ),
+        _section(
+            "Reliability",
+            "How often a model is right when it is so sure of its answer. On the dashed line it is as sure as it "
+            "should be; below it is overconfident.",
+            _figures(plots.reliability(comparison)),
+        ),
+        _section("Learning curves", "By epoch: training dashed, validation solid.", _figures(plots.curves(comparison))),
+        _section(
+            "Confusions that differ from the teacher's",
+            "Of the examples of each true class, how many points more (red) or less (blue) the student puts where.",
+            _figures(plots.confusions(comparison)),
+        ),
+        _section("Classes", "", "".join(tables.as_html(each) for each in others[1:])),
+        _section(
+            "Where student and teacher disagree most",
+            "The examples with the largest distance of the student's answer from the teacher's.",
+            "".join(_examples(comparison, name, found) for name, found in comparison.disagreements.items()),
+        ),
+    ]
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{title}</title><style>{tables.STYLE}{_STYLE}</style></head>"
+        f"<body class='kd'><main><h1>{title}</h1><p class='note'>{tables.escape(comparison.footnote())}</p>"
+        f"{_legend(comparison)}{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _section(title: str, explained: str, body: str) -> str:
+    """Return a section, or nothing where there is nothing to show."""
+    if not body:
+        return ""
+    note = f"<p>{tables.escape(explained)}</p>" if explained else ""
+    return f"<section><h2>{tables.escape(title)}</h2>{note}{body}</section>"
+
+
+def _legend(comparison: Comparison) -> str:
+    entries = "".join(
+        f"<span><i style='background:{color}'></i>{tables.escape(name)}</span>"
+        for name, color in plots.colors(comparison).items()
+    )
+    return f"<p class='legend'>{entries}</p>"
+
+
+def _figures(drawn: list[plots.Plot]) -> str:
+    figures = "".join(
+        f"<figure><figcaption>{tables.escape(each.title)}</figcaption>"
+        f"<img class='plot' alt='{tables.escape(each.title)}' src='{each.address}'></figure>"
+        for each in drawn
+    )
+    return f"<div class='grid'>{figures}</div>" if figures else ""
+
+
+def _examples(comparison: Comparison, name: str, found: list[Disagreement]) -> str:
+    cards = "".join(_example(comparison, name, each) for each in found)
+    return f"<h3>{tables.escape(name)}</h3><div class='grid examples'>{cards}</div>"
+
+
+def _example(comparison: Comparison, name: str, found: Disagreement) -> str:
+    address = plots.picture(found.x) if isinstance(found.x, np.ndarray) else None
+    image = f"<img class='pixels' alt='example {found.index}' src='{address}'>" if address else ""
+    unit = "difference" if comparison.task == "regression" else "KL"
+    lines = [
+        ("true", _label(comparison, found.label)),
+        (comparison.teacher or "", _answer(comparison, found.teacher)),
+        (name, _answer(comparison, found.student)),
+        (unit, f"{found.distance:.3g}"),
+    ]
+    listed = "".join(f"<dt>{tables.escape(term)}</dt><dd>{tables.escape(text)}</dd>" for term, text in lines)
+    return f"<figure><figcaption>example {found.index}</figcaption>{image}<dl>{listed}</dl></figure>"
+
+
+def _label(comparison: Comparison, label: np.ndarray | int) -> str:
+    if comparison.task == "classification":
+        return comparison.class_names[int(label)]
+    values = np.ravel(label)
+    if comparison.task == "multi-label":
+        return ", ".join(comparison.class_names[place] for place in np.flatnonzero(values)) or "none"
+    return _values(values)
+
+
+def _answer(comparison: Comparison, said: np.ndarray) -> str:
+    if comparison.task == "regression":
+        return _values(said)
+    order = np.argsort(-said, kind="stable")[:_ANSWERS]
+    shown = [f"{comparison.class_names[place]} ({100 * said[place]:.0f}\u00a0%)" for place in order]
+    return ", ".join(shown)
+
+
+def _values(values: np.ndarray) -> str:
+    return ", ".join(f"{value:.4g}" for value in values[:8]) + (", …" if len(values) > 8 else "")

@@ -1,0 +1,80 @@
+"""A model that is asked what it says of a batch, in logits or values whatever its head."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_kd._internal import taps
+from keras_kd._types import Tensors
+from keras_kd.distiller import Distiller
+from keras_kd.teachers import as_teacher
+from keras_kd.teachers.base import taken_for_logits
+
+#: So many examples tell probabilities from logits.
+_FEW = 32
+
+
+class Predictor:
+    """A model that is asked for logits, and for the mask of what it says.
+
+    Args:
+        name: for error messages.
+        model: see `measure`.
+    """
+
+    def __init__(self, name: str, model: Any) -> None:
+        if isinstance(model, Distiller):
+            raise TypeError(f"Expected a model as {name!r}. Received a Distiller: pass distiller.student.")
+        self.name = name
+        self.teacher = as_teacher(model)
+        self._model = model
+        self._traced: Any = None
+        self._specs: Any = None
+
+    def __call__(self, x: Tensors) -> tuple[Any, np.ndarray | None]:
+        """Return logits (or a `Mixture`) and the mask, or None."""
+        x = tree.map_structure(ops.convert_to_tensor, x)
+        if self._specs is None or not all(map(_fits, tree.flatten(x), tree.flatten(self._specs))):
+            self._specs = _specs(x, self._specs)
+            self._traced = tf.function(self._say).get_concrete_function(self._specs)
+        said, mask = self._traced(x)
+        return said, None if mask is None else ops.convert_to_numpy(mask)
+
+    def warn_of_probabilities(self, x: Tensors) -> None:
+        """Warn where what is taken for logits looks like probabilities."""
+        few = tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf[:_FEW]), x)
+        for warning in taken_for_logits(self.teacher, few, ("logits",)):
+            warnings.warn(warning, stacklevel=2)
+
+    def plain(self, x: Tensors) -> Any:
+        """Return what the model says with the head that it has: that costs time too."""
+        if isinstance(self._model, keras.Model):
+            return self._model(taps.select(self._model, x), training=False)
+        return self.teacher(x, {})
+
+    def _say(self, x: Tensors) -> tuple[Any, Any]:
+        offered = self.teacher(x, {})
+        if "logits" not in offered:
+            raise ValueError(
+                f"Expected {self.name!r} to have one output. It has {sorted(offered)}. Compare one at a time, as "
+                "keras.Model(model.input, model.outputs[0])."
+            )
+        return offered["logits"], getattr(offered["logits"], "_keras_mask", None)  # only where a layer has set one
+
+
+def _specs(x: Tensors, past: Any) -> Any:
+    """Return what to trace for: any number of examples, and any size of an axis that has changed since."""
+
+    def spec(tensor: tf.Tensor, known: tf.TensorSpec) -> tf.TensorSpec:
+        sizes = zip(tensor.shape[1:], known.shape[1:], strict=True)
+        return tf.TensorSpec((None, *(a if a == b else None for a, b in sizes)), tensor.dtype)
+
+    return tree.map_structure(spec, x, x if past is None else past)
+
+
+def _fits(tensor: tf.Tensor, spec: tf.TensorSpec) -> bool:
+    return spec.is_compatible_with(tensor)

@@ -1,0 +1,97 @@
+"""The student as a LiteRT (TensorFlow Lite) file, for phones and small devices."""
+
+import pathlib
+import re
+import tempfile
+from collections.abc import Sequence
+
+from keras_kd.exporting import conversion, process
+from keras_kd.exporting.formats.saved_model import save
+from keras_kd.exporting.interface import Interface
+from keras_kd.exporting.source import Source
+
+#: TensorFlow converts on the CPU, and would take the memory of a GPU, of which the student's process has most. Its own
+#: log would be in the way of what a crash leaves.
+_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+class Files:
+    """The LiteRT files of one export, of float32 or smaller numbers.
+
+    All are converted when the first is written, by one process, which takes seconds to start. The first one without
+    results is what it ended on, where it crashes; another process converts those after that.
+
+    Args:
+        kinds: of the files: None; "float16" weights; "dynamic", int8 weights and float activations; "int8" throughout,
+            with the ranges of the examples.
+    """
+
+    def __init__(self, kinds: Sequence[str | None]) -> None:
+        self.kinds = kinds
+        self._errors: dict[str | None, str] = {}
+        self._singly: dict[str | None, str] = {}
+
+    def write(self, source: Source, path: pathlib.Path, quantize: str | None = None) -> str | None:
+        """Write a `.tflite` file.
+
+        LiteRT has the lists that recurrent layers keep their steps in only for a known batch size: such a student is
+        converted for one example at a time.
+
+        Returns:
+            What the user must know of the file, if anything.
+
+        Raises:
+            ValueError: LiteRT does not have an operation of the student, or not in int8; or its converter crashes.
+        """
+        name, files = source.student.name, {kind: path.parent / f".{kind}.tflite" for kind in self.kinds}
+        if quantize not in self._errors:
+            rest = {kind: file for kind, file in files.items() if kind not in self._errors}
+            self._errors |= _convert(source, source.interface, rest)
+        error, note = self._errors[quantize], None
+        if "TensorList" in error:
+            if quantize == "int8":  # measuring ranges in such a loop ends the process (TensorFlow 2.21)
+                raise ValueError(
+                    f"LiteRT cannot convert {name!r} to int8 throughout: it has recurrent layers. "
+                    "Use quantize='dynamic'."
+                )
+            note = "It takes one example at a time: LiteRT has recurrent layers for a fixed batch size only."
+            if quantize not in self._singly:
+                lists = [kind for kind, message in self._errors.items() if "TensorList" in message]
+                rest = {kind: files[kind] for kind in lists if kind not in (*self._singly, "int8")}
+                self._singly |= _convert(source, source.interface.of_one(), rest)
+            error = self._singly[quantize]
+        if error:
+            raise ValueError(_reason(name, error, quantize))
+        files[quantize].rename(path)
+        return note
+
+
+def _convert(source: Source, interface: Interface, files: dict[str | None, pathlib.Path]) -> dict[str | None, str]:
+    """Convert to files until the converter crashes, and return the errors, "" for a file that is written."""
+    with tempfile.TemporaryDirectory(dir=source.folder) as folder:
+        save(source.in_float32, interface, pathlib.Path(folder) / "saved_model")
+        job = {
+            "saved_model": f"{folder}/saved_model",
+            "batches": str(source.batches),
+            "inputs": [spec.name for spec in interface.specs],
+            "artefacts": [{"quantize": kind, "path": str(file)} for kind, file in files.items()],
+            "results": f"{folder}/results.json",
+        }
+        results = process.run(conversion, job, pathlib.Path(folder), source.fresh, _ENVIRONMENT)
+    errors: dict[str | None, str] = {}
+    for kind, file in files.items():
+        if str(file) not in results:
+            return {**errors, kind: results["error"]}
+        errors[kind] = results[str(file)].get("error", "")
+    return errors
+
+
+def _reason(name: str, message: str, quantize: str | None) -> str:
+    lacking = sorted(set(re.findall(r"tf\.(\w+)(?:\(|' op)", message)))
+    if not lacking:
+        throughout = " to int8 throughout" if quantize == "int8" else ""
+        return f"LiteRT could not convert {name!r}{throughout}: {message.strip()}"
+    return (
+        f"LiteRT does not have operations that {name!r} needs: {', '.join(lacking)}. "
+        "Use other layers, or leave this format out."
+    )

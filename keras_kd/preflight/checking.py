@@ -1,0 +1,241 @@
+"""Look at a few batches before `fit`."""
+
+import functools
+import itertools
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_kd._internal import heads, soft_targets
+from keras_kd._internal.arrays import as_arrays
+from keras_kd._types import Tensors
+from keras_kd.preflight.epoch_cost import Batch, measure
+from keras_kd.preflight.findings import Report, percent
+from keras_kd.preflight.judge import guesses, judge, labels_fit
+from keras_kd.preflight.view import View
+from keras_kd.teachers.base import taken_for_logits
+
+#: `fit` looks at its teacher where it will take more steps than this, so that the look is cheap, and at so many rows.
+_LONG, _LOOKED_AT = 1000, 256
+
+#: So many rows tell probabilities from logits.
+_FEW = 32
+
+
+def check(
+    distiller: Any, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8, sample_weight: Any = None
+) -> Report:
+    """Look at a few batches before `fit`: is the teacher any good on them, and do the settings suit it?
+
+    Nothing is trained or changed. The commonest mistakes cost hours and raise no error: a teacher that is fed other
+    values than it was trained on, or whose classes stand in another order than the labels.
+
+    Args:
+        distiller: a compiled Distiller with its teacher.
+        x: as for `fit`.
+        y: as for `fit`.
+        batch_size: of arrays.
+        batches: how many to look at; of arrays, rows from everywhere.
+        sample_weight: as for `fit`. Examples and positions of weight 0, and masked ones, do not count.
+
+    Returns:
+        The report; it prints as a short table with advice.
+
+    Raises:
+        ValueError: the Distiller is not compiled, or has no teacher; no data.
+        TypeError: the data are neither arrays, DataFrames nor a tf.data.Dataset.
+
+    Example:
+        >>> print(distiller.check(train))
+    """
+    if not distiller.compiled or distiller.teacher is None:
+        raise ValueError("Expected a compiled Distiller with its teacher: compile it, and assign one, before `check`.")
+    seen, count = _look(distiller, x, y, sample_weight, batch_size, max(1, batches))
+    if not seen:
+        raise ValueError("Expected data to look at. Received none.")
+    report = Report(
+        examples=sum(soft_targets.count(batch[0]) for batch in seen),
+        advice=_doubts(distiller, seen[0][0]),
+    )
+    view = View(distiller)
+    rows = view.read(seen)
+    if rows is not None:
+        judge(report, rows, view.temperature, view.per_label)
+    if rows is None or labels_fit(rows):
+        measure(report, distiller, seen, count)
+    return report
+
+
+def warn_of_a_guessing_teacher(
+    distiller: Any, x: Any, y: Any, sample_weight: Any, batch_size: int, epochs: int
+) -> None:
+    """Warn, at the beginning of a long `fit` on arrays, where the teacher is no better than guessing.
+
+    Of a dataset or generator nothing is taken, as that could change what comes after it.
+    """
+    data = (x, y) if sample_weight is None else (x, y, sample_weight)
+    rows_of_data = soft_targets.count(x) if _are_arrays(data) else 0
+    names = tuple(name for term in distiller.terms for name in term.teacher_names)
+    if (
+        y is None
+        or -(-rows_of_data // batch_size) * epochs < _LONG
+        or not _begins(distiller)
+        or not distiller.teacher.cacheable(names)
+    ):
+        return
+    view = View(distiller)
+    rows = view.read(_batches((x, y, sample_weight), rows_of_data, _LOOKED_AT, 1))
+    if rows is None or not labels_fit(rows):
+        return
+    report = Report(examples=len(rows.teacher))
+    judge(report, rows, view.temperature, view.per_label)
+    if guesses(report):
+        warnings.warn(
+            f"The teacher is right on {percent(report.teacher_accuracy)} of {report.rows} of these examples, where "
+            f"guessing would be on {percent(report.guessing)}. `print(distiller.check(x, y))` says more.",
+            stacklevel=3,
+        )
+
+
+def warn_of_probabilities(distiller: Any, x: Any) -> bool:
+    """Warn, at the beginning of a `fit` on arrays, where probabilities are taken for logits.
+
+    Returns:
+        Whether x are arrays. Of other data, `look_at_first_batch` sees what the first step is given.
+    """
+    if not _are_arrays(x):
+        return False
+    if _begins(distiller):
+        ((few, _, _),) = _batches((x, None, None), soft_targets.count(x), _FEW, 1)
+        for warning in _doubts(distiller, few):
+            warnings.warn(warning, stacklevel=3)
+    return True
+
+
+def look_at_first_batch(distiller: Any, iterator: Any) -> Any:
+    """Warn, before the first step on a dataset or generator, where probabilities are taken for logits.
+
+    The batches of the first step are taken from the iterator and given back: no data are read twice.
+
+    Args:
+        distiller: about to take its first step.
+        iterator: what the step is about to read.
+
+    Returns:
+        The iterator that the step is to read instead, of the same batches and of the same specification.
+    """
+    if not isinstance(iterator, tf.data.Iterator) or not _begins(distiller) or not _may_doubt(distiller):
+        return iterator
+    batches = list(itertools.islice(iterator, distiller.steps_per_execution))
+    if not batches:
+        return iterator
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batches[0])
+    plain = all(isinstance(leaf, tf.Tensor) for leaf in tree.flatten(x))  # sparse ones cannot be sliced
+    few = tree.map_structure(lambda leaf: leaf[:_FEW], x) if plain else x
+    for warning in _doubts(distiller, few):
+        warnings.warn(warning, stacklevel=2)
+    return iter(_again(batches, iterator.element_spec))
+
+
+def _again(batches: list[Any], spec: Any) -> tf.data.Dataset:
+    """Return a dataset of batches whose specification is that of where they come from: a step is not traced anew."""
+
+    def as_before(*batch: Any) -> Any:  # tf.data passes the parts of a plain tuple one by one
+        return tf.nest.map_structure(_untrackedned, batch if type(spec) is tuple else batch[0], spec)
+
+    datasets = [tf.data.Dataset.from_tensors(batch).map(as_before) for batch in batches]
+    return functools.reduce(lambda some, more: some.concatenate(more), datasets)
+
+
+def _untrackedned(value: Any, spec: Any) -> Any:
+    """Return a tensor whose size is only known as far as `spec` knows it; of other values nothing is changed."""
+    if not isinstance(value, tf.Tensor) or not isinstance(spec, tf.TensorSpec):
+        return value
+    return tf.compat.v1.placeholder_with_default(value, spec.shape)
+
+
+def _doubts(distiller: Any, x: Tensors) -> list[str]:
+    """Return a warning for each model whose outputs look like probabilities and are taken for logits."""
+    ours, theirs = _softened(distiller)
+    found = taken_for_logits(distiller.teacher, x, theirs)
+    if distiller.student.built and distiller._untracked.reader.in_doubt(ours):
+        _, outputs = distiller._read_student(x, training=False)
+        kind = next(filter(None, (heads.resembles(outputs[name]) for name in ours if name in outputs)), None)
+        if kind is not None:
+            found.append(
+                "The outputs of the student look like probabilities, and are taken for logits: all are from 0 to 1. "
+                f'Give their head, Distiller(student_head="{kind}"); student_head="logits" where they are logits.'
+            )
+    return found
+
+
+def _may_doubt(distiller: Any) -> bool:
+    if distiller.teacher is None:
+        return False
+    ours, theirs = _softened(distiller)
+    return distiller._untracked.reader.in_doubt(ours) or bool(distiller.teacher.unrecognised(theirs))
+
+
+def _begins(distiller: Any) -> bool:
+    """Return whether a Distiller is compiled and has not trained yet, on one device: elsewhere nothing is looked at.
+
+    The strategy is that of the variables: `fit` may be called outside of its scope.
+    """
+    if not distiller.compiled or distiller.distribute_strategy.num_replicas_in_sync > 1:
+        return False
+    return int(keras.ops.convert_to_numpy(distiller.optimizer.iterations)) == 0
+
+
+def _softened(distiller: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what the softened terms read of the student, and of the teacher."""
+    terms = [term for term in distiller.terms if (distiller._softened(term) if term.soften is None else term.soften)]
+    return (
+        tuple(name for term in terms for name in term.student_names),
+        tuple(name for term in terms for name in term.teacher_names),
+    )
+
+
+def _are_arrays(data: Tensors) -> bool:
+    """Return whether data are arrays of one length, at least 1; an optional input may be None."""
+    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
+    if not all(isinstance(leaf, (np.ndarray, tf.Tensor)) and len(leaf.shape) > 0 for leaf in leaves):
+        return False
+    sizes = {len(leaf) for leaf in leaves}
+    return len(sizes) == 1 and 0 not in sizes
+
+
+def _look(
+    distiller: Any, x: Any, y: Any, sample_weight: Any, batch_size: int, batches: int
+) -> tuple[list[Batch], int | None]:
+    """Return a few batches, and how many an epoch has, None where that is not known."""
+    if isinstance(x, tf.data.Dataset):
+        data = distiller.teacher.before_fit(x)
+        count = int(data.cardinality())
+        seen = [keras.utils.unpack_x_y_sample_weight(batch) for batch in data.take(batches)]
+        return seen, count if count >= 0 else None
+    if isinstance(x, (tuple, list)) and y is None and len(x) in (2, 3):
+        raise TypeError("Expected arrays as `fit` takes them: check(x, y). Received one tuple of them.")
+    data = as_arrays((x, y, sample_weight))
+    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+        raise TypeError(f"Expected arrays, or a batched tf.data.Dataset. Received: {type(x).__name__}")
+    rows = soft_targets.count(data)
+    return _batches(data, rows, batch_size, batches), -(-rows // batch_size)
+
+
+def _batches(data: tuple[Tensors, Tensors, Tensors], rows: int, batch_size: int, batches: int) -> list[Batch]:
+    """Return batches of rows from everywhere: data are often sorted by class."""
+    wanted = min(rows, batch_size * batches)
+    chosen = [number * rows // wanted for number in range(wanted)]
+    parts = [chosen[start : start + batch_size] for start in range(0, wanted, batch_size)]
+    return [soft_targets.map_arrays(lambda leaf: _taken(leaf, part), data) for part in parts]  # noqa: B023
+
+
+def _taken(leaf: Any, places: list[int]) -> Any:
+    # An array is not made a tensor as a whole for a few of its rows. Numbers come in the precision that fit gives them.
+    rows = tf.convert_to_tensor(leaf[places]) if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
+    return tf.cast(rows, keras.config.floatx()) if rows.dtype.is_floating else rows

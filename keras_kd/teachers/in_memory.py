@@ -1,0 +1,137 @@
+"""A teacher that is asked once for each example."""
+
+import hashlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_kd._internal import fingerprints, soft_targets
+from keras_kd._internal.arrays import as_arrays
+from keras_kd._internal.ensemble_logits import of_kind
+from keras_kd._internal.log import info
+from keras_kd._types import Tensor, Tensors
+from keras_kd.teachers.base import Teacher, check_cacheable, encoded
+from keras_kd.teachers.ensemble import as_teacher
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class InMemory(Teacher):
+    """Run a teacher over the arrays given to `fit` once, before the first epoch, and keep what it says in memory.
+
+    Training is that of the live teacher, without its cost in every epoch. A later `fit` on the same arrays asks nothing
+    again. For datasets, for more than fits into memory, and for augmented inputs there is `keras_kd.TeacherCache`.
+
+    Args:
+        teacher: a model, a function or a teacher that does not change, or a list of these.
+        batch_size: examples that the teacher sees at a time.
+
+    Raises:
+        TypeError: `teacher` is no teacher.
+        ValueError: one that changes with the student or reads it; in `fit`: x is neither an array nor a DataFrame.
+
+    Example:
+        >>> distiller = Distiller(student=student, teacher=InMemory(teacher))
+    """
+
+    def __init__(self, teacher: Any, batch_size: int = 256) -> None:
+        super().__init__(name="remembered")
+        self.teacher = as_teacher(teacher)
+        self.batch_size = batch_size
+        self._names: tuple[str, ...] = ()
+        self._digest = ""
+        self._memory: dict[str, soft_targets.Parts] = {}
+
+    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
+        """Bind the teacher, and refuse one whose targets are not its own."""
+        check_cacheable(self.teacher, names)
+        self.teacher.bind(student, names)
+        self.built = True
+        if set(names) != set(self._names):
+            self._digest = ""
+        self._names = tuple(dict.fromkeys(names))
+
+    def cacheable(self, names: tuple[str, ...]) -> bool:
+        """Return whether the teacher can be asked by somebody else, too."""
+        return self.teacher.cacheable(names)
+
+    def specs(self) -> dict[str, Any] | None:
+        """Return the teacher's symbolic tensors."""
+        return self.teacher.specs()
+
+    def kind(self, name: str) -> str:
+        """Return the kind of the teacher's output."""
+        return self.teacher.kind(name)
+
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself where a head in the teacher is not known: what it remembers tells as much, at no cost."""
+        return [self] if self.teacher.unrecognised(names) else []
+
+    def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
+        """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
+        if isinstance(x, tf.data.Dataset) and soft_targets.are_in(x):
+            return x  # of arrays that were joined before, by a pipeline of stages
+        x = as_arrays(x)
+        leaves = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
+        if isinstance(x, soft_targets.Joined):
+            raise ValueError(
+                "Expected arrays without targets. Received ones that another teacher has joined: remember a whole "
+                "ensemble at once, InMemory([first, second])."
+            )
+        if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves):
+            raise ValueError(
+                "Expected arrays, whose examples are the same in every epoch, under teachers.InMemory. Received: "
+                f"x of type {type(x).__name__}, which may order or augment them anew. Join the targets to a dataset "
+                "with keras_kd.TeacherCache, or let the teacher run live."
+            )
+        digest = digest_of(leaves) + "".join(fingerprints.of_teacher(self.teacher).values())
+        if digest != self._digest:
+            self._memory, self._digest = self._ask(x, soft_targets.count(x), verbose), digest
+        return soft_targets.Joined(x, self._memory)
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+        """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, ask the teacher."""
+        if not isinstance(x, soft_targets.Joined):
+            return self.teacher(x, student, labels=labels, step=step)
+        return {name: of_kind(soft_targets.decode(parts), self.kind(name)) for name, parts in x.targets.items()}
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments."""
+        return {"teacher": keras.saving.serialize_keras_object(self.teacher), "batch_size": self.batch_size}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "InMemory":
+        """Make a teacher from `get_config`'s dict; it has to ask again."""
+        return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
+
+    def _ask(self, x: Tensors, count: int, verbose: int | str) -> dict[str, soft_targets.Parts]:
+        spec = soft_targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
+        function = tf.function(lambda batch: encoded(self.teacher, batch, self._names), autograph=False)
+        ask = function.get_concrete_function(spec)  # or TensorFlow warns of several teachers in a process
+        progress = keras.utils.Progbar(count, unit_name="example", verbose=1 if verbose == "auto" else verbose)
+        memory: Any = None
+        for start in range(0, count, self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            batch = soft_targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[rows]), x)  # noqa: B023
+            said = tree.map_structure(np.asarray, ask(batch))
+            if memory is None:
+                memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), said)
+                if verbose:
+                    size = soft_targets.nbytes(memory) / 1e6
+                    info(f"Remembering the teacher: {count:,} examples, {size:,.1f} MB of memory")
+            for whole, part in zip(tree.flatten(memory), tree.flatten(said), strict=True):
+                whole[start : start + len(part)] = part
+            progress.update(min(start + self.batch_size, count))
+        return memory
+
+
+def digest_of(leaves: list[Any]) -> str:
+    """Return a checksum of arrays: their types, shapes and values."""
+    digest = hashlib.blake2b()
+    for leaf in leaves:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.data if array.dtype != object else repr(array.tolist()).encode())
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""A teacher that has been run before: its targets travel with the examples."""
+
+from typing import Any
+
+import keras
+
+from keras_kd._internal import heads, soft_targets
+from keras_kd._internal.ensemble_logits import of_kind
+from keras_kd._types import Tensor, Tensors
+from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.teacher_cache import TeacherCache
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class Cached(Teacher):
+    """Teach what is joined to the examples: by a `TeacherCache`, or by hand, as `keras_kd.Joined`.
+
+    Args:
+        cache: the cache that the dataset was joined with. With it, names, shapes and classes are checked before the
+            first step, `bridge="auto"` works, and each epoch gets its view of a cache that has several.
+        head: what targets joined by hand mean, see `teachers.Frozen`; a cache knows it of its own.
+
+    Raises:
+        TypeError: `cache` is no cache.
+        ValueError: an unknown head.
+
+    Example:
+        >>> train = cache.join(dataset).shuffle(10_000).batch(128)
+        >>> distiller = Distiller(student=student, teacher=Cached(cache))
+    """
+
+    def __init__(self, cache: TeacherCache | None = None, head: str = "auto") -> None:
+        if cache is not None and not isinstance(cache, TeacherCache):
+            raise TypeError(
+                f"Expected `cache` to be a keras_kd.TeacherCache. Received: {cache!r} of type {type(cache).__name__}"
+            )
+        super().__init__(name="cached")
+        self._cache = cache
+        self.head = heads.check(head)
+        self._undo = heads.Head(head)
+        self.built = True
+
+    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
+        """Check that the cache holds what the terms read."""
+        if self._cache is not None and not set(names) <= set(self._cache.taps):
+            raise ValueError(
+                f"Expected the cache to hold what the terms read: {sorted(set(names))}. {str(self._cache.path)!r} "
+                f"holds {sorted(self._cache.taps)}. Build one with taps={tuple(dict.fromkeys(names))}."
+            )
+
+    def specs(self) -> dict[str, Any] | None:
+        """Return symbolic tensors of what the cache holds, or None where it is not built or not given."""
+        return None if self._cache is None else self._cache.specs()
+
+    def kind(self, name: str) -> str:
+        """Return the head of the teacher that the cache was built with, or the one given here."""
+        return self.head if self._cache is None else self._cache.kind(name)
+
+    def cacheable(self, names: tuple[str, ...]) -> bool:
+        """Return False: there is nobody to ask."""
+        return False
+
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, where targets are joined by hand."""
+        return [self] if self._cache is None and self.head == "auto" else []
+
+    def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
+        """Let data be read before the first epoch begins, as Keras does under a strategy."""
+        self._follow(0)
+        return x
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """Return what tells the cache which epoch it is."""
+        return [keras.callbacks.LambdaCallback(on_epoch_begin=self._follow)]
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+        """Return the targets in `x`."""
+        if not isinstance(x, soft_targets.Joined):
+            raise ValueError(
+                "Expected examples that carry a teacher's targets: cache.join(dataset) before shuffle and batch, or "
+                f"keras_kd.Joined(x, targets). Received x without targets: {x!r}. For validation data without targets, "
+                "compile with a `loss`: evaluation then runs the student alone; at alpha=1 the loss is only logged."
+            )
+        marks = [name for name in x.targets if name.startswith(soft_targets.MARK)]
+        if self._cache is not None and marks != [self._cache.mark]:
+            raise ValueError(
+                f"Expected examples joined by the cache at {str(self._cache.path)!r}. Received others. "
+                "Several teachers: cache the ensemble, TeacherCache(path, teacher=[first, second])."
+            )
+        return {name: self._read(name, said) for name, said in x.targets.items() if name not in marks}
+
+    def _read(self, name: str, stored: Any) -> Any:
+        if not isinstance(stored, dict):
+            return self._undo(stored)
+        return of_kind(soft_targets.decode(stored), self.kind(name))
+
+    def get_config(self) -> dict:
+        """Return the head; the cache is a place on a disk, to be given again."""
+        return {"head": self.head}
+
+    def _follow(self, epoch: int, logs: dict | None = None) -> None:
+        if self._cache is not None:
+            self._cache.epoch = epoch

@@ -1,0 +1,473 @@
+"""Term: one loss, where it reads, how much it weighs. The only objective class.
+
+Here, and nowhere else, stand the temperature and its T**2, the stop of the gradient on the teacher's side, and the
+reduction to a mean.
+"""
+
+import functools
+import inspect
+import re
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from keras_kd import bridges, schedules
+from keras_kd._internal import ensemble_logits
+from keras_kd._keras import distribution
+from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd.losses.logits import (
+    binary_kl,
+    decoupled_kl,
+    jensen_shannon,
+    kl_divergence,
+    normalized_kl,
+    reverse_kl,
+    skew_kl,
+)
+
+At = str | tuple[str | tuple[str, ...], str | tuple[str, ...]]
+
+#: Keras's losses that compare probabilities or labels: on logits they would be silently wrong.
+_NOT_ON_LOGITS = {
+    keras.losses.kl_divergence: "kl_divergence",
+    keras.losses.categorical_crossentropy: "kl_divergence",
+    keras.losses.sparse_categorical_crossentropy: "kl_divergence",
+    keras.losses.categorical_focal_crossentropy: "kl_divergence",
+    keras.losses.categorical_generalized_cross_entropy: "kl_divergence",
+    keras.losses.categorical_hinge: "kl_divergence",
+    keras.losses.poisson: "kl_divergence",
+    keras.losses.circle: "kl_divergence",
+    keras.losses.ctc: "kl_divergence",
+    keras.losses.binary_crossentropy: "binary_kl",
+    keras.losses.binary_focal_crossentropy: "binary_kl",
+    keras.losses.hinge: "binary_kl",
+    keras.losses.squared_hinge: "binary_kl",
+    keras.losses.dice: "binary_kl",
+    keras.losses.tversky: "binary_kl",
+}
+
+#: What TensorFlow takes for the scope of a layer that is in no other.
+_NAMES = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*")
+
+
+#: Losses that take a log-softmax of both sides themselves.
+_OF_DISTRIBUTIONS = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, decoupled_kl, normalized_kl)
+
+
+class Mean(keras.losses.Loss):
+    """Hand values that are already computed to Keras's own reduction: weights, masks, replicas."""
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the values."""
+        return y_pred
+
+
+@keras.saving.register_keras_serializable("keras_kd")
+class Term(keras.layers.Layer):
+    """One part of what the student learns from the teacher.
+
+    With s and t what is read on both sides, after `bridge` (student only) and `transform` (both)::
+
+        value = mean over examples and positions of  T**2 * loss(s / T, stop_gradient(t) / T)      where softened
+        value = mean over examples and positions of         loss(s, stop_gradient(t))              otherwise
+
+    Masks, `sample_weight` and `class_weight` enter the mean as they do in every Keras loss.
+
+    Args:
+        loss: a function of (student, teacher) or (student, teacher, labels) that returns one value per example or
+            position, as in `keras_kd.losses`; a `keras.layers.Layer` with that call, if it owns weights; or one of
+            Keras's regression losses, as an object, a function or by its name, such as "huber": the teacher's side is
+            its `y_true`. A loss that returns a scalar is taken as a mean over the batch: weights and masks do not apply
+            to it.
+        at: what to read: "logits", the name of an output of a model with several, a pair
+            ("student_layer", "teacher_layer"), or a pair of tuples of names. "backbone/block4" reaches into a nested
+            model.
+        weight: factor of this term in the distillation loss, not negative; a number or a schedule.
+        temperature: T, above 0, a number or a schedule. None is the compiled one.
+        transform: a function applied to both sides before the temperature.
+        bridge: a layer applied to the student's side, trained with the student and never exported; "auto" for the
+            smallest projection that makes the shapes meet, found when the Distiller is made.
+        soften: whether T and T**2 apply. None: on outputs, unless their head is "values".
+        name: name in the logs, of letters, digits, "_", "-" and ".". None: the loss's name, and the student's layer
+            where it reads one.
+        **loss_arguments: passed to `loss` by name.
+
+    Raises:
+        ValueError: a weight, temperature, `at` or name out of range; a name of no Keras loss; a Keras loss that wants
+            probabilities or labels, on logits.
+        TypeError: `loss` is not callable; arguments for a loss that is an object.
+
+    Example:
+        >>> Term(losses.squared_error, at=("conv_2", "backbone/block4"), bridge=keras.layers.Conv2D(64, 1))
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Tensor] | keras.losses.Loss | keras.layers.Layer | str,
+        at: At = "logits",
+        weight: Schedule = 1.0,
+        *,
+        temperature: Schedule | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        bridge: keras.layers.Layer | str | None = None,
+        soften: bool | None = None,
+        name: str | None = None,
+        **loss_arguments: Any,
+    ) -> None:
+        loss = _as_loss(loss, loss_arguments)
+        self._pair = _pair(at)
+        super().__init__(name=_check_name(name) if name else _default_name(loss, self._pair), dtype="float32")
+        if isinstance(at, str):
+            self._check_suits_logits(loss)
+        self.loss: Any = loss
+        self.at = at if isinstance(at, str) else self._pair
+        self.weight = check_weight(self.name, weight)
+        self.temperature = temperature if temperature is None else check_temperature(temperature)
+        self.transform = transform
+        self.bridge: Any = _check_bridge(bridge)
+        self.soften = soften
+        self.loss_arguments = loss_arguments
+        self.supports_masking = True
+        self._mean = Mean(name="mean", dtype="float32")
+
+    @property
+    def student_names(self) -> tuple[str, ...]:
+        """What this term reads from the student."""
+        return _as_tuple(self._pair[0])
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """What this term reads from the teacher."""
+        return _as_tuple(self._pair[1])
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss asks for labels, by naming them."""
+        function = self.loss.call if isinstance(self.loss, keras.layers.Layer) else self.loss
+        return not isinstance(self.loss, keras.losses.Loss) and "labels" in inspect.signature(function).parameters
+
+    @property
+    def compares_distributions(self) -> bool:
+        """Whether a constant added to all logits of an example, on either side, changes nothing."""
+        return self.loss in _OF_DISTRIBUTIONS and self.transform is None and self.bridge is None
+
+    @property
+    def _per_label(self) -> bool | None:
+        """Whether an ensemble is averaged label by label; None where the head of its members decides."""
+        return True if self.loss is binary_kl else False if self.loss in _OF_DISTRIBUTIONS else None
+
+    def ranges(self) -> list[schedules.Range]:
+        """Return the schedules of this term, with the values that they may take."""
+        temperature = 1.0 if self.temperature is None else self.temperature
+        return [
+            schedules.Range(f"the weight of the term {self.name!r}", self.weight, 0.0),
+            schedules.Range(f"the temperature of the term {self.name!r}", temperature, schedules.SMALLEST),
+        ]
+
+    def prepare(self, student: dict[str, Tensor], teacher: dict[str, Tensor] | None, softened: bool) -> None:
+        """Build the bridge, and run the loss once on symbolic tensors, so that what does not fit is said at once.
+
+        Args:
+            student: symbolic tensors by name.
+            teacher: symbolic tensors by name, or None where they are not known yet.
+            softened: whether T applies where `soften` is None.
+        """
+        sides = self.pick(student, self._pair[0], "student")
+        if self.bridge == "auto":
+            self.bridge = self._find_bridge(sides, teacher)
+        if self.bridge is not None and not self.bridge.built:
+            self.bridge.build(tree.map_structure(lambda side: side.shape, sides))
+        known = self.pick(teacher, self._pair[1], "teacher") if teacher is not None else None
+        softens = softened if self.soften is None else self.soften
+        lacks = any(isinstance(each, schedules.Unsaved) for each in (self.loss, self.transform))  # until it is assigned
+        if known is None and self.bridge is None and softens and not lacks:
+            known = sides  # what is softened are the same classes on both sides
+        if known is not None and not self.needs_labels:
+            sides, targets = tree.map_structure(
+                lambda side: keras.KerasTensor(side.shape, "float32"),  # as __call__ would cast them
+                (sides, known),
+            )
+            with distribution.in_own_words():
+                self.compute_output_spec(sides, targets, softened=softened)
+        self.built = True
+
+    def _find_bridge(self, side: Tensors, teacher: dict[str, Tensor] | None) -> keras.layers.Layer | None:
+        if teacher is None or isinstance(side, tuple):
+            raise ValueError(
+                f'Term {self.name!r} has bridge="auto", for which one layer has to be read on each side, of models '
+                "whose shapes are known: built Functional or Sequential ones. Give the bridge as a layer."
+            )
+        return bridges.auto(side.shape, self.pick(teacher, self._pair[1], "teacher").shape)
+
+    def pick(self, tensors: dict[str, Tensor], names: str | tuple[str, ...], owner: str) -> Tensors:
+        """Return what `names` names in `tensors`: a tensor, or a tuple of them."""
+        missing = [name for name in _as_tuple(names) if name not in tensors]
+        if missing:
+            raise ValueError(
+                f"Term {self.name!r} reads {missing[0]!r} from the {owner}, which offers {sorted(tensors)}. "
+                "Name one of those with `at`, or, in a Functional or Sequential model, a layer as 'model/layer'."
+            )
+        return tensors[names] if isinstance(names, str) else tuple(tensors[name] for name in names)
+
+    def read(self, student: dict[str, Tensor], teacher: dict[str, Tensor], **arguments: Any) -> Tensor:
+        """Return the value of this term for what the student and the teacher said; see `call` for the arguments."""
+        with distribution.in_own_words():
+            return self(*self.sides(student, teacher), **arguments)
+
+    def sides(self, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> tuple[Tensors, Tensors]:
+        """Return what this term reads of what the student and the teacher output."""
+        return self.pick(student, self._pair[0], "student"), self.pick(teacher, self._pair[1], "teacher")
+
+    def call(
+        self,
+        student: Tensors,
+        teacher: Tensors,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        temperature: Tensor = 1.0,
+        softened: bool = False,
+        training: bool = False,
+        student_mask: Tensors | None = None,
+        teacher_mask: Tensors | None = None,
+    ) -> Tensor:
+        """Return the term's value, a scalar in float32, scaled for the strategy as every Keras loss is.
+
+        Args:
+            student: logits or features, (batch, ...), or a tuple of them.
+            teacher: the same from the teacher.
+            labels: the dataset's y, where the loss asks for labels.
+            sample_weight: (batch,) or (batch, positions...), or None.
+            temperature: T, where softened.
+            softened: whether T applies where `soften` is None.
+            training: whether the bridge is in training mode; Keras passes it on.
+            student_mask: Keras mask of what is read from the student.
+            teacher_mask: Keras mask of what is read from the teacher.
+        """
+        teacher = tree.map_structure(ops.stop_gradient, teacher)
+        mask = _merge_masks(student_mask, teacher_mask)
+        student, teacher = _blank(student, mask), ensemble_logits.on_logits(lambda side: _blank(side, mask), teacher)
+        if self.bridge is not None:
+            student = tree.map_structure(lambda side: ops.cast(side, "float32"), self.bridge(student))
+            student = _blank(student, mask)
+        if self.transform is not None:
+            transform = self.transform
+            student = _blank(tree.map_structure(transform, student), mask)
+            teacher = ensemble_logits.on_logits(lambda side: _blank(transform(side), mask), teacher)
+        if softened:
+            self._check_suits_logits(self.loss)
+        softened = softened if self.soften is None else self.soften
+        teacher = ensemble_logits.averaged(teacher, temperature if softened else 1.0, self._per_label)
+        if softened:
+            student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
+            values = temperature**2 * self._values(student, teacher, labels)
+        else:
+            values = self._values(student, teacher, labels)
+        return self._reduce(values, sample_weight, mask)
+
+    def compute_mask(self, inputs: Tensors, previous_mask: Tensors | None = None) -> None:
+        """Return None: a mean has no positions left."""
+
+    def _values(self, student: Tensors, teacher: Tensors, labels: Tensor | None) -> Tensor:
+        arguments = {**self.loss_arguments, **({"labels": labels} if self.needs_labels else {})}
+        try:
+            if isinstance(self.loss, keras.losses.Loss):
+                return ops.cast(self.loss.call(teacher, student), "float32")
+            if _is_of_keras(self.loss):
+                return ops.cast(self.loss(teacher, student, **arguments), "float32")
+            return ops.cast(self.loss(student, teacher, **arguments), "float32")
+        except ValueError as error:
+            raise ValueError(
+                f"Term {self.name!r} reads {self._pair[0]!r} from the student and {self._pair[1]!r} from the teacher. "
+                f"{error}"
+            ) from error
+
+    def _reduce(self, values: Tensor, sample_weight: Tensor | None, mask: Tensor | None) -> Tensor:
+        if len(values.shape) == 0:
+            # As one example of weight 1, a scalar is divided by the number of replicas, as every other value is.
+            return self._mean(ops.reshape(values, (1,)), ops.reshape(values, (1,)))
+        if mask is not None:
+            # Keras finds the mask of a loss on the tensor itself.
+            mask = values._keras_mask = _fit_mask(mask, values)
+        count = ops.size(values) if mask is None else ops.sum(ops.cast(mask, "float32"))
+        return distribution.by_share(self._mean(values, values, self._fit_weight(sample_weight, values)), count)
+
+    def _fit_weight(self, sample_weight: Tensor | None, values: Tensor) -> Tensor | None:
+        """Let the weight of an example count for all positions of its features; elsewhere, be as strict as Keras."""
+        if sample_weight is None:
+            return None
+        missing = len(values.shape) - len(sample_weight.shape)
+        if missing == 0 or (missing == -1 and sample_weight.shape[-1] == 1):
+            return sample_weight
+        if missing > 0 and isinstance(self.at, tuple):
+            return ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * missing))
+        raise ValueError(
+            f"Term {self.name!r} has one value per position, {tuple(values.shape)}, so it expects a `sample_weight` of "
+            f"that shape. Received: {tuple(sample_weight.shape)}. Repeat the weight of an example along its positions."
+        )
+
+    def _check_suits_logits(self, loss: Any) -> None:
+        function = getattr(loss, "fn", _unwrapped(loss))  # Keras's losses that are objects have their function there
+        instead = next((instead for each, instead in _NOT_ON_LOGITS.items() if each is function), None)
+        if instead:
+            raise ValueError(
+                f"Expected a loss on logits at {self._pair[0]!r}. Keras's {function.__name__} compares probabilities "
+                f"or labels: it would be wrong here without a sign of it. Use keras_kd.losses.{instead}."
+            )
+
+    def get_config(self) -> dict:
+        """Return the constructor's arguments, serialised."""
+        serialize = keras.saving.serialize_keras_object
+        owner = f"The term {self.name!r}'s"
+        return {
+            "loss": schedules.to_config(self.loss, f"{owner} loss"),
+            "at": self.at,
+            "weight": schedules.to_config(self.weight, f"{owner} weight"),
+            "temperature": schedules.to_config(self.temperature, f"{owner} temperature"),
+            "transform": schedules.to_config(self.transform, f"{owner} transform"),
+            "bridge": self.bridge if self.bridge == "auto" else serialize(self.bridge),
+            "soften": self.soften,
+            "name": self.name,
+            **serialize(self.loss_arguments),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Term":
+        """Make a term from `get_config`'s dict."""
+        at, others = config["at"], {key: value for key, value in config.items() if key != "at"}
+        at = at if isinstance(at, str) else (_as_names(at[0]), _as_names(at[1]))
+        return cls(at=at, **schedules.from_config(others))
+
+
+def check_temperature(temperature: Schedule) -> Schedule:
+    """Return a temperature above 0, or raise an error that says so, as far as a schedule's values are known."""
+    values = [schedules.finite("temperature", each) for each in schedules.known(temperature)]
+    if min(values) <= 0:
+        raise ValueError(
+            f"Expected `temperature` to be above 0. Received: {schedules.described('temperature', temperature)}"
+        )
+    return temperature if callable(temperature) else values[0]
+
+
+def check_weight(name: str, weight: Schedule) -> Schedule:
+    """Return a weight of at least 0, or raise an error that names its term, as far as a schedule's values are known."""
+    values = [schedules.finite("weight", each) for each in schedules.known(weight)]
+    if min(values) < 0:
+        described = schedules.described("weight", weight)
+        raise ValueError(f"Expected `weight` of term {name!r} to be at least 0. Received: {described}")
+    return weight if callable(weight) else values[0]
+
+
+def _check_bridge(bridge: Any) -> Any:
+    if bridge is not None and bridge != "auto" and not isinstance(bridge, keras.layers.Layer):
+        raise TypeError(
+            f'Expected `bridge` to be a keras.layers.Layer, "auto" or None. Received: {bridge!r} of type '
+            f"{type(bridge).__name__}"
+        )
+    return bridge
+
+
+def _as_loss(loss: Any, arguments: dict[str, Any]) -> Any:
+    """Return a loss that can be called, or raise an error that says what one is."""
+    if isinstance(loss, str):
+        try:
+            return keras.losses.get(loss)
+        except ValueError:
+            raise ValueError(
+                f"Expected the name of one of Keras's regression losses, such as 'mean_squared_error'. Received: "
+                f"loss={loss!r}. Those of keras_kd are given as functions: keras_kd.losses.kl_divergence."
+            ) from None
+    if not callable(loss) or isinstance(loss, type):
+        raise TypeError(
+            "Expected `loss` to be a function of (student, teacher), a layer, a keras.losses.Loss or the name of one. "
+            f"Received: {loss!r} of type {type(loss).__name__}"
+        )
+    if isinstance(loss, (keras.losses.Loss, keras.layers.Layer)) and arguments:
+        raise TypeError(
+            f"Expected arguments of `loss` only where it is a function. Received: {sorted(arguments)} with the object "
+            f"{loss!r}. Give them where the object is made."
+        )
+    return loss
+
+
+def _is_of_keras(loss: Any) -> bool:
+    """Return whether a loss is one of Keras's, which take the truth first."""
+    function = _unwrapped(loss)
+    return isinstance(function, types.FunctionType) and vars(keras.losses).get(function.__name__) is function
+
+
+def _unwrapped(loss: Any) -> Any:
+    """Return the function of which some arguments are given already, or the loss itself."""
+    return loss.func if isinstance(loss, functools.partial) else loss
+
+
+def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _as_names(names: str | Sequence[str]) -> str | tuple[str, ...]:
+    return names if isinstance(names, str) else tuple(names)
+
+
+def _pair(at: At) -> tuple[str | tuple[str, ...], str | tuple[str, ...]]:
+    """Return the names on the student's side and on the teacher's."""
+    if isinstance(at, str):
+        return at, at
+    sides = (
+        [side if isinstance(side, (tuple, list)) else [side] for side in at] if isinstance(at, (tuple, list)) else []
+    )
+    if len(sides) != 2 or not all(side and all(isinstance(name, str) for name in side) for side in sides):
+        raise ValueError(
+            'Expected `at` to be "logits", the name of an output, or a pair ("student_layer", "teacher_layer") of '
+            f"names or tuples of names. Received: at={at!r}"
+        )
+    return _as_names(at[0]), _as_names(at[1])
+
+
+def _check_name(name: Any) -> str:
+    if not isinstance(name, str) or not _NAMES.fullmatch(name):
+        raise ValueError(
+            "Expected `name` to begin with a letter or a digit, and to have only letters of English, digits, '_', '-' "
+            f"and '.' in it, as TensorFlow's scopes do. Received: name={name!r}"
+        )
+    return name
+
+
+def _default_name(loss: Any, pair: tuple[str | tuple[str, ...], str | tuple[str, ...]]) -> str:
+    """Return the name of a function or object, and of what is read, as TensorFlow takes it for a scope."""
+    function = _unwrapped(loss)
+    name = getattr(function, "__name__", None) or getattr(function, "name", None) or type(function).__name__
+    read = "_".join(_as_tuple(pair[0]))
+    name = name.strip("<>") if read == "logits" else f"{name.strip('<>')}_{read}"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_-") or "term"
+
+
+def _merge_masks(*masks: Tensors) -> Tensor | None:
+    """Return what every mask of the first one's shape leaves in, or None where there is no mask."""
+    present = [ops.cast(mask, "bool") for mask in tree.flatten(masks) if mask is not None]
+    merged = None
+    for mask in present:
+        if merged is None:
+            merged = mask
+        elif len(mask.shape) == len(merged.shape):
+            merged = ops.logical_and(merged, mask)
+    return merged
+
+
+def _blank(tensors: Tensors, mask: Tensor | None) -> Tensors:
+    """Set masked positions to zero: a weight of 0 would not stop a NaN."""
+    if mask is None:
+        return tensors
+    return tree.map_structure(lambda x: ops.where(_align(mask, len(x.shape)), x, ops.zeros_like(x)), tensors)
+
+
+def _fit_mask(mask: Tensor, values: Tensor) -> Tensor:
+    """Give a mask the rank of the values: what has one value for many positions counts if any of them does."""
+    extra = tuple(range(len(values.shape), len(mask.shape)))
+    return ops.any(mask, axis=extra) if extra else _align(mask, len(values.shape))
+
+
+def _align(mask: Tensor, rank: int) -> Tensor:
+    return ops.reshape(mask, (*ops.shape(mask), *[1] * (rank - len(mask.shape))))
