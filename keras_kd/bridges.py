@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_kd._internal import taps
+from keras_kd._keras import history
 from keras_kd._types import Shape, Tensor
 
 
@@ -192,8 +193,7 @@ def _after(graph: Any, tensor: Any, name: str) -> list[keras.layers.Layer]:
     chain: list[keras.layers.Layer] = []
     current = graph.outputs[0]
     while current is not tensor:
-        layer, node, _ = current._keras_history
-        inputs = layer._inbound_nodes[node].input_tensors
+        layer, _, inputs = history.producer(current)
         if len(inputs) != 1:
             raise ValueError(
                 f"Expected a plain chain of layers after {name!r} in the teacher. {layer.name!r} takes {len(inputs)} "

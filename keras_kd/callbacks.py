@@ -8,11 +8,12 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd._internal import directions
+from keras_kd._keras.checkpoint import Checkpoint
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
 
 
-class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
+class StudentCheckpoint(Checkpoint):
     """Write the student alone, as a plain Keras model, whenever `ModelCheckpoint` would write the Distiller.
 
     Args:
@@ -42,11 +43,6 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
         """Find which way is better, in the Distiller's metrics: the student that is saved may have none."""
         if self.save_best_only:
             self.mode = directions.direction(self._distiller, self._distiller.student, self.monitor, self.mode)
-
-    def _set_monitor_op(self) -> None:
-        """Leave alone what is not compared: Keras would look for its direction all the same."""
-        if self.save_best_only:
-            super()._set_monitor_op()
 
 
 class GradientDiagnostics(keras.callbacks.Callback):

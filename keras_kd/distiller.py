@@ -11,7 +11,8 @@ from keras import ops
 from keras_kd import losses, preflight, schedules
 from keras_kd._internal import guards, heads, output_labels, overrides, soft_targets, taps
 from keras_kd._internal.loss_tracker import LossTracker
-from keras_kd._keras import distribution, steps
+from keras_kd._keras import checks, compiled, gradients, layer_tree, loops, replicas
+from keras_kd._keras.trainer import Trainer
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.term import Term, check_temperature
@@ -23,7 +24,7 @@ _LOGGED = ("loss", "student_loss", "distillation_loss")
 
 
 @keras.saving.register_keras_serializable("keras_kd")
-class Distiller(keras.Model):
+class Distiller(Trainer):
     """Train a student to do what its labels say and what a teacher says.
 
     The objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
@@ -141,7 +142,7 @@ class Distiller(keras.Model):
                 f"Expected a `loss` for the labels' share of 1 - alpha. Received: loss=None, alpha={alpha!r}. "
                 "Give a loss, or compile with alpha=1.0 to learn from the teacher alone."
             )
-        distribution.forget_compiled(self)
+        compiled.forget(self)
         super().compile(
             optimizer,
             loss,
@@ -153,7 +154,7 @@ class Distiller(keras.Model):
             jit_compile,
             auto_scale_loss,
         )
-        distribution.check_supported(self)
+        replicas.check_supported(self)
         self._untracked.unlabelled = False
         self.temperature = temperature
         self.alpha = alpha
@@ -200,7 +201,7 @@ class Distiller(keras.Model):
             weights = keras_arguments.get("sample_weight")
             preflight.warn_of_a_guessing_teacher(self, x, y, weights, batch_size or 32, epochs)
             x = self.teacher.before_fit(x, verbose)
-            callbacks = distribution.with_callbacks(callbacks, self.teacher.callbacks())
+            callbacks = loops.with_callbacks(callbacks, self.teacher.callbacks())
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 
     def check(
@@ -220,8 +221,8 @@ class Distiller(keras.Model):
             parts = self._objective(x, student, teacher, y, y_pred, sample_weight, training=True)
             scaled = self.optimizer.scale_loss(parts["loss"])
         variables = self.trainable_variables
-        gradients = distribution.clip_together(self.optimizer, tape.gradient(scaled, variables))
-        gradients = distribution.unless_stopped(self, parts["loss"], gradients)
+        gradients = replicas.clip_together(self.optimizer, tape.gradient(scaled, variables))
+        gradients = checks.unless_stopped(self, parts["loss"], gradients)
         with tf.control_dependencies([scaled]):  # a step that a check has stopped is not counted either
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.teacher.after_step(self.student, self.optimizer.iterations)
@@ -231,11 +232,11 @@ class Distiller(keras.Model):
         """Evaluate the student alone; without labels or a loss, report how far it is from the teacher."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if overrides.has(self.student, "test_step"):
-            return distribution.with_axis(overrides.test_step(self, (self._view(x), y, sample_weight)))
+            return replicas.with_axis(overrides.test_step(self, (self._view(x), y, sample_weight)))
         y_pred, student = self._read_student(x, training=False)
         if self._has_student_loss(y):
             hard = self._student_loss(x, y, y_pred, sample_weight, training=False)
-            parts = {"student_loss": hard, "loss": hard + distribution.regularisation(self.student)}
+            parts = {"student_loss": hard, "loss": hard + compiled.regularisation(self.student)}
         else:
             self._check_teacher()
             teacher = self._read_teacher(x, student, y)
@@ -286,11 +287,11 @@ class Distiller(keras.Model):
             teacher.bind(self.student, theirs)
             more = teacher.layers_of_student(theirs)
             reader = taps.Reader(self.student, (*ours, *more), self.student_head, owner="student") if more else reader
-            self.supports_jit = distribution.supports_jit(teacher)
+            self.supports_jit = layer_tree.supports_jit(teacher)
         self._untracked.reader, self._untracked.teacher = reader, teacher
         self.stateful_teachers.clear()
         self.stateful_teachers.extend(teacher.stateful() if teacher is not None else [])
-        with distribution.freed_with(self):
+        with gradients.freed_with(self):
             self._prepare_terms()
         self._drop_train_function()
 
@@ -311,7 +312,7 @@ class Distiller(keras.Model):
     @alpha.setter
     def alpha(self, alpha: Schedule) -> None:
         alpha = _check_alpha(alpha)
-        if alpha != 1.0 and not (distribution.has_compiled_loss(self) or overrides.has(self.student, "compute_loss")):
+        if alpha != 1.0 and not (compiled.has_loss(self) or overrides.has(self.student, "compute_loss")):
             raise ValueError(f"Expected alpha=1.0 where `compile` was given no `loss`. Received: alpha={alpha!r}.")
         self._assign("alpha", alpha)
         if alpha != 1.0 and self._untracked.unlabelled:
@@ -320,7 +321,7 @@ class Distiller(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The metrics of `compile`, of the parts of the objective, and of the student's layers."""
-        return distribution.metrics(self, left_out=self.stateful_teachers)
+        return compiled.metrics(self, left_out=self.stateful_teachers)
 
     @property
     def output_names(self) -> list[str]:
@@ -329,10 +330,10 @@ class Distiller(keras.Model):
 
     def get_metrics_result(self) -> dict[str, Tensor]:
         """Return all metrics by name, without those of `compile` while no labels have built them."""
-        compiled = distribution.compiled_metrics(self)
+        given = compiled.container(self)
         results: dict[str, Tensor] = {}
         for metric in self.metrics:
-            if metric is not compiled or distribution.is_built(metric):
+            if metric is not given or compiled.is_built(metric):
                 result = metric.result()
                 result = result if isinstance(result, dict) else {metric.name: result}
                 # A student may have a tracker named "loss" of its own: the Distiller's comes first, and stays.
@@ -379,7 +380,7 @@ class Distiller(keras.Model):
     def save_own_variables(self, store: Any) -> None:
         """Save temperature and alpha, where they are numbers, and where random layers are, which Keras leaves out."""
         super().save_own_variables(store)
-        for number, generator in enumerate(distribution.seed_generators(self)):
+        for number, generator in enumerate(layer_tree.seed_generators(self)):
             store[f"seed_{number}"] = ops.convert_to_numpy(generator.state)
         for name in ("temperature", "alpha"):
             if self.compiled and not callable(getattr(self, name)):
@@ -387,7 +388,7 @@ class Distiller(keras.Model):
 
     def load_own_variables(self, store: Any) -> None:
         """Restore temperature and alpha as they were assigned last, and random layers where they were."""
-        for number, generator in enumerate(distribution.seed_generators(self)):
+        for number, generator in enumerate(layer_tree.seed_generators(self)):
             if f"seed_{number}" in store:
                 generator.state.assign(store[f"seed_{number}"][()])
         for name in ("temperature", "alpha"):
@@ -423,15 +424,15 @@ class Distiller(keras.Model):
             return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
     def _has_student_loss(self, y: Tensors) -> bool:
-        labelled = y is not None and distribution.has_compiled_loss(self)
+        labelled = y is not None and compiled.has_loss(self)
         return labelled or overrides.has(self.student, "compute_loss")
 
     def _student_loss(self, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors, training: bool) -> Tensor:
         """Return the labels' part, without the student's regularisation, divided by the number of replicas."""
         if overrides.has(self.student, "compute_loss"):
             whole = overrides.compute_loss(self, self._view(x), y, y_pred, sample_weight, training)
-            return whole - distribution.regularisation(self.student)
-        return distribution.compiled_loss(self, y, y_pred, sample_weight)
+            return whole - compiled.regularisation(self.student)
+        return compiled.loss(self, y, y_pred, sample_weight)
 
     def _objective(
         self,
@@ -464,7 +465,7 @@ class Distiller(keras.Model):
         if self._has_student_loss(y):
             alpha = schedules.at(self._untracked.alpha, step)
             parts["student_loss"] = hard = self._student_loss(x, y, y_pred, sample_weight, training)
-        loss = alpha * soft + (1.0 - alpha) * hard + distribution.regularisation(self)
+        loss = alpha * soft + (1.0 - alpha) * hard + compiled.regularisation(self)
         loss = output_labels.guarded(loss, self.terms, reader, student, y)
         if training:
             loss = guards.against_schedules(loss, self._ranges(), step)
@@ -483,52 +484,30 @@ class Distiller(keras.Model):
         self, parts: dict[str, Tensor], x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
     ) -> dict[str, Tensor]:
         """Count a batch into the metrics, and return those that say something about it."""
-        batch_size = distribution.batch_share(x)
-        distribution.update_loss(self, parts["loss"], batch_size)
+        batch_size = replicas.batch_share(x)
+        compiled.update_loss(self, parts["loss"], batch_size)
         self._means.update_state(parts, batch_size)
         silent = set(self._means.names) - parts.keys()
         if overrides.has(self.student, "compute_metrics"):
             results = overrides.compute_metrics(self, self._view(x), y, y_pred, sample_weight)
             results = self.get_metrics_result() | results | self._means.result()
         elif y is None:
-            silent |= distribution.compiled_names(self)
+            silent |= compiled.names(self)
             results = self.get_metrics_result()
         else:
             results = self.compute_metrics(x, y, y_pred, sample_weight)
         self._check_log_names()
-        return distribution.with_axis({name: value for name, value in results.items() if name not in silent})
+        return replicas.with_axis({name: value for name, value in results.items() if name not in silent})
 
-    def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
-        """Return the epoch's metrics under the keys of the last step's logs; Keras wants the two sets to be equal."""
-        results = self.get_metrics_result()
-        return {name: results.get(name, value) for name, value in logs.items()}
-
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Build what a first batch decides about, under a strategy."""
-        distribution.build_under_strategy(self, iterator, data_batch)
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Make the function for a step; what it checks in the data is said as a `ValueError`."""
-        if self.train_function is None or force:
-            super().make_train_function(force)
-            function = steps.fast_function(self, self.train_step, self.train_function)
-            self.train_function = distribution.with_value_errors(self, function, self._before_training)
-
-    def make_test_function(self, force: bool = False) -> None:
-        """Make the function for a step of evaluation; errors as in training."""
-        if self.test_function is None or force:
-            super().make_test_function(force)
-            function = steps.fast_function(self, self.test_step, self.test_function)
-            self.test_function = distribution.with_value_errors(self, function, self._before_evaluation)
-
-    def _before_training(self, iterator: Any) -> Any:
-        """Make what the first step would make: it need not be traced twice, then. Look at what it will read."""
-        distribution.build_optimizer(self)
-        self._before_evaluation(iterator)
+    def before_training(self, iterator: Any) -> Any:
+        """Make what the first step would make, which need not be traced twice then, and look at what it will read."""
+        compiled.build_optimizer(self)
+        self.before_evaluation(iterator)
         return iterator if self._untracked.looked else preflight.look_at_first_batch(self, iterator)
 
-    def _before_evaluation(self, iterator: Any) -> Any:
-        distribution.build_metrics(self, iterator, self._untracked.reader.output)
+    def before_evaluation(self, iterator: Any) -> Any:
+        """Make what the first step of an evaluation would make, and refuse names that would stand twice in the logs."""
+        compiled.build_metrics(self, iterator, self._untracked.reader.output)
         self._check_log_names()
         return iterator
 
@@ -590,7 +569,7 @@ class Distiller(keras.Model):
             )
 
     def _check_log_names(self) -> None:
-        clash = sorted({"loss", *self._means.names} & distribution.compiled_names(self))
+        clash = sorted({"loss", *self._means.names} & compiled.names(self))
         if clash:
             raise ValueError(
                 f"Expected each name in the logs to be used once. {clash} are names of metrics, or of losses of "

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_kd._keras import compiled, masks
 from keras_kd._types import Tensor
 
 
@@ -56,7 +57,7 @@ class Agreement(keras.metrics.MeanMetricWrapper):
     def __init__(self, threshold: float | None = None, name: str = "agreement", dtype: Any = None) -> None:
         super().__init__(_as_metric, name=name, dtype=dtype, threshold=threshold)
         self.threshold = threshold
-        self._direction = "up"
+        compiled.declare_direction(self, "up")
 
     def get_config(self) -> dict:
         """Return the constructor's arguments."""
@@ -97,7 +98,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         if not isinstance(bins, int) or bins < 1:
             raise ValueError(f"Expected `bins` to be a whole number, at least 1. Received: bins={bins!r}")
         self.bins, self.from_logits = bins, from_logits
-        self._direction = "down"
+        compiled.declare_direction(self, "down")
         self._weight, self._confidence, self._correct = (
             self.add_variable((bins,), "zeros", name=part) for part in ("weight", "confidence", "correct")
         )
@@ -112,7 +113,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         """
         confidence, correct = self._judge(ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred))
         weight = ops.ones_like(confidence)
-        for factor in (sample_weight, getattr(y_pred, "_keras_mask", None)):  # a layer may have set a mask
+        for factor in (sample_weight, masks.of(y_pred)):
             if factor is not None:
                 weight *= ops.reshape(ops.cast(factor, self.dtype), ops.shape(weight))
         bins = ops.cast(ops.ceil(confidence * self.bins), "int32") - 1

@@ -16,7 +16,7 @@ from keras import ops, tree
 
 from keras_kd import bridges, schedules
 from keras_kd._internal import ensemble_logits
-from keras_kd._keras import distribution
+from keras_kd._keras import checks, masks, replicas
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.losses.logits import (
     binary_kl,
@@ -190,7 +190,7 @@ class Term(keras.layers.Layer):
                 lambda side: keras.KerasTensor(side.shape, "float32"),  # as __call__ would cast them
                 (sides, known),
             )
-            with distribution.in_own_words():
+            with checks.in_own_words():
                 self.compute_output_spec(sides, targets, softened=softened)
         self.built = True
 
@@ -214,7 +214,7 @@ class Term(keras.layers.Layer):
 
     def read(self, student: dict[str, Tensor], teacher: dict[str, Tensor], **arguments: Any) -> Tensor:
         """Return the value of this term for what the student and the teacher said; see `call` for the arguments."""
-        with distribution.in_own_words():
+        with checks.in_own_words():
             return self(*self.sides(student, teacher), **arguments)
 
     def sides(self, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> tuple[Tensors, Tensors]:
@@ -290,9 +290,10 @@ class Term(keras.layers.Layer):
             return self._mean(ops.reshape(values, (1,)), ops.reshape(values, (1,)))
         if mask is not None:
             # Keras finds the mask of a loss on the tensor itself.
-            mask = values._keras_mask = _fit_mask(mask, values)
+            mask = _fit_mask(mask, values)
+            masks.put(values, mask)
         count = ops.size(values) if mask is None else ops.sum(ops.cast(mask, "float32"))
-        return distribution.by_share(self._mean(values, values, self._fit_weight(sample_weight, values)), count)
+        return replicas.by_share(self._mean(values, values, self._fit_weight(sample_weight, values)), count)
 
     def _fit_weight(self, sample_weight: Tensor | None, values: Tensor) -> Tensor | None:
         """Let the weight of an example count for all positions of its features; elsewhere, be as strict as Keras."""

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd._keras import steps
+from keras_kd._keras import loops
 from tests.models import Counter, batch, linear, mlp, statistical
 
 X, Y = batch(10)
@@ -66,7 +66,7 @@ def test_they_equal_those_that_keras_calls(data, compiled, monkeypatch):
         return logs, distiller.evaluate(**DATA[data](), verbose=0), distiller.get_weights()
 
     ours = trained()
-    monkeypatch.setattr(steps, "fast_function", lambda model, step, function: function)
+    monkeypatch.setattr(loops, "fast_function", lambda model, step, function: function)
     keras.tree.map_structure(np.testing.assert_array_equal, ours, trained())
 
 
@@ -76,7 +76,7 @@ def test_they_are_called_directly_only_one_at_a_time_on_one_device():
             distiller = distil(mlp(1), mlp(2), **arguments)
             distiller.optimizer.build(distiller.trainable_variables)
         asked = []
-        direct = steps.fast_function(distiller, distiller.train_step, asked.append)
+        direct = loops.fast_function(distiller, distiller.train_step, asked.append)
         tf.config.run_functions_eagerly(eagerly)
         try:
             direct(iter(batches(X, Y)))
@@ -107,7 +107,7 @@ def test_only_batches_of_another_kind_are_traced_anew():
 def test_two_iterators_may_take_turns():
     distiller = distil(mlp(1), mlp(2))
     distiller.optimizer.build(distiller.trainable_variables)
-    call = steps.fast_function(distiller, distiller.train_step, lambda iterator: None)
+    call = loops.fast_function(distiller, distiller.train_step, lambda iterator: None)
     first, second = iter(batches(X, Y)), iter(batches(X, Y, W))
     assert all(call(iterator) for iterator in (first, second, first, second))
     assert int(distiller.optimizer.iterations) == 4

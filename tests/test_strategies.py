@@ -14,7 +14,7 @@ import pytest
 from keras.src.backend.tensorflow import trainer
 
 from keras_kd import Distiller
-from keras_kd._keras import distribution
+from keras_kd._keras import gradients
 from tests.strategies import CASES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_curves_with_batch_normalization_and_adam_are_those_of_one_device(tmp_pa
 
 
 def test_keras_still_has_what_fit_on_several_machines_leans_on():
-    # keras_kd/_keras/distribution.py replaces `_maybe_symbolic_build`, and gives scalars the axis along which
+    # keras_kd/_keras/replicas.py replaces `_maybe_symbolic_build`, and gives scalars the axis along which
     # `reduce_per_replica` takes the mean. If Keras changes either, see whether this is still needed.
     fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
     assert "self._maybe_symbolic_build(iterator=epoch_iterator)" in fit
@@ -93,7 +93,7 @@ def test_keras_still_has_what_fit_on_several_machines_leans_on():
 
 
 def test_tensorflow_still_has_the_registry_that_holds_graphs_for_ever():
-    # keras_kd/_keras/distribution.py takes out of it what a Distiller has put there. Without it, memory is not freed.
-    assert distribution.gradient_registry is not None
-    assert isinstance(distribution.gradient_registry._registry, dict)
-    assert "MatMul" in distribution.gradient_registry.list()
+    # keras_kd/_keras/gradients.py takes out of it what a Distiller has put there. Without it, memory is not freed.
+    assert gradients.gradient_registry is not None
+    assert isinstance(gradients.gradient_registry._registry, dict)
+    assert "MatMul" in gradients.gradient_registry.list()

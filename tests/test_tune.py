@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd._internal.files import replace
+from keras_kd._keras.tuner_records import written_with
 from keras_kd.experiments import Trial, TuneResult
-from keras_kd.experiments.tuner_records import written_whole
 from tests.benchmarks import LOSS, net, part, teacher
 
 if importlib.util.find_spec("keras_tuner") is None:
@@ -174,7 +175,7 @@ def test_progress_is_told_with_the_time_that_is_left_and_else_nothing(tmp_path, 
 def test_a_record_is_never_there_in_part(tmp_path):
     trial = keras_tuner.engine.trial.Trial(keras_tuner.HyperParameters(), "0")
     path = tmp_path / "trial.json"
-    with written_whole():
+    with written_with(replace):
         trial.save(str(path))
         first = path.stat().st_ino
         held = os.open(path, os.O_RDONLY)  # so that its number is not given again

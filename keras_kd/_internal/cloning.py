@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._keras import distribution
+from keras_kd._keras import history, layer_tree
 
 #: How layers call their number of units or channels.
 _WIDTHS = ("units", "filters")
@@ -112,15 +112,15 @@ def _scaled(model: keras.Model, factor: float, outputs: set[str], name: str) -> 
 
 def _last_with_width(tensor: Any) -> list[keras.layers.Layer]:
     """Return the layers that give an output its number of classes."""
-    layer, node, _ = tensor._keras_history
+    layer, _, inputs = history.producer(tensor)
     if any(width in layer.get_config() for width in _WIDTHS):
         return [layer]
-    return [found for each in layer._inbound_nodes[node].input_tensors for found in _last_with_width(each)]
+    return [found for each in inputs for found in _last_with_width(each)]
 
 
 def _made_again(model: keras.Model, dtype: str | None = None) -> keras.Model:
     """Return a model of the same configuration, not compiled."""
-    layers = distribution.all_layers(model)
+    layers = layer_tree.all_layers(model)
     classes = {type(layer).__name__: type(layer) for layer in layers}  # found without registration
     adapted = {type(layer).__name__ for layer in layers if _is_adapted(layer)}
     with keras.saving.custom_object_scope(classes), _policy(dtype):
@@ -157,7 +157,7 @@ def _changed(config: Any, dtype: str | None, but: set[str]) -> Any:
 
 def _layer_pairs(model: keras.Model, twin: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Return each layer of a model with the one that takes its place in a model made from its configuration."""
-    ours, theirs = distribution.all_layers(model), distribution.all_layers(twin)
+    ours, theirs = layer_tree.all_layers(model), layer_tree.all_layers(twin)
     if [type(layer) for layer in ours] != [type(layer) for layer in theirs]:
         raise ValueError(
             f"its configuration makes {len(theirs)} layers, {[layer.name for layer in theirs]}, and it has "

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal import configuration_fingerprints
-from keras_kd._keras import distribution
+from keras_kd._keras import layer_tree
 
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, pathlib.PurePath, np.generic, tf.DType)
 
@@ -50,7 +50,7 @@ def version() -> str:
 def read(teacher: keras.layers.Layer) -> Read:
     """Return what can be read of the code of a teacher and of all layers in it."""
     reader = _Reader(teacher)
-    found = [reader.layer(layer) for layer in distribution.all_layers(teacher)]
+    found = [reader.layer(layer) for layer in layer_tree.all_layers(teacher)]
     digest = hashlib.sha256(repr(found).encode()).hexdigest()
     return Read(version() + digest, tuple(dict.fromkeys(reader.unread)))
 
@@ -80,7 +80,7 @@ class _Reader:
 
     def __init__(self, teacher: keras.layers.Layer) -> None:
         self.unread: list[str] = []
-        self._alive: list[Any] = [*distribution.all_layers(teacher), *teacher.variables]  # or ids would be used again
+        self._alive: list[Any] = [*layer_tree.all_layers(teacher), *teacher.variables]  # or ids would be used again
         self._seen = {id(each): number for number, each in enumerate(self._alive)}
 
     def layer(self, layer: keras.layers.Layer) -> Any:
@@ -143,7 +143,7 @@ class _Reader:
         return type(value).__qualname__
 
     def _whole_layer(self, layer: keras.layers.Layer) -> Any:
-        own = [self.layer(each) for each in distribution.all_layers(layer)]
+        own = [self.layer(each) for each in layer_tree.all_layers(layer)]
         return [configuration_fingerprints.of_object(layer), configuration_fingerprints.of_weights(layer), own]
 
     def _function(self, function: types.FunctionType) -> Any:

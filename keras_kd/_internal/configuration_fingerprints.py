@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd._keras import distribution
+from keras_kd._keras import layer_tree
 
 #: What a configuration holds that differs between two builds of one model, or has no part in what it computes.
 LEFT_OUT = ("shared_object_id", "build_config", "compile_config", "trainable")
@@ -37,7 +37,7 @@ def of_weights(layer: keras.layers.Layer) -> str:
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
         digest.update(f"{value.dtype.name}{value.shape}".encode())
         digest.update(value.view(np.uint8).data if value.ndim else value.tobytes())
-    for each in distribution.all_layers(layer):
+    for each in layer_tree.all_layers(layer):
         if hasattr(each, "get_vocabulary"):  # lookup tables, which are neither variables nor configuration
             digest.update(repr(each.get_vocabulary()).encode())
         if hasattr(each, "idf_weights"):  # of lookup tables with output_mode="tf_idf"

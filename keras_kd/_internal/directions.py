@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_kd._internal import taps
-from keras_kd._keras import distribution
+from keras_kd._keras import compiled
 
 _MODES = ("auto", "min", "max")
 
@@ -70,9 +70,9 @@ def metrics_of(model: keras.Model, student: keras.Model) -> dict[str, keras.metr
     """
     graph = taps.functional(student)
     if graph is not None:
-        return distribution.metrics_by_name(model, graph.output)
+        return compiled.metrics_by_name(model, graph.output)
     with contextlib.suppress(ValueError, TypeError):  # Keras 3.12 has to know the outputs that a dict names
-        return distribution.metrics_by_name(model, keras.KerasTensor((None, None)))
+        return compiled.metrics_by_name(model, keras.KerasTensor((None, None)))
     return {}
 
 
@@ -84,5 +84,5 @@ def _known(model: keras.Model, student: keras.Model) -> dict[str, str]:
         outputs = [*graph.output_names, *(graph.output if isinstance(graph.output, dict) else ())]
     parts = () if model is student else _PARTS
     losses = dict.fromkeys(("loss", *parts, *(f"{output}_loss" for output in outputs)), "min")
-    metrics = {name: distribution.declared(metric) for name, metric in metrics_of(model, student).items()}
+    metrics = {name: compiled.direction(metric) for name, metric in metrics_of(model, student).items()}
     return losses | {name: _DECLARED[each] for name, each in metrics.items() if each in _DECLARED}

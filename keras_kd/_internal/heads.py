@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd._keras import graphs
+from keras_kd._internal import graphs
 from keras_kd._types import Tensor
 
 KINDS = ("auto", "logits", "softmax", "sigmoid", "values")

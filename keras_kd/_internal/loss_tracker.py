@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_kd._keras import distribution
+from keras_kd._keras import replicas
 from keras_kd._types import Tensor
 
 
@@ -28,7 +28,7 @@ class LossTracker(keras.metrics.Metric):
             sample_weight: a scalar.
         """
         row = ops.stack([ops.cast(values.get(name, 0.0), self.dtype) for name in self.names])
-        row = ops.append(distribution.undivided(row), 1.0)
+        row = ops.append(replicas.undivided(row), 1.0)
         self._sums.assign_add(row * ops.cast(sample_weight, self.dtype))
 
     def result(self) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ there what the Distiller was compiled with: `super().compute_loss(...)` computes
 import keras
 
 from keras_kd._internal import taps
-from keras_kd._keras import distribution
+from keras_kd._keras import compiled
 from keras_kd._types import Tensor, Tensors
 
 
@@ -35,21 +35,21 @@ def compute_loss(
     distiller: keras.Model, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors, training: bool
 ) -> Tensor:
     """Return what the student's own `compute_loss` returns, a scalar, divided by the number of replicas."""
-    with distribution.lent(distiller, distiller.student) as student:
-        return distribution.student_loss(student, taps.select(student, x), y, y_pred, sample_weight, training)
+    with compiled.lent(distiller, distiller.student) as student:
+        return compiled.student_loss(student, taps.select(student, x), y, y_pred, sample_weight, training)
 
 
 def compute_metrics(
     distiller: keras.Model, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
 ) -> dict[str, Tensor]:
     """Return what the student's own `compute_metrics` returns, by the names in the logs."""
-    with distribution.lent(distiller, distiller.student) as student:
+    with compiled.lent(distiller, distiller.student) as student:
         return student.compute_metrics(taps.select(student, x), y, y_pred, sample_weight)
 
 
 def test_step(distiller: keras.Model, data: tuple[Tensors, Tensors, Tensors]) -> dict[str, Tensor]:
     """Return what the student's own `test_step` returns for (x, y, sample_weight), by the names in the logs."""
     x, y, sample_weight = data
-    with distribution.lent(distiller, distiller.student) as student:
+    with compiled.lent(distiller, distiller.student) as student:
         x = taps.select(student, x)
         return student.test_step(keras.utils.pack_x_y_sample_weight(x, y, sample_weight))

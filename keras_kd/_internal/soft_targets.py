@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_kd._internal.ensemble_logits import Mixture
+from keras_kd._keras import masks
 from keras_kd._types import Tensor, Tensors
 
 #: An empty entry among the targets whose name begins so says which cache they are of.
@@ -93,7 +94,7 @@ def encode(said: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -> 
         dtype: "float32" or "float16", of what is stored.
     """
     parts: Parts = {}
-    mask = getattr(said, "_keras_mask", None)  # only where a layer has set one
+    mask = masks.of(said)
     if mask is not None:
         parts["mask"] = ops.cast(mask, "bool")
     if isinstance(said, Mixture):
@@ -124,7 +125,7 @@ def decode(stored: Parts) -> Tensor | Mixture:
         members = tuple(said[:, m] for m in range(said.shape[1]))
         return Mixture(members, stored["log_weights"])
     if "mask" in stored:
-        said._keras_mask = stored["mask"]
+        masks.put(said, stored["mask"])
     return said
 
 

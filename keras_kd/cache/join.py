@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_kd._internal import soft_targets
 from keras_kd._internal.soft_targets import MARK, Joined
-from keras_kd._keras import distribution
+from keras_kd._keras import checks
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import row_checks, shards
 from keras_kd.cache.elements import Augment, Examples, Key, key_of, spec_of
@@ -87,7 +87,7 @@ class Source:
             return one_pass(tf.zeros((), tf.int64))
 
         def ask() -> np.int64:
-            with distribution.in_a_graph():
+            with checks.in_a_graph():
                 view = self._view()
                 begin(view)
                 return np.int64(view)
@@ -209,7 +209,7 @@ class Index:
 
     def find(self, wanted: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the rows of some keys, their places, -1 for a key that is not there, and their fingerprints."""
-        with distribution.in_a_graph():
+        with checks.in_a_graph():
             known = self.load(int(view))
             self._look(known.view)
         at = np.minimum(np.searchsorted(known.keys, wanted), len(known.keys) - 1)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_kd._internal import taps
+from keras_kd._keras import masks
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
 from keras_kd.teachers import as_teacher
@@ -63,7 +64,7 @@ class Predictor:
                 f"Expected {self.name!r} to have one output. It has {sorted(offered)}. Compare one at a time, as "
                 "keras.Model(model.input, model.outputs[0])."
             )
-        return offered["logits"], getattr(offered["logits"], "_keras_mask", None)  # only where a layer has set one
+        return offered["logits"], masks.of(offered["logits"])
 
 
 def _specs(x: Tensors, past: Any) -> Any:

@@ -23,6 +23,7 @@ from keras import tree
 
 from keras_kd._internal.files import replace
 from keras_kd._internal.log import quiet
+from keras_kd._keras import processes
 from keras_kd.experiments import run_settings
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.runs import PARTS, Common, Job, run
@@ -46,8 +47,7 @@ def check(executor: Any) -> None:
         )
     if isinstance(executor, ThreadPoolExecutor):
         raise ValueError("Expected an executor of processes. Received threads, which share one random state in Keras.")
-    context: Any = getattr(executor, "_mp_context", None)  # the only sign of what would hang without a word
-    if isinstance(executor, ProcessPoolExecutor) and context.get_start_method() == "fork":
+    if isinstance(executor, ProcessPoolExecutor) and processes.are_forked(executor):
         raise ValueError(
             "Expected an executor of fresh processes: TensorFlow hangs in forked ones. Give "
             'ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")), or executor="processes".'
@@ -217,9 +217,8 @@ class _Ray(Executor):
             raise ImportError('executor="ray" needs Ray: pip install ray.') from error
         self._started = not ray.is_initialized()
         if self._started:
-            ray.init(
-                include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR
-            )
+            quiet_ray = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+            ray.init(**quiet_ray, **processes.RAY_ON_THIS_MACHINE)
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self._work = ray.remote(num_cpus=1, num_gpus=gpus)(work)
         self._sent: list[Any] = []

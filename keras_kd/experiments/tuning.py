@@ -18,6 +18,7 @@ from keras import tree
 from keras_kd._internal import directions
 from keras_kd._internal.files import readable, replace
 from keras_kd._internal.log import info, quiet
+from keras_kd._keras import tuner_records
 from keras_kd.experiments import run_settings
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.runs import Student, check_teacher, first_metric, fresh_student
@@ -25,7 +26,6 @@ from keras_kd.experiments.scoring import better
 from keras_kd.experiments.search import Search, completed
 from keras_kd.experiments.search_space import check_space
 from keras_kd.experiments.tune_result import Trial, TuneResult
-from keras_kd.experiments.tuner_records import written_whole
 
 _TUNERS = {"random": "RandomSearch", "bayesian": "BayesianOptimization", "hyperband": "Hyperband"}
 
@@ -122,7 +122,7 @@ def tune(
         student, teacher, parts, space, compile_arguments, seed, f"val_{metric}", epochs, total, bool(verbose)
     )
     _check_folder(pathlib.Path(folder), {**search.describe(), "tuner": tuner, "epochs": epochs, "mode": direction})
-    with quiet(not verbose), written_whole():
+    with quiet(not verbose), tuner_records.written_with(replace):
         with contextlib.redirect_stdout(io.StringIO()):  # KerasTuner prints where it reads from
             tuning = getattr(keras_tuner, _TUNERS[tuner])(
                 search.as_hypermodel(keras_tuner),

@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers, tree
 
 from keras_kd._internal import taps
-from keras_kd._keras import distribution
+from keras_kd._keras import layer_tree
 from keras_kd.exporting import runtime
 from keras_kd.exporting.interface import Spec
 from keras_kd.exporting.serving import Served
@@ -83,7 +83,7 @@ def _follow(graph: Any, origins: dict[int, set[int]], readers: list[list[Any]]) 
 def _taken(reader: Any, spec: Spec) -> Iterator[Values]:
     """Yield what a layer takes, or layers inside of it, which may be those of another input where that is of floats."""
     inside = isinstance(reader, layers.Layer) and not keras.backend.is_float_dtype(spec.dtype)
-    for part in distribution.all_layers(reader) if inside else [reader]:
+    for part in layer_tree.all_layers(reader) if inside else [reader]:
         values = _values(part, spec)
         if values is not None and len(values) and isinstance(values[0], str) == (spec.dtype == "string"):
             yield values

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_kd._internal import cloning
-from keras_kd._keras import distribution
+from keras_kd._keras import layer_tree
 from keras_kd.exporting.interface import Interface
 from keras_kd.exporting.sample_inputs import Examples
 from keras_kd.exporting.serving import Served
@@ -52,7 +52,7 @@ class Source:
         nothing is computed in it; those of its layers count.
         """
         idle = (Served, keras.Sequential, keras.layers.InputLayer)
-        layers = [layer for layer in distribution.all_layers(self.student) if not isinstance(layer, idle)]
+        layers = [layer for layer in layer_tree.all_layers(self.student) if not isinstance(layer, idle)]
         own = [layer for layer in layers if not getattr(layer, "operations", None)]  # a Functional model
         return max((_ROUNDING.get(layer.compute_dtype, 0.0) for layer in own), default=0.0)
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import record
-from tensorflow.python.ops import control_flow_util
 
+from keras_kd._keras import gradients
 from keras_kd._types import Tensor
 from keras_kd.losses._divergences import class_ids
 
@@ -34,7 +33,7 @@ def by_chunks(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(loss)
     def chunked(student: Tensor, teacher: Tensor, *further: Any, **named: Any) -> Tensor:
         classes = student.shape[-1]
-        if classes is None or classes < LARGE or student.shape != teacher.shape or _under_xla():
+        if classes is None or classes < LARGE or student.shape != teacher.shape or gradients.under_xla():
             return loss(student, teacher, *further, **named)
         arguments = dict(signature.bind(student, teacher, *further, **named).arguments)
         shape = tf.shape(student)
@@ -51,7 +50,7 @@ def by_chunks(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _run(loss: Callable[..., Tensor], size: int) -> Callable[..., Tensor]:
     """Return a function of all rows, of the student and of what it is compared with, that sees `size` at a time."""
-    recorded = record.could_possibly_record()
+    recorded = gradients.are_recorded()
 
     @tf.custom_gradient
     def run(student: Tensor, *others: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor | None, ...]]]:
@@ -99,10 +98,6 @@ def _fill(empty: list[Tensor], chunk: Callable[[Tensor, Tensor], list[Tensor]], 
         return [stop, *(tf.raw_ops.InplaceUpdate(x=whole, i=rows, v=part) for whole, part in parts)]
 
     return tf.while_loop(more, body, [tf.constant(0), *empty], parallel_iterations=1)[1:]
-
-
-def _under_xla() -> bool:
-    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def _empty(shape: Tensor, dtype: tf.DType) -> Tensor:

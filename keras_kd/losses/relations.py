@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd._keras import distribution
+from keras_kd._keras import replicas
 from keras_kd._types import Tensor
 from keras_kd.losses._shapes import require_same_shape
 from keras_kd.losses.regression import huber
@@ -273,7 +273,7 @@ class ContrastiveMemory(keras.layers.Layer):
         ours = l2_normalize(self.student_embedding(_flat(student)))
         theirs = l2_normalize(self.teacher_embedding(features))
         keys = _keys(features)
-        everyone, all_keys = distribution.gather(theirs), distribution.gather(keys)
+        everyone, all_keys = replicas.gather(theirs), replicas.gather(keys)
         others, their_keys = everyone, all_keys
         if self.memory:
             others = ops.concatenate([everyone, ops.convert_to_tensor(self.bank)])

@@ -11,7 +11,7 @@ from keras import tree
 
 from keras_kd._internal import soft_targets, taps
 from keras_kd._internal.log import duration, size
-from keras_kd._keras import distribution
+from keras_kd._keras import history, layer_tree
 from keras_kd._types import Tensors
 from keras_kd.preflight.findings import Report, percent
 from keras_kd.teachers.in_memory import InMemory
@@ -98,7 +98,7 @@ def _memory(distiller: Any, rows: int) -> int:
 
 
 def _models(teacher: Any) -> list[keras.Model]:
-    return [layer for layer in distribution.all_layers(teacher) if isinstance(layer, keras.Model)]
+    return [layer for layer in layer_tree.all_layers(teacher) if isinstance(layer, keras.Model)]
 
 
 def _bytes(variables: Any) -> int:
@@ -113,6 +113,6 @@ def _bytes_of_outputs(model: keras.Model, rows: int) -> list[int]:
         if isinstance(layer, keras.Model):
             found += _bytes_of_outputs(layer, rows)
             continue
-        shapes = [each.shape for node in layer._inbound_nodes for each in node.output_tensors]
+        shapes = [each.shape for each in history.outputs_of_calls(layer)]
         found += [4 * rows * int(np.prod([axis or 1 for axis in shape[1:]])) for shape in shapes]
     return found

@@ -10,6 +10,7 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import averaged, on_logits
 from keras_kd._internal.output_labels import of_output
+from keras_kd._keras import masks
 from keras_kd._types import Tensor, Tensors
 from keras_kd.losses.logits import binary_kl
 
@@ -112,7 +113,7 @@ class View:
 
 def _counted(logits: Tensor, teacher: Tensors) -> Tensor:
     """Return which examples or positions the masks of both sides leave in."""
-    found = [getattr(each, "_keras_mask", None) for each in (logits, *tree.flatten(teacher))]  # where a layer set one
+    found = [masks.of(each) for each in (logits, *tree.flatten(teacher))]
     masks = [ops.cast(mask, "bool") for mask in found if mask is not None]
     return functools.reduce(ops.logical_and, masks, ops.ones(ops.shape(logits)[:-1], "bool"))
 

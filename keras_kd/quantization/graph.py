@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_kd._keras import history
+
 #: What runs a kernel over its input.
 WEIGHTED = (layers.Dense, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 
@@ -37,9 +39,7 @@ class Graph:
         if id(tensor) in self._seen:
             return
         self._seen.add(id(tensor))
-        layer, node, _ = tensor._keras_history
-        # What this graph reads, of all that the layer has ever been called on.
-        inputs = layer._inbound_nodes[node].input_tensors
+        layer, _, inputs = history.producer(tensor)
         for each in inputs:
             self._add(each)
         self.calls.append(Call(layer, list(inputs), tensor))

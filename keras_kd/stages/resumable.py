@@ -18,7 +18,7 @@ from keras import tree
 
 from keras_kd._internal.files import plain, readable, replace
 from keras_kd._internal.log import info
-from keras_kd._keras import distribution
+from keras_kd._keras import loops
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
 
@@ -297,7 +297,7 @@ def _dataset(arguments: dict[str, Any], seed: int) -> tf.data.Dataset:
 def _pass_over(data: Any, epochs: int) -> None:
     """Bring a dataset that shuffles again for each iterator to its order after so many epochs of `fit`."""
     if isinstance(data, tf.data.Dataset):
-        for _ in range(epochs * distribution.iterators_per_epoch(data)):
+        for _ in range(epochs * loops.iterators_per_epoch(data)):
             next(iter(data), None)
 
 

@@ -8,7 +8,7 @@ from keras import ops
 from keras_kd import schedules
 from keras_kd._internal import taps
 from keras_kd._internal.cloning import copy_model
-from keras_kd._keras import distribution
+from keras_kd._keras import compiled, replicas
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
@@ -91,7 +91,7 @@ class EMA(Teacher):
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the average on `x`."""
         said = self._reader(self.student_view(x), training=False)[1]
-        distribution.forget_losses(self.model)
+        compiled.forget_losses(self.model)
         return said
 
     def after_step(self, student: keras.Model, step: Tensor) -> None:
@@ -103,7 +103,7 @@ class EMA(Teacher):
                 share = ops.cast(decay, average.dtype)
                 averages.append(average)
                 values.append(share * average + (1 - share) * ops.cast(current, average.dtype))
-        distribution.assign_all(averages, values)
+        replicas.assign_all(averages, values)
 
     def _decay_after(self, step: Tensor) -> Tensor:
         """Return the decay that `after_step` will use at the end of a step: it is given the number of the next one."""

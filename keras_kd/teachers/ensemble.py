@@ -9,6 +9,7 @@ from keras import ops, tree
 
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import Mixture, of_kind
+from keras_kd._keras import masks
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
 from keras_kd.teachers.base import Teacher
@@ -234,8 +235,8 @@ def _spread(share: Tensor, values: Tensor) -> Tensor:
 
 def _masked(result: Tensor, sources: Sequence[Tensor]) -> Tensor:
     """Put the Keras masks of what a tensor was made of on it: plain operations drop them."""
-    found = [getattr(each, "_keras_mask", None) for each in sources]  # only where a layer has set one
-    masks = [mask for mask in found if mask is not None]
-    if masks:
-        result._keras_mask = functools.reduce(ops.logical_and, masks)
+    found = [masks.of(each) for each in sources]
+    given = [mask for mask in found if mask is not None]
+    if given:
+        masks.put(result, functools.reduce(ops.logical_and, given))
     return result

@@ -5,7 +5,7 @@ import pathlib
 import keras
 
 from keras_kd._internal import cloning
-from keras_kd._keras import distribution
+from keras_kd._keras import layer_tree
 from keras_kd.exporting.source import Source
 
 
@@ -16,7 +16,7 @@ def write(source: Source, path: pathlib.Path) -> None:
         ValueError: the student has a Lambda layer, which Keras loads only when told to trust the file with any code.
     """
     student = source.student
-    code = [layer.name for layer in distribution.all_layers(student) if isinstance(layer, keras.layers.Lambda)]
+    code = [layer.name for layer in layer_tree.all_layers(student) if isinstance(layer, keras.layers.Lambda)]
     if code:
         raise ValueError(
             f"A .keras file with Lambda layers is not loaded in safe mode, and {student.name!r} has {code}. "
@@ -27,6 +27,6 @@ def write(source: Source, path: pathlib.Path) -> None:
 
 def classes(student: keras.Model) -> list[tuple[str, str]]:
     """Return module and name of the classes that are not Keras's and that a process must import to load the file."""
-    kinds = {type(layer) for layer in [student, *distribution.all_layers(student)]}
+    kinds = {type(layer) for layer in [student, *layer_tree.all_layers(student)]}
     own = [kind for kind in kinds if not kind.__module__.startswith("keras.")]
     return sorted((kind.__module__, kind.__qualname__) for kind in own)

@@ -5,7 +5,7 @@ import pathlib
 import keras
 import tensorflow as tf
 
-from keras_kd._keras import distribution
+from keras_kd._keras import layer_tree, tracking
 from keras_kd.exporting.interface import Interface
 from keras_kd.exporting.source import Source
 
@@ -21,7 +21,7 @@ def save(student: keras.Model, interface: Interface, path: pathlib.Path) -> None
     Keras's own export tracks each weight twice, as its variable and as TensorFlow's, and writes it twice. Here it is
     TensorFlow's alone: the folder is half as large.
     """
-    root = tf.__internal__.tracking.AutoTrackable()  # a tf.Module has no place for a list named `variables`
+    root = tracking.trackable()
     root.serve = interface.serve(student)
     signature = interface.signature(student)
     own = {id(variable.value): variable.value for variable in student.variables}
@@ -29,7 +29,7 @@ def save(student: keras.Model, interface: Interface, path: pathlib.Path) -> None
     root.variables = list({**own, **used}.values())
     root.tables = [
         value
-        for layer in distribution.all_layers(student)
+        for layer in layer_tree.all_layers(student)
         for value in vars(layer).values()
         if isinstance(value, tf.saved_model.experimental.TrackableResource)
     ]

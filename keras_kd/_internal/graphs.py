@@ -5,7 +5,6 @@ only move them: a reshape, a permutation, a slice, a dropout in inference. Which
 types: what stands behind a head has no weights and is small, so numbered values are sent through it, and arrive or not.
 """
 
-import functools
 import math
 import weakref
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_kd._keras import history
 from keras_kd._types import Tensor
 
 #: Sent through what stands behind a head, at most so many values: more are not worth the time.
@@ -84,7 +84,7 @@ def _found(output: Tensor) -> Origin:
 
 def _made_by(tensor: Tensor) -> Origin | None:
     """Return what a tensor's own operation makes; None for one without weights, which may only move values."""
-    operation, _, index = tensor._keras_history
+    operation, index, _ = history.producer(tensor)
     rank = len(tensor.shape)
     if isinstance(operation, keras.layers.TimeDistributed):
         inner = _of_layer(operation.layer, 0, rank - 1)
@@ -97,11 +97,11 @@ def _of_layer(operation: Any, index: int, rank: int) -> Origin | None:
     if graph is not None:
         inner = origin(graph.outputs[index])
         return None if inner == _UNKNOWN and not operation.weights else inner
-    if isinstance(operation, (keras.layers.Softmax, _operation_of(keras.ops.softmax))):
+    if isinstance(operation, (keras.layers.Softmax, history.operation_of(keras.ops.softmax))):
         axes: Any = operation.axis
         axes = axes if isinstance(axes, (list, tuple)) else [axes]
         return _UNKNOWN if len(axes) != 1 or axes[0] is None else Origin("softmax", axes[0] % rank)
-    if isinstance(operation, _operation_of(keras.ops.sigmoid)):
+    if isinstance(operation, history.operation_of(keras.ops.sigmoid)):
         return Origin("sigmoid")
     if isinstance(operation, keras.layers.InputLayer):
         return _UNKNOWN
@@ -123,12 +123,6 @@ def _of_activation(operation: Any, rank: int) -> Origin | None:
     return Origin("linear") if activation is keras.activations.linear else _UNKNOWN
 
 
-@functools.cache
-def _operation_of(function: Any) -> Any:
-    """Return the class of the operation that a function of `keras.ops` puts into a graph: it has no public name."""
-    return type(function(keras.KerasTensor((1, 2)))._keras_history.operation)
-
-
 def _sources(output: Tensor) -> list[tuple[Tensor, Origin]]:
     """Return the tensors, and what made them, that an output is computed of without weights."""
     found: dict[int, tuple[Tensor, Origin]] = {}
@@ -143,8 +137,7 @@ def _sources(output: Tensor) -> list[tuple[Tensor, Origin]]:
         if made is not None:
             found[id(tensor)] = tensor, made
         else:
-            operation, node, _ = tensor._keras_history
-            waiting += operation._inbound_nodes[node].input_tensors
+            waiting += history.producer(tensor)[2]
     return list(found.values())
 
 

@@ -4,15 +4,13 @@ import contextlib
 import importlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
-
-from keras_kd._internal.files import replace
 
 
 @contextlib.contextmanager
-def written_whole() -> Iterator[None]:
-    """Let KerasTuner put a record in the place of the last only when all of it is on the disk."""
+def written_with(replace: Callable[[pathlib.Path, Callable[[pathlib.Path], Any]], None]) -> Iterator[None]:
+    """Let KerasTuner write its records with `replace`, a function of a path and of what writes a file to a path."""
     stateful: Any = importlib.import_module("keras_tuner.src.engine.stateful").Stateful
     original = stateful.save
 

@@ -1,9 +1,10 @@
-"""How Keras's loops call a step on one device: with less around it than Keras itself puts there."""
+"""How Keras's loops call a step, what they call beside it, and how often they read the data."""
 
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import tree
 
@@ -65,3 +66,22 @@ def _without_optional(leaf: Any) -> Any:
 
 def _on_one_device(model: Any) -> bool:
     return not tf.distribute.has_strategy() and model.distribute_strategy is tf.distribute.get_strategy()
+
+
+def with_callbacks(given: Any, more: list[keras.callbacks.Callback]) -> Any:
+    """Return the callbacks given to `fit`, in any of its forms, and some more."""
+    if not more:
+        return given
+    if isinstance(given, keras.callbacks.CallbackList):
+        given.callbacks.extend(more)
+        return given
+    return [*tree.flatten(given or []), *more]
+
+
+def iterators_per_epoch(data: tf.data.Dataset) -> int:
+    """Return how many iterators Keras makes of a dataset in each epoch of `fit`.
+
+    One that it reads. Where it knows the number of batches, it does not wait for the end, and makes another one, which
+    it drops.
+    """
+    return 1 if data.cardinality() == tf.data.UNKNOWN_CARDINALITY else 2

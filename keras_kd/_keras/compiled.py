@@ -1,0 +1,159 @@
+"""What `compile` has made of a loss and metrics, and what a model adds to its own losses."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops, tree
+
+from keras_kd._keras import layer_tree, masks, replicas
+from keras_kd._types import Tensor, Tensors
+
+
+def has_loss(model: keras.Model) -> bool:
+    """Return whether `compile` was given a loss."""
+    return model._compile_loss is not None
+
+
+def loss(model: Any, y: Tensors, y_pred: Tensors, sample_weight: Tensors) -> Tensor:
+    """Return the loss given to `compile`, without regularisation, divided by the number of replicas."""
+    first = tree.flatten(y_pred)[0]
+    mask = masks.of(first)
+    count = ops.shape(first)[0] if mask is None else ops.sum(ops.cast(mask, "float32"))
+    return replicas.by_share(ops.cast(model._compile_loss(y, y_pred, sample_weight), "float32"), count)
+
+
+def student_loss(student: Any, x: Tensors, y: Tensors, y_pred: Tensors, weights: Tensors, training: bool) -> Tensor:
+    """Return what a model's own `compute_loss` returns, whichever of Keras's signatures it has, in float32."""
+    loss = student._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights, training=training)
+    return replicas.by_share(ops.cast(loss, "float32"), ops.shape(tree.flatten(y_pred)[0])[0])
+
+
+def regularisation(model: keras.Model) -> Tensor:
+    """Return the sum of the model's own losses (regularisers, `add_loss`), divided by the number of replicas."""
+    losses = [ops.cast(model._aggregate_additional_loss(loss), "float32") for loss in model.losses]
+    return sum(losses, ops.zeros((), "float32"))
+
+
+def forget_losses(model: keras.Model) -> None:
+    """Drop what a forward pass has added to a model's own losses: a teacher is not regularised."""
+    model._clear_losses()
+
+
+def forget(model: Any) -> None:
+    """Drop the loss and the metrics of an earlier `compile`: Keras would keep them where the next one gives none."""
+    model._compile_loss = None
+    model._compile_metrics = None
+    model.loss = None
+
+
+@contextlib.contextmanager
+def lent(model: Any, student: Any) -> Iterator[Any]:
+    """Give the student, for a while, what `compile` has given the model: a step of its own looks for it there."""
+    names = ("optimizer", "loss", "compiled", "_compile_loss", "_compile_metrics", "_loss_tracker")
+    before = {name: vars(student)[name] for name in names if name in vars(student)}
+    try:
+        vars(student).update({name: vars(model)[name] for name in names})  # without Keras's tracker
+        yield student
+    finally:
+        for name in names:
+            vars(student).pop(name)
+        vars(student).update(before)
+
+
+def update_loss(model: Any, loss: Tensor, batch_size: Tensor) -> None:
+    """Count a batch's loss into the `loss` that is logged."""
+    model._loss_tracker.update_state(replicas.undivided(loss), sample_weight=batch_size)
+
+
+def build_optimizer(model: Any) -> None:
+    """Make the optimizer's variables before a step is traced, which would be traced again where it makes them."""
+    if model._distribute_strategy is not None or model.optimizer.built:  # under a strategy, Keras has made them
+        return
+    if model.trainable_variables and all(layer.built for layer in layer_tree.all_layers(model)):
+        model.optimizer.build(model.trainable_variables)
+
+
+def build_metrics(model: Any, iterator: Any, output: Tensors) -> None:
+    """Make the variables of the metrics given to `compile` before a step is traced, as for the optimizer.
+
+    Args:
+        model: whose metrics they are.
+        iterator: over the batches; what does not say their shapes leaves the metrics to the step.
+        output: the symbolic outputs of what is measured, or None where they are not known.
+    """
+    metrics = model._compile_metrics
+    if model._distribute_strategy is not None or metrics is None or metrics.built:
+        return
+    if output is None or not isinstance(iterator, tf.data.Iterator):
+        return
+    _, y, _ = keras.utils.unpack_x_y_sample_weight(iterator.element_spec)
+    specs = tree.flatten(y)
+    if y is not None and all(isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None for spec in specs):
+        metrics.build(tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), y), output)
+
+
+def container(model: keras.Model) -> keras.metrics.Metric | None:
+    """Return the metric that holds those given to `compile`."""
+    return model._compile_metrics
+
+
+def is_built(metrics: Any) -> bool:
+    """Return whether the metrics given to `compile` have seen labels."""
+    return metrics.built
+
+
+def metrics(model: Any, left_out: list[keras.layers.Layer]) -> list[keras.metrics.Metric]:
+    """Return the metrics of `compile`, then those of each layer, without those of some layers.
+
+    A model inside another layer may have been compiled for itself. Keras would list its loss and metrics as well, under
+    the names of those of this model.
+    """
+    own = [model._loss_tracker, model._compile_metrics, *(model._compile_loss.metrics if model._compile_loss else ())]
+    others = {id(part) for layer in left_out for part in layer_tree.all_layers(layer)}
+    layers = [layer for layer in layer_tree.all_layers(model) if id(layer) not in others]
+    return [each for each in own if each is not None] + [each for layer in layers for each in layer._metrics]
+
+
+def metrics_by_name(model: Any, output: Tensors) -> dict[str, keras.metrics.Metric]:
+    """Return the metrics given to `compile`, by their names in the logs.
+
+    Args:
+        model: is compiled.
+        output: its symbolic outputs.
+    """
+    given = model._compile_metrics
+    if given is None:
+        return {}
+    if not given.built:  # a twin, as the data may yet decide which accuracy "accuracy" is
+        given = type(given)(given._user_metrics, given._user_weighted_metrics, output_names=given.output_names)
+        given.build(output, output)
+    found: dict[str, keras.metrics.Metric] = {}
+    for each in filter(None, (*given._flat_metrics, *given._flat_weighted_metrics)):
+        for metric in each.metrics:
+            found.setdefault(f"{each.output_name}_{metric.name}" if each.output_name else metric.name, metric)
+    return found
+
+
+def names(model: keras.Model) -> set[str]:
+    """Return the names in the logs that come from `compile`: metrics, and the losses of several outputs."""
+    loss, metrics = model._compile_loss, model._compile_metrics
+    names = {metric.name for metric in loss.metrics} if loss is not None else set()
+    if metrics is None or not metrics.built:
+        return names
+    of_outputs = [each for each in (*metrics._flat_metrics, *metrics._flat_weighted_metrics) if each]
+    prefixes = [f"{each.output_name}_" if each.output_name else "" for each in of_outputs]  # of models with several
+    pairs = zip(prefixes, of_outputs, strict=True)
+    return names | {prefix + metric.name for prefix, each in pairs for metric in each.metrics}
+
+
+def declare_direction(metric: keras.metrics.Metric, direction: str) -> None:
+    """Let a metric declare "up" or "down": whether more or less of it is better."""
+    metric._direction = direction
+
+
+def direction(metric: keras.metrics.Metric) -> str | None:
+    """Return "up" or "down", where a metric declares that more or less of it is better, as most of Keras's do."""
+    return getattr(metric, "_direction", None)
