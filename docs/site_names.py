@@ -43,7 +43,7 @@ INTERNAL = {
     "keras_kd.schedules.to_config",
 }
 
-_DIRECTIVE = re.compile(r"^\.\. auto(module|class|function):: (\S+)", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^\.\. auto(module|class|function|family):: (\S+)", re.MULTILINE)
 
 
 def public_modules() -> list[types.ModuleType]:
@@ -70,6 +70,13 @@ def public_names() -> dict[str, Any]:
     return {name: found[name] for name in sorted(found, key=lambda name: name.count(".")) if name not in INTERNAL}
 
 
+def family(name: str) -> list[str]:
+    """Return what a package offers of one of its files, by full names, in the order of the file."""
+    package, own = importlib.import_module(name.rpartition(".")[0]), vars(importlib.import_module(name))
+    offered = {key for key, value in own.items() if getattr(value, "__module__", "") == name and hasattr(package, key)}
+    return [f"{package.__name__}.{key}" for key in own if key in offered]
+
+
 @functools.cache
 def documented_names(folder: pathlib.Path) -> set[str]:
     """Return the full names that the API pages in a folder show."""
@@ -77,7 +84,7 @@ def documented_names(folder: pathlib.Path) -> set[str]:
     for page in sorted(folder.glob("*.md")):
         for kind, name in _DIRECTIVE.findall(page.read_text()):
             inside = {each for each in public_names() if each.rpartition(".")[0] == name}
-            shown |= inside if kind == "module" else {name}
+            shown |= inside if kind == "module" else set(family(name)) if kind == "family" else {name}
     return shown
 
 

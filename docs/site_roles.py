@@ -11,7 +11,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxRole
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 _API = pathlib.Path(__file__).parent / "api"
 _ARXIV = re.compile(r"\barXiv (\d{4}\.\d{4,5})")
@@ -30,6 +30,20 @@ class PythonName(SphinxRole):
         link["refdoc"] = self.env.docname
         self.set_source_info(link)
         return [link], []
+
+
+class AutoFamily(SphinxDirective):
+    """Show what a package offers of one of its files: `.. autofamily:: keras_kd.losses.logits`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the entries, in the order of the file."""
+        names = site_names.family(self.arguments[0])
+        kinds = ["class" if isinstance(site_names.public_names()[name], type) else "function" for name in names]
+        entries = [f".. auto{kind}:: {name}" for kind, name in zip(kinds, names, strict=True)]
+        module = f".. currentmodule:: {names[0].rpartition('.')[0]}"
+        return self.parse_text_to_nodes("\n\n".join([module, *entries]))
 
 
 def full_name(text: str, module: str) -> str | None:
@@ -98,6 +112,7 @@ def _formula_block(translator: Any, node: nodes.math_block) -> None:
 def setup(app: Sphinx) -> None:
     """Register all of it."""
     app.add_role("python_name", PythonName())
+    app.add_directive("autofamily", AutoFamily)
     app.connect("autodoc-process-docstring", _link_papers)
     app.connect("autodoc-process-signature", _show_arguments)
     app.connect("autodoc-skip-member", _leave_out_fields)
