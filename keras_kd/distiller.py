@@ -25,25 +25,25 @@ _LOGGED = ("loss", "student_loss", "distillation_loss")
 
 @keras.saving.register_keras_serializable("keras_kd")
 class Distiller(Trainer):
-    """Train a student to do what its labels say and what a teacher says.
+    """Train a student on labels and on the predictions of a teacher.
 
     The objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
 
     `fit`, `evaluate`, `predict`, callbacks and saving are Keras's own. `predict` and `evaluate` run the student alone
-    (`evaluate` where there are labels and a loss; else it asks the teacher); after `fit` it is a plain Keras model,
-    `distiller.student`. A student's own `compute_loss`, `compute_metrics`, `test_step` and `predict_step` are called,
-    with what the Distiller was compiled with; `student_loss` is what its `compute_loss` returns, less its
+    (`evaluate` where there are labels and a loss; else it runs the teacher, too); after `fit` it is a plain Keras
+    model, `distiller.student`. A student's own `compute_loss`, `compute_metrics`, `test_step` and `predict_step` are
+    called, with what the Distiller was compiled with; `student_loss` is what its `compute_loss` returns, less its
     regularisation. No file that the Distiller or a callback writes holds the teacher: after loading, assign
     `distiller.teacher` before `fit`.
 
     Args:
         student: the model that is trained.
         teacher: a trained Keras model, layer or function of x, which returns logits unless `teachers.Frozen(function,
-            head=...)` says else; a `keras_kd.teachers.Teacher`; or a list of these, whose probabilities are averaged.
+            head=...)` is given; a `keras_kd.teachers.Teacher`; or a list of these, whose probabilities are averaged.
             None only for a Distiller that gets its teacher later.
         terms: what is learned from the teacher. None: `[Term(losses.kl_divergence)]`, plain knowledge distillation; for
             a student of one sigmoid unit, or of one logit under a teacher of one, `[Term(losses.binary_kl)]`.
-        student_head: what the student's outputs mean (see `teachers.Frozen`), where "auto" cannot tell.
+        student_head: what the student's outputs mean (see `teachers.Frozen`), where "auto" does not recognise it.
         name: name of the model.
 
     Raises:
@@ -160,7 +160,7 @@ class Distiller(Trainer):
         self.alpha = alpha
 
     def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
-        """Run the student; targets that the inputs may carry are left aside."""
+        """Run the student; targets that the inputs may carry are ignored."""
         return self.student(taps.select(self.student, soft_targets.inputs(inputs)), training=training)
 
     def fit(  # type: ignore[override]  # Keras's further arguments go by name
@@ -354,7 +354,7 @@ class Distiller(Trainer):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Distiller":
-        """Make a Distiller, mostly without a teacher: it predicts and evaluates, and asks for one before `fit`."""
+        """Make a Distiller, mostly without a teacher: it predicts and evaluates, and needs one before `fit`."""
         config = schedules.from_config(config, custom_objects)
         dtype = config.pop("dtype")
         distiller = cls(**{"teacher": None, **config})
@@ -362,7 +362,7 @@ class Distiller(Trainer):
         return distiller
 
     def get_compile_config(self) -> dict:
-        """Return the arguments of `compile`; functions that a file cannot hold are asked for after loading."""
+        """Return the arguments of `compile`; functions that a file cannot hold have to be given again after loading."""
         if not self.compiled:
             return {}
         return {
@@ -483,7 +483,7 @@ class Distiller(Trainer):
     def _report(
         self, parts: dict[str, Tensor], x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
     ) -> dict[str, Tensor]:
-        """Count a batch into the metrics, and return those that say something about it."""
+        """Count a batch into the metrics, and return those that it has changed."""
         batch_size = replicas.batch_share(x)
         compiled.update_loss(self, parts["loss"], batch_size)
         self._means.update_state(parts, batch_size)
@@ -506,7 +506,7 @@ class Distiller(Trainer):
         return iterator if self._untracked.looked else preflight.look_at_first_batch(self, iterator)
 
     def before_evaluation(self, iterator: Any) -> Any:
-        """Make what the first step of an evaluation would make, and refuse names that would stand twice in the logs."""
+        """Make what the first step of an evaluation would make, and refuse names that would be twice in the logs."""
         compiled.build_metrics(self, iterator, self._untracked.reader.output)
         self._check_log_names()
         return iterator
@@ -552,7 +552,7 @@ class Distiller(Trainer):
             )
 
     def _check_ready(self, y: Tensors) -> None:
-        """Refuse what would train on something other than what was asked for, while the step is traced."""
+        """Refuse data and settings that would train on something else than was meant, while the step is traced."""
         self._check_teacher()
         if self.student.built and not self.student.trainable_variables:
             raise ValueError(

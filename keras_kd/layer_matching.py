@@ -85,7 +85,7 @@ def suggest_pairs(student: keras.Model, teacher: keras.Model, verbose: bool = Tr
     if verbose:
         width = max(len(mine) for mine, _, _ in pairs)
         for mine, other, why in pairs:
-            print(f"{mine:<{width}}  ->  {other}: {why}")  # noqa: T201, asked for by `verbose`
+            print(f"{mine:<{width}}  ->  {other}: {why}")  # noqa: T201, with `verbose`
     return [(mine, other) for mine, other, _ in pairs]
 
 

@@ -1,4 +1,4 @@
-"""Keras metrics for training time, usable in any model. After training, `keras_kd.compare` tells more."""
+"""Keras metrics for training time, usable in any model. After training, `keras_kd.compare` measures more."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from keras_kd._types import Tensor
 
 @keras.saving.register_keras_serializable("keras_kd")
 def same_answer(student: Tensor, teacher: Tensor, threshold: float | None = None) -> Tensor:
-    """Say for each example whether the student answers as the teacher: [argmax(student) = argmax(teacher)].
+    """Return for each example whether the student predicts as the teacher: [argmax(student) = argmax(teacher)].
 
     It has no gradient. As a term of weight 0, not softened, it is logged while a `Distiller` trains, and changes
     nothing.
@@ -31,20 +31,20 @@ def same_answer(student: Tensor, teacher: Tensor, threshold: float | None = None
     student, teacher = ops.convert_to_tensor(student), ops.convert_to_tensor(teacher)
     if threshold is not None:
         return ops.mean(ops.cast((teacher > threshold) == (student > threshold), "float32"), axis=-1)
-    said = ops.cast(ops.argmax(student, axis=-1), "int32")
-    return ops.cast(said == _ids(teacher, student.shape[-1], len(said.shape)), "float32")
+    predicted = ops.cast(ops.argmax(student, axis=-1), "int32")
+    return ops.cast(predicted == _ids(teacher, student.shape[-1], len(predicted.shape)), "float32")
 
 
 @keras.saving.register_keras_serializable("keras_kd")
 class Agreement(keras.metrics.MeanMetricWrapper):
-    """How often a student gives the answer that its teacher gives: mean of [argmax(teacher) = argmax(student)].
+    """How often a student predicts the class that its teacher predicts: mean of [argmax(teacher) = argmax(student)].
 
-    What the teacher says takes the place of the labels, as for every metric: a model that is trained on a teacher's
+    The teacher's prediction takes the place of the labels, as for every metric: a model that is trained on a teacher's
     outputs as y can be compiled with it; a loop of one's own calls `update_state(teacher_output, student_output)`. In a
     `Distiller`, metrics see the labels: there it is a term of weight 0, see `same_answer`.
 
     Args:
-        threshold: None: the answer is the class of the largest output. A number: every output is a yes-or-no of its
+        threshold: None: the prediction is the class of the largest output. A number: every output is a yes-or-no of its
             own, yes above it: 0.0 for logits, 0.5 for probabilities.
         name: in the logs.
         dtype: of the sums.
@@ -74,7 +74,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
     Args:
         bins: their number.
-        from_logits: whether the model says logits; else probabilities.
+        from_logits: whether the model outputs logits; else probabilities.
         name: in the logs.
         dtype: of the sums.
 
@@ -135,11 +135,11 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         y_pred = ops.cast(y_pred, self.dtype)
         if y_pred.shape[-1] == 1:
             yes = (ops.sigmoid(y_pred) if self.from_logits else y_pred)[..., 0]
-            said, confidence = ops.cast(yes > 0.5, "int32"), ops.maximum(yes, 1 - yes)
-            return confidence, ops.cast(said == _ids(y_true, 1, len(said.shape)), self.dtype)
+            predicted, confidence = ops.cast(yes > 0.5, "int32"), ops.maximum(yes, 1 - yes)
+            return confidence, ops.cast(predicted == _ids(y_true, 1, len(predicted.shape)), self.dtype)
         probabilities = ops.softmax(y_pred) if self.from_logits else y_pred
-        said = ops.argmax(y_pred, axis=-1)
-        correct = ops.cast(said, "int32") == _ids(y_true, y_pred.shape[-1], len(said.shape))
+        predicted = ops.argmax(y_pred, axis=-1)
+        correct = ops.cast(predicted, "int32") == _ids(y_true, y_pred.shape[-1], len(predicted.shape))
         return ops.max(probabilities, axis=-1), ops.cast(correct, self.dtype)
 
 

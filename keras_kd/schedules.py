@@ -61,7 +61,7 @@ class Ramp(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("keras_kd")
 class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
-    """Stand where a file could not hold a function, and ask for it when it is needed.
+    """Take the place of a function that a file could not hold, and raise an error when it is needed.
 
     Args:
         what: what has to be assigned, as in "distiller.alpha".
@@ -74,7 +74,7 @@ class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
         self.named = named
 
     def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        """Raise a `ValueError` that says what is missing."""
+        """Raise a `ValueError` that names what is missing."""
         raise ValueError(
             f"{self.what} was a function that a file cannot hold, so it has to be assigned again after loading. "
             "Keras's schedules, keras_kd.schedules.Ramp, and functions registered with "
@@ -87,7 +87,7 @@ class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
 
     @classmethod
     def from_config(cls, config: dict) -> Any:
-        """Return what stood there, where `custom_objects` has it; else what asks for it."""
+        """Return the function, where `custom_objects` has it; else what raises an error for it."""
         if config.get("named") is not None:
             with contextlib.suppress(TypeError):  # Keras's word for what it does not find
                 return keras.saving.deserialize_keras_object(config["named"])

@@ -1,6 +1,6 @@
 """Term: one loss, where it reads, how much it weighs. The only objective class.
 
-Here, and nowhere else, stand the temperature and its T**2, the stop of the gradient on the teacher's side, and the
+Only here are the temperature and its T**2, the stop of the gradient on the teacher's side, and the
 reduction to a mean.
 """
 
@@ -145,7 +145,7 @@ class Term(keras.layers.Layer):
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the loss asks for labels, by naming them."""
+        """Whether the loss takes labels, by naming them."""
         function = self.loss.call if isinstance(self.loss, keras.layers.Layer) else self.loss
         return not isinstance(self.loss, keras.losses.Loss) and "labels" in inspect.signature(function).parameters
 
@@ -168,7 +168,7 @@ class Term(keras.layers.Layer):
         ]
 
     def prepare(self, student: dict[str, Tensor], teacher: dict[str, Tensor] | None, softened: bool) -> None:
-        """Build the bridge, and run the loss once on symbolic tensors, so that what does not fit is said at once.
+        """Build the bridge, and run the loss once on symbolic tensors, so that errors are raised at once.
 
         Args:
             student: symbolic tensors by name.
@@ -213,7 +213,7 @@ class Term(keras.layers.Layer):
         return tensors[names] if isinstance(names, str) else tuple(tensors[name] for name in names)
 
     def read(self, student: dict[str, Tensor], teacher: dict[str, Tensor], **arguments: Any) -> Tensor:
-        """Return the value of this term for what the student and the teacher said; see `call` for the arguments."""
+        """Return the value of this term for outputs of the student and the teacher; see `call` for the arguments."""
         with checks.in_own_words():
             return self(*self.sides(student, teacher), **arguments)
 
@@ -238,7 +238,7 @@ class Term(keras.layers.Layer):
         Args:
             student: logits or features, (batch, ...), or a tuple of them.
             teacher: the same from the teacher.
-            labels: the dataset's y, where the loss asks for labels.
+            labels: the dataset's y, where the loss takes labels.
             sample_weight: (batch,) or (batch, positions...), or None.
             temperature: T, where softened.
             softened: whether T applies where `soften` is None.
@@ -343,7 +343,7 @@ class Term(keras.layers.Layer):
 
 
 def check_temperature(temperature: Schedule) -> Schedule:
-    """Return a temperature above 0, or raise an error that says so, as far as a schedule's values are known."""
+    """Return a temperature, or raise an error if it is not above 0, as far as a schedule's values are known."""
     values = [schedules.finite("temperature", each) for each in schedules.known(temperature)]
     if min(values) <= 0:
         raise ValueError(
@@ -371,7 +371,7 @@ def _check_bridge(bridge: Any) -> Any:
 
 
 def _as_loss(loss: Any, arguments: dict[str, Any]) -> Any:
-    """Return a loss that can be called, or raise an error that says what one is."""
+    """Return a loss that can be called, or raise an error that describes one."""
     if isinstance(loss, str):
         try:
             return keras.losses.get(loss)

@@ -108,7 +108,7 @@ class ClassMap:
         if len(self.groups) == teacher_classes:
             raise ValueError(
                 f"Expected fewer groups than teacher classes: with {teacher_classes} of both, the student's logits "
-                "could not be told from the teacher's. Reorder the classes in a layer after the teacher instead."
+                "could not be separated from the teacher's. Reorder the classes in a layer after the teacher instead."
             )
 
     def __call__(self, logits: Tensor) -> Tensor:

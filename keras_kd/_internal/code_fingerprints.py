@@ -63,7 +63,7 @@ def comparable(here: dict[str, Any], there: dict[str, Any]) -> dict[str, Any]:
 
 
 def warning(unread: tuple[str, ...]) -> str:
-    """Return what to tell whoever builds a cache about what it cannot tell apart."""
+    """Return a warning for the build of a cache about changes that it could not notice."""
     return (
         f"Changes of {', '.join(unread)} cannot be noticed: a cache compares a teacher's configuration, its weights, "
         "the bytecode of its functions and the values that they use. After such a change, build in another folder; "

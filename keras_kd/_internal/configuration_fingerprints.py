@@ -107,7 +107,7 @@ def _has_own_name(content: dict[str, Any]) -> bool:
 
 def _is_free(content: dict[str, Any], is_named: bool, kept: Collection[str]) -> bool:
     """Return whether the name in a dict has no part in what a model outputs."""
-    if "inbound_nodes" in content:  # a Functional model repeats the name that stands in the configuration
+    if "inbound_nodes" in content:  # a Functional model repeats the name that is in the configuration
         return True
     if not is_named or content["name"] in kept:
         return False

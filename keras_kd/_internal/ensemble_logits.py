@@ -9,7 +9,7 @@ from keras_kd._types import Tensor, Tensors
 
 
 class Mixture(NamedTuple):
-    """What an ensemble says: averaging probabilities has to wait for the temperature, which only a term knows.
+    """What an ensemble predicts: averaging probabilities has to wait for the temperature, which only a term knows.
 
     Attributes:
         logits: one tensor per member, (..., classes).
@@ -51,7 +51,7 @@ def averaged(side: Tensors, temperature: Tensor, per_label: bool | None) -> Tens
     Args:
         side: a tensor, a `Mixture`, or a tuple of them.
         temperature: T, above 0.
-        per_label: whether each logit is a yes-or-no of its own; None where only the head tells, see `OfLabels`.
+        per_label: whether each logit is a yes-or-no of its own; None where only the head decides, see `OfLabels`.
     """
     if isinstance(side, tuple) and not isinstance(side, Mixture):
         return tuple(averaged(each, temperature, per_label) for each in side)

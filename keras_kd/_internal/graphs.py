@@ -1,8 +1,8 @@
 """What the graph of a model shows: whether there is one, and what made an output.
 
-A head (a softmax, a sigmoid) is what stands last among the layers that change values. Behind it may stand layers that
+A head (a softmax, a sigmoid) is the last among the layers that change values. Behind it may be layers that
 only move them: a reshape, a permutation, a slice, a dropout in inference. Which ones do is not read off a list of
-types: what stands behind a head has no weights and is small, so numbered values are sent through it, and arrive or not.
+types: what is behind a head has no weights and is small, so numbered values are sent through it, and arrive or not.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 from keras_kd._keras import history
 from keras_kd._types import Tensor
 
-#: Sent through what stands behind a head, at most so many values: more are not worth the time.
+#: Sent through what is behind a head, at most so many values: more are not worth the time.
 _MOST_VALUES = 2**22
 
 #: Numbers are sent in digits of this base, as multiples of 1 / 256 below 1: bfloat16 holds them exactly.
@@ -60,7 +60,7 @@ def origin(output: Tensor) -> Origin:
     return _known[output]
 
 
-#: What was found: several readers of a model ask for the same.
+#: What was found: several readers of a model need the same.
 _known: weakref.WeakKeyDictionary[Tensor, Origin] = weakref.WeakKeyDictionary()
 
 

@@ -40,7 +40,7 @@ class Head(keras.layers.Layer):
     A layer, so that the Keras mask of the output goes with it.
 
     Args:
-        kind: "logits", "softmax", "sigmoid" or "values" to say what the output is; "auto" to undo an activation that
+        kind: "logits", "softmax", "sigmoid" or "values" for what the output is; "auto" to undo an activation that
             Keras has marked on the tensor, and to take anything else as logits.
         normalized: whether logits of a softmax are the logarithms of its probabilities everywhere, see above. False
             gives what the softmax was computed of, where Keras has left that.
@@ -133,7 +133,7 @@ def resembles(values: Any) -> str | None:
 def _unrounded(output: Tensor, kind: str) -> tuple[Tensor | None, str | None]:
     """Return the logits that Keras leaves on what its softmax and sigmoid return, and which of them it was; or None.
 
-    They are better than any logarithm: nothing has been rounded to 0 or 1 yet. Keras does not tell the two apart, nor
+    They are better than any logarithm: nothing has been rounded to 0 or 1 yet. Keras does not distinguish the two, nor
     the axis; a softmax over another one than the last leaves none here.
     """
     logits = getattr(output, "_keras_logits", None)

@@ -40,7 +40,7 @@ def of_output(term: Term, reader: Reader, student: dict[str, Tensor], values: Te
     name = outputs[0] if term.student_names == ("logits",) else term.student_names[0]
     if name not in outputs or len(term.student_names) > 1:
         raise ValueError(
-            f"Term {term.name!r} reads {' and '.join(map(repr, term.student_names))}, so it cannot tell which of the "
+            f"Term {term.name!r} reads {' and '.join(map(repr, term.student_names))}, so it cannot decide which of the "
             f"labels or weights given for {sorted(named)} are meant. Give one `sample_weight` for all outputs, or read "
             "one output."
         )
@@ -53,7 +53,7 @@ def of_output(term: Term, reader: Reader, student: dict[str, Tensor], values: Te
 
 
 def _by_output(term: Term, outputs: list[str], values: Tensors) -> dict[str, Tensor]:
-    """Return labels or weights by the name of their output: in a list they stand in the order of the outputs."""
+    """Return labels or weights by the name of their output: a list has the order of the outputs."""
     leaves = tree.flatten_with_path(values)
     if len(leaves) == len(outputs) == 1:
         return {outputs[0]: leaves[0][1]}
@@ -62,14 +62,14 @@ def _by_output(term: Term, outputs: list[str], values: Tensors) -> dict[str, Ten
     if len(leaves) != len(outputs):
         raise ValueError(
             f"Expected labels or weights for each of the student's {len(outputs)} outputs, {outputs}. Received "
-            f"{len(leaves)}, so that the term {term.name!r} cannot tell which are its own. Give them in a dict, by the "
+            f"{len(leaves)}, so that the term {term.name!r} cannot choose its own. Give them in a dict, by the "
             "names of the outputs."
         )
     return dict(zip(outputs, (value for _, value in leaves), strict=True))
 
 
 def for_term(term: Term, reader: Reader, student: dict[str, Tensor], y: Tensors) -> Tensor | None:
-    """Return the labels for a term that asks for them, or raise an error that says that there are none."""
+    """Return the labels for a term that takes them, or raise an error if there are none."""
     if not term.needs_labels:
         return None
     labels = of_output(term, reader, student, y)

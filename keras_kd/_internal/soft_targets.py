@@ -1,7 +1,7 @@
-"""Targets that travel with the examples: what a teacher has said of them, beside the inputs.
+"""Targets that travel with the examples: what a teacher predicts for them, beside the inputs.
 
 A teacher that is not run in the step has been run before: by a `TeacherCache`, by `teachers.InMemory`, or by somebody
-else. What it said is joined to each example's x before any shuffle, so that nothing that happens to a dataset
+else. The targets are joined to each example's x before any shuffle, so that nothing that happens to a dataset
 afterwards can separate the two.
 """
 
@@ -15,7 +15,7 @@ from keras_kd._internal.ensemble_logits import Mixture
 from keras_kd._keras import masks
 from keras_kd._types import Tensor, Tensors
 
-#: An empty entry among the targets whose name begins so says which cache they are of.
+#: An empty entry among the targets whose name begins so identifies their cache.
 MARK = "cache:"
 
 #: What is stored under one name, by part: numbers, indices, masks.
@@ -77,7 +77,7 @@ def are_in(dataset: Any) -> bool:
     return isinstance(spec, tuple) and not isinstance(spec, Joined) and isinstance(spec[0], Joined)
 
 
-def encode(said: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -> Parts:
+def encode(output: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -> Parts:
     """Return what a teacher outputs under one name as the parts that are stored, (batch, ...) each.
 
     In float32, logits are stored as they are. In float16, those of a softmax are stored as distances to the largest,
@@ -87,30 +87,30 @@ def encode(said: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -> 
     logarithm of the mass of all others. An ensemble's are those of its members, (batch, members, ...).
 
     Args:
-        said: logits or features, (batch, ...).
+        output: logits or features, (batch, ...).
         kind: their head, see `heads.KINDS`. Features and values are "values"; all else saturates: what is too large for
             float16 becomes the largest that it holds. "sigmoid" has a meaning for each label alone and is not centred.
         top_k: number of classes to keep of logits, or None.
         dtype: "float32" or "float16", of what is stored.
     """
     parts: Parts = {}
-    mask = masks.of(said)
+    mask = masks.of(output)
     if mask is not None:
         parts["mask"] = ops.cast(mask, "bool")
-    if isinstance(said, Mixture):
-        parts["log_weights"] = _spread(said)
-        said = ops.stack([ops.cast(each, "float32") for each in said.logits], axis=1)
-    said = ops.cast(said, "float32")
+    if isinstance(output, Mixture):
+        parts["log_weights"] = _spread(output)
+        output = ops.stack([ops.cast(each, "float32") for each in output.logits], axis=1)
+    output = ops.cast(output, "float32")
     if top_k is None or kind == "values":
-        has_classes = len(said.shape) > 1 and said.shape[-1] != 1
+        has_classes = len(output.shape) > 1 and output.shape[-1] != 1
         if dtype == "float16" and has_classes and kind not in _ABSOLUTE:
-            parts[_CENTRED] = _centred(said)
+            parts[_CENTRED] = _centred(output)
         else:
-            parts["values"] = _narrowed(said, dtype, kind != "values")
+            parts["values"] = _narrowed(output, dtype, kind != "values")
         return parts
-    logarithms = ops.log_softmax(said, axis=-1)
+    logarithms = ops.log_softmax(output, axis=-1)
     largest, indices = ops.top_k(logarithms, top_k)
-    classes = said.shape[-1]
+    classes = output.shape[-1]
     parts["log_probabilities"] = _narrowed(largest, dtype, True)
     parts[f"{_INDICES}{classes}"] = ops.cast(indices, index_type(classes))
     if top_k < classes:
@@ -120,13 +120,13 @@ def encode(said: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -> 
 
 def decode(stored: Parts) -> Tensor | Mixture:
     """Return logits or features from their parts, in float32; the tail of a top-k target is spread evenly."""
-    said = numbers(stored) if "values" in stored or _CENTRED in stored else _dense(stored)
+    output = numbers(stored) if "values" in stored or _CENTRED in stored else _dense(stored)
     if "log_weights" in stored:
-        members = tuple(said[:, m] for m in range(said.shape[1]))
+        members = tuple(output[:, m] for m in range(output.shape[1]))
         return Mixture(members, stored["log_weights"])
     if "mask" in stored:
-        masks.put(said, stored["mask"])
-    return said
+        masks.put(output, stored["mask"])
+    return output
 
 
 def numbers(stored: Parts) -> Tensor:

@@ -12,7 +12,7 @@ from keras_kd._types import Tensor, Tensors
 
 
 class Reader:
-    """Run a model once and return what it says, by name.
+    """Run a model once and return its outputs, by name.
 
     The names are "logits" for the one output of a model that has one; the name of each output of a model that has
     several; and the name of a layer, as "layer" or, inside a nested model, as "backbone/layer".
@@ -91,8 +91,8 @@ class Reader:
         return self._heads.get(name, self._heads[""])
 
     def _make_heads(self, head: str | dict[str, str]) -> dict[str, heads.Head]:
-        asked = head if isinstance(head, dict) else {}
-        unknown = set(asked) - set(self._symbolic) if self._symbolic is not None else ()
+        given = head if isinstance(head, dict) else {}
+        unknown = set(given) - set(self._symbolic) if self._symbolic is not None else ()
         if unknown:
             raise ValueError(
                 f"`head` names {sorted(unknown)}; the outputs of the {self._owner} are {sorted(self._symbolic or ())}."
@@ -102,7 +102,7 @@ class Reader:
             name: heads.recognise(tensor) if default == "auto" else default
             for name, tensor in (self._symbolic or {}).items()
         }
-        return {name: heads.Head(kind) for name, kind in ({"": default} | kinds | asked).items()}
+        return {name: heads.Head(kind) for name, kind in ({"": default} | kinds | given).items()}
 
 
 def layer_outputs(model: Any, names: tuple[str, ...], owner: str) -> tuple[Any, list[Any]]:
@@ -209,7 +209,7 @@ def _check_tap(name: str, calls: list[Tensor], owner: str, offered: list[str]) -
         )
     if len(calls) > 1:
         raise ValueError(
-            f"Layer {name!r} of the {owner} is called {len(calls)} times, so its name does not say which output to "
+            f"Layer {name!r} of the {owner} is called {len(calls)} times, so its name does not decide which output to "
             "read. Give each call a layer of its own after it (a keras.layers.Identity) and name that one."
         )
     if tree.is_nested(calls[0]):

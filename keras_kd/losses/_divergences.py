@@ -54,8 +54,8 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Any:
     float32, times T**2. The gradients, -p * (log q - log p) and q - p, are in the forward pass already: found by
     TensorFlow, they are 20 small operations more.
 
-    The divergence is infinite where q is 0 for a class that p has: 1e30 times that class's p stands for it, finite so
-    that a weight of 0 takes it away.
+    The divergence is infinite where q is 0 for a class that p has: it is replaced by 1e30 times that class's p, finite
+    so that a weight of 0 takes it away.
     """
     p, q, ratio = ops.exp(log_p), ops.exp(log_q), log_q - log_p
     small = ops.minimum(ratio, 1.0)  # expm1 of a large one is infinite, where p may be 0
@@ -63,7 +63,7 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Any:
 
     def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
         upstream = ops.expand_dims(upstream, -1)
-        # An infinite slope would end the training. That of a class which q excludes is as large as float32 can tell.
+        # An infinite slope would end the training. That of a class which q excludes is the largest of float32.
         slope = ops.where(ratio > 0.5 * _REMOVED, ratio, -_FAR)
         return (-upstream) * (p * slope), upstream * difference
 

@@ -1,7 +1,7 @@
 """Losses on feature maps: what the student's intermediate layers should learn from the teacher's.
 
 Maps are (batch, height, width, channels). Where two maps may differ in size, the larger one is averaged down to the
-smaller; where they may differ in channels, the docstring says so; for anything else there are bridges.
+smaller; docstrings name those where channels may differ; for anything else there are bridges.
 """
 
 import math

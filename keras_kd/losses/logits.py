@@ -7,7 +7,7 @@ A logit of -inf excludes a class: its probability is exactly 0. Excluded on both
 over the classes and has a gradient of 0; means and correlations count it as the 0 that it is. Where q excludes a class
 that p has, KL(p || q) is infinite: `kl_divergence`, `decoupled_kl`, `normalized_kl`, `transformed_teacher` and
 `binary_kl` where only the student excludes it, `reverse_kl` where only the teacher does. There, 1e30 times the
-probability stands for infinity, so that a weight of 0 takes it away, and the gradients are finite: those of the formula
+probability replaces infinity, so that a weight of 0 takes it away, and the gradients are finite: those of the formula
 for the other classes. All other losses are bounded and keep their formula.
 """
 
@@ -162,7 +162,7 @@ def decoupled_kl(
     target_weight: float = 1.0,
     non_target_weight: float = 8.0,
 ) -> Tensor:
-    """Weigh what the teacher says of the label and what it says of the other classes apart from one another (DKD).
+    """Weigh the teacher's probability of the label, and how it distributes the rest, apart from one another (DKD).
 
     target_weight * KL((p_y, 1 - p_y) || (q_y, 1 - q_y)) + non_target_weight * KL(p' || q'), where p' and q' are the
     softmaxes over the classes other than the label y. kl_divergence is the case of weights 1 and 1 - p_y.
@@ -423,7 +423,7 @@ def _decorrelation(axis: int) -> Any:
 
     Half the squared distance of the centred vectors of length 1, which does not cancel where they are close, with its
     gradients. It has no scale: the largest number along the axis is taken as 1, because of thousands of classes, the
-    probabilities of most are too small to be told from 0.
+    probabilities of most are too small to be distinguished from 0.
     """
 
     def largest(x: Tensor) -> Tensor:

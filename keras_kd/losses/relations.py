@@ -1,4 +1,4 @@
-"""Losses on relations: how the examples of a batch lie to one another, whatever the widths of the two spaces.
+"""Losses on relations: how the examples of a batch are related, whatever the widths of the two spaces.
 
 Features are (batch, ...) and are flattened to (batch, features); student and teacher may differ in everything but the
 batch. What is compared is (batch, batch), so memory grows with the square of the batch, not with the features.
@@ -24,8 +24,8 @@ from keras_kd.transforms import l2_normalize
 #: In the logarithm of PKT, as in the paper's code: similarities of opposite examples are 0.
 _PKT_EPSILON = 1e-7
 
-#: How many numbers tell whether two features are those of one example, and by how much they may differ, relative to the
-#: length of the features: far more than by the order of float32's sums, far less than from example to example.
+#: How many numbers decide whether two features are those of one example, and by how much they may differ, relative to
+#: the length of the features: far more than by the order of float32's sums, far less than from example to example.
 _KEY_WIDTH, _KEY_TOLERANCE = 3, 1e-4
 
 #: Stands for an infinite negative similarity: differences of it are finite.
@@ -263,8 +263,8 @@ class ContrastiveMemory(keras.layers.Layer):
             self.bank = self.add_weight(
                 shape=(self.memory, self.dimension), initializer=directions, name="bank", **shared
             )
-            nobody = keras.initializers.Constant(float("inf"))  # the key of no example
-            self.keys = self.add_weight(shape=(self.memory, _KEY_WIDTH), initializer=nobody, name="keys", **shared)
+            no_example = keras.initializers.Constant(float("inf"))
+            self.keys = self.add_weight(shape=(self.memory, _KEY_WIDTH), initializer=no_example, name="keys", **shared)
             self.position = self.add_weight(shape=(), dtype="int32", initializer="zeros", name="position", **shared)
 
     def call(self, student: Tensor, teacher: Tensor, training: bool | None = None) -> Tensor:

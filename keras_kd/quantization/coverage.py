@@ -1,4 +1,4 @@
-"""Which layers can be quantised, and what to say of the others."""
+"""Which layers can be quantised, and what to report of the others."""
 
 import keras
 from keras import activations, layers

@@ -14,7 +14,7 @@ WEIGHTED = (layers.Dense, layers.Conv2D, layers.DepthwiseConv2D, layers.Separabl
 
 @dataclasses.dataclass
 class Call:
-    """A layer at one place of a graph: what it reads and what it says."""
+    """A layer at one place of a graph: what it reads and what it outputs."""
 
     layer: Any
     inputs: list[Any]

@@ -27,7 +27,7 @@ _SMALLEST = 1e-12
 def fake_quantize_kernel(kernel: Tensor) -> Tensor:
     """Round a kernel to what 8 bits hold: round(w / s) * s with s = max |w| / 127 of each output channel.
 
-    The gradient is that of the identity: no weight lies outside of the range. This is plain arithmetic, which LiteRT's
+    The gradient is that of the identity: no weight is outside of the range. This is plain arithmetic, which LiteRT's
     converter evaluates and then rounds to the same integers; on TensorFlow's operation for channels it fails.
 
     Args:
@@ -68,14 +68,14 @@ class FakeQuantize(keras.layers.Layer):
         return self.add_weight(shape=(), initializer=initializer, trainable=False, aggregation="mean", name=name)
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
-        """Return x, rounded and clipped; move the range first where that is asked for."""
+        """Return x, rounded and clipped; in training, move the range first."""
         if training or self.calibrating:
             self._move(x, 0.0 if self.calibrating else MOMENTUM)
         low, high = ops.convert_to_tensor(self.minimum), ops.convert_to_tensor(self.maximum)
         return tf.quantization.fake_quant_with_min_max_vars(x, low, high, num_bits=8)
 
     def _move(self, x: Tensor, momentum: float) -> None:
-        # `initial` lets every range hold 0, and a replica without examples say so instead of infinity.
+        # `initial` lets every range hold 0, and a replica without examples return 0 instead of infinity.
         low, high = ops.min(x, initial=0.0), ops.max(x, initial=0.0)
         high = ops.maximum(high, low + _NARROWEST)
         self.minimum.assign(momentum * self.minimum + (1.0 - momentum) * ops.stop_gradient(low))

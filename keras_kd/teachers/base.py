@@ -11,7 +11,7 @@ from keras_kd._types import Tensor, Tensors
 
 
 class Teacher(keras.layers.Layer):
-    """Say what the student should learn: a dict from the names that the terms read to tensors.
+    """Predict what the student should learn: a dict from the names that the terms read to tensors.
 
     A teacher decides about nothing else: not the temperature, not the loss, not the gradient, which `Term` stops.
     """
@@ -22,7 +22,8 @@ class Teacher(keras.layers.Layer):
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Predict in inference mode, whatever is called on the way: models, functions, `preprocess`.
 
-        Some of Keras's layers, the random ones among them, are in training mode where nobody tells them otherwise.
+        Some of Keras's layers, the random ones among them, are in training mode unless they are called with
+        `training=False`.
         """
         with checks.in_own_words():
             return super().__call__(*args, **{"training": False, **kwargs})
@@ -47,7 +48,7 @@ class Teacher(keras.layers.Layer):
         return soft_targets.inputs(x)
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
-        """Return what `fit` is to read for the x that it was given, and tell as much of it as `fit` is to tell."""
+        """Return the x that `fit` reads in place of the one that it was given; `verbose` is that of `fit`."""
         return x
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
@@ -55,7 +56,7 @@ class Teacher(keras.layers.Layer):
         return []
 
     def kind(self, name: str) -> str:
-        """Return what stands under a bound name: a head (see `teachers.Frozen`); a layer's features are "values"."""
+        """Return the head of the output under a bound name (see `teachers.Frozen`); a layer's features are "values"."""
         return "auto"
 
     def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -71,11 +72,11 @@ class Teacher(keras.layers.Layer):
         return []
 
     def cacheable(self, names: tuple[str, ...]) -> bool:
-        """Return whether what it says of an example under some names is the same in every epoch, and so can be kept."""
+        """Return whether the targets of an example under some names are the same in every epoch, and so can be kept."""
         return not self.stateful() and not self.layers_of_student(names)
 
     def unrecognised(self, names: tuple[str, ...]) -> list["Teacher"]:
-        """Return the teachers in this one that take outputs for logits only because nothing says what they are."""
+        """Return the teachers in this one whose outputs are taken for logits because their head is unknown."""
         return []
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class Teacher(keras.layers.Layer):
 
         Args:
             x: the batch's inputs, as the dataset has them.
-            student: what the student said of this batch, by name.
+            student: the student's outputs for this batch, by name.
             labels: the batch's y, or None.
             step: the optimizer's step.
 
@@ -98,7 +99,7 @@ class Teacher(keras.layers.Layer):
 
 
 def taken_for_logits(teacher: Teacher, x: Tensors, names: tuple[str, ...]) -> list[str]:
-    """Return a warning for each teacher whose outputs look like probabilities, of which nothing says that they are not.
+    """Return a warning for each teacher of unknown head whose outputs look like probabilities.
 
     Args:
         teacher: one, or an ensemble, whose members are looked at one by one.
@@ -125,7 +126,7 @@ def check_cacheable(teacher: Teacher, names: tuple[str, ...]) -> None:
     """Refuse a teacher whose targets depend on more than the inputs: they cannot be kept."""
     if not teacher.cacheable(names):
         raise ValueError(
-            f"Expected a teacher that says the same of an example in every epoch. {teacher.name!r} depends on the "
+            f"Expected a teacher that predicts the same for an example in every epoch. {teacher.name!r} depends on the "
             "student, the labels, the step or targets that are there already: let it run live."
         )
 
@@ -133,15 +134,15 @@ def check_cacheable(teacher: Teacher, names: tuple[str, ...]) -> None:
 def encoded(
     teacher: Teacher, x: Tensors, names: tuple[str, ...], top_k: int | None = None, dtype: str = "float32"
 ) -> dict[str, soft_targets.Parts]:
-    """Run a teacher on a batch, and return what it says under some names as parts to be kept, see `targets.encode`.
+    """Run a teacher on a batch, and return its outputs under some names as parts to be kept, see `soft_targets.encode`.
 
     Raises:
         ValueError: the teacher does not offer a name.
     """
-    said = teacher(x, {})
-    missing = [name for name in names if name not in said]
+    outputs = teacher(x, {})
+    missing = [name for name in names if name not in outputs]
     if missing:
         raise ValueError(
-            f"Expected {missing[0]!r} to be an output or a layer of the teacher. It offers {sorted(said)}."
+            f"Expected {missing[0]!r} to be an output or a layer of the teacher. It offers {sorted(outputs)}."
         )
-    return {name: soft_targets.encode(said[name], teacher.kind(name), top_k, dtype) for name in names}
+    return {name: soft_targets.encode(outputs[name], teacher.kind(name), top_k, dtype) for name in names}

@@ -90,9 +90,9 @@ class EMA(Teacher):
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Run the average on `x`."""
-        said = self._reader(self.student_view(x), training=False)[1]
+        outputs = self._reader(self.student_view(x), training=False)[1]
         compiled.forget_losses(self.model)
-        return said
+        return outputs
 
     def after_step(self, student: keras.Model, step: Tensor) -> None:
         """Move the average towards the student."""

@@ -23,11 +23,12 @@ _NOTHING = 1e-37
 
 @keras.saving.register_keras_serializable("keras_kd")
 class Ensemble(Teacher):
-    """Average what several teachers say.
+    """Average the predictions of several teachers.
 
     Logits are averaged as probabilities at the temperature in use: sum_m w_m softmax(z_m / T). Features and values are
     averaged as they are. A member that changes with the student (`EMA`) is part of the Distiller's checkpoints and
-    weights files; a loaded `.keras` file asks for the ensemble again, and a new average starts from the student.
+    weights files; after loading a `.keras` file the ensemble has to be assigned again, and a new average starts from
+    the student.
 
     Args:
         teachers: two or more (one is allowed): models, functions or teachers, each with its own preprocessing.
@@ -114,9 +115,9 @@ class Ensemble(Teacher):
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
         """Return averages of values and features, and mixtures of logits."""
-        said = [each(x, student, labels=labels, step=step) for each in self.teachers]
-        common = [name for name in said[0] if all(name in one for one in said)]
-        return {name: self._combined(name, [one[name] for one in said], labels, step) for name in common}
+        outputs = [each(x, student, labels=labels, step=step) for each in self.teachers]
+        common = [name for name in outputs[0] if all(name in one for one in outputs)]
+        return {name: self._combined(name, [one[name] for one in outputs], labels, step) for name in common}
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Let the members prepare x, one after the other."""

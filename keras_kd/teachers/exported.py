@@ -20,7 +20,8 @@ class SavedModel(Teacher):
         signature: which of its signatures or endpoints to run: "serve" in what Keras exports, "serving_default" in most
             others. None takes the first of these two that is there.
         preprocess: a function from the batch's x to what the SavedModel reads, see `teachers.Frozen`.
-        head: what its outputs mean, see `teachers.Frozen`; a SavedModel does not say, so "auto" takes them as logits.
+        head: what its outputs mean, see `teachers.Frozen`; a SavedModel does not contain it, so "auto" takes them as
+            logits.
 
     Raises:
         ValueError: there is no SavedModel at `path`, or it has no such signature; the message lists those it has.
@@ -73,13 +74,13 @@ class SavedModel(Teacher):
         return cls(**{**config, "preprocess": keras.saving.deserialize_keras_object(config["preprocess"])})
 
 
-def _find_signature(path: str, asked: str | None) -> str:
+def _find_signature(path: str, name: str | None) -> str:
     if not tf.saved_model.contains_saved_model(path):
         raise ValueError(f"Expected `path` to be the folder of a SavedModel. Received: path={path!r}, which is none.")
     loaded = tf.saved_model.load(path)
     endpoints = {name for name in dir(loaded) if not name.startswith("_") and _is_function(getattr(loaded, name))}
     known = sorted({*loaded.signatures, *endpoints})
-    candidates = [asked] if asked is not None else ["serve", "serving_default"]
+    candidates = [name] if name is not None else ["serve", "serving_default"]
     found = [name for name in candidates if name in known]
     if not found:
         raise ValueError(

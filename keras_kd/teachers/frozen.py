@@ -36,14 +36,14 @@ class Frozen(Teacher):
             tokens. The student is fed x as it is, or, where x is a dict, the keys that it has inputs for.
         head: what its outputs mean: "auto", "logits", "softmax", "sigmoid" or "values", or a dict from output name to
             one of these. "auto" recognises a softmax or sigmoid at the end of a model, also behind layers that only
-            move values, and takes anything else for logits: what a function returns has to be said.
+            move values, and takes anything else for logits: for a function, give the head.
         device: where a copy of the model lives and runs, such as "GPU:1". None: where TensorFlow puts it.
-        dtype: "bfloat16" or "float16": a copy of the model in half the memory says almost the same, on processors that
-            are made for it in half the time. None: the model as it is.
+        dtype: "bfloat16" or "float16": a copy of the model in half the memory predicts almost the same, on processors
+            that are made for it in half the time. None: the model as it is.
 
     Raises:
         TypeError: `model` is not a Keras layer or a function.
-        ValueError: `model` is not built, or cannot be copied where `device` or `dtype` asks for it; no such device; in
+        ValueError: `model` is not built, or cannot be copied as `device` or `dtype` requires; no such device; in
             a step: the function needs NumPy arrays.
 
     Example:

@@ -1,4 +1,4 @@
-"""A teacher that is asked once for each example."""
+"""A teacher that runs once for each example."""
 
 import hashlib
 from typing import Any
@@ -19,9 +19,9 @@ from keras_kd.teachers.ensemble import as_teacher
 
 @keras.saving.register_keras_serializable("keras_kd")
 class InMemory(Teacher):
-    """Run a teacher over the arrays given to `fit` once, before the first epoch, and keep what it says in memory.
+    """Run a teacher over the arrays given to `fit` once, before the first epoch, and keep its targets in memory.
 
-    Training is that of the live teacher, without its cost in every epoch. A later `fit` on the same arrays asks nothing
+    Training is that of the live teacher, without its cost in every epoch. A later `fit` on the same arrays runs nothing
     again. For datasets, for more than fits into memory, and for augmented inputs there is `keras_kd.TeacherCache`.
 
     Args:
@@ -37,7 +37,7 @@ class InMemory(Teacher):
     """
 
     def __init__(self, teacher: Any, batch_size: int = 256) -> None:
-        super().__init__(name="remembered")
+        super().__init__(name="in_memory")
         self.teacher = as_teacher(teacher)
         self.batch_size = batch_size
         self._names: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class InMemory(Teacher):
         self._names = tuple(dict.fromkeys(names))
 
     def cacheable(self, names: tuple[str, ...]) -> bool:
-        """Return whether the teacher can be asked by somebody else, too."""
+        """Return whether the targets of the teacher can be kept elsewhere, too."""
         return self.teacher.cacheable(names)
 
     def specs(self) -> dict[str, Any] | None:
@@ -66,18 +66,18 @@ class InMemory(Teacher):
         return self.teacher.kind(name)
 
     def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
-        """Return itself where a head in the teacher is not known: what it remembers tells as much, at no cost."""
+        """Return itself where a head in the teacher is not known: the targets in memory cost nothing to look at."""
         return [self] if self.teacher.unrecognised(names) else []
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
-        """Join what the teacher says to the arrays, asking it where it has not been asked about these."""
+        """Join the targets to the arrays; the teacher runs first where these are not the arrays of the last `fit`."""
         if isinstance(x, tf.data.Dataset) and soft_targets.are_in(x):
             return x  # of arrays that were joined before, by a pipeline of stages
         x = as_arrays(x)
         leaves = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
         if isinstance(x, soft_targets.Joined):
             raise ValueError(
-                "Expected arrays without targets. Received ones that another teacher has joined: remember a whole "
+                "Expected arrays without targets. Received ones that another teacher has joined: keep a whole "
                 "ensemble at once, InMemory([first, second])."
             )
         if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves):
@@ -88,11 +88,11 @@ class InMemory(Teacher):
             )
         digest = digest_of(leaves) + "".join(fingerprints.of_teacher(self.teacher).values())
         if digest != self._digest:
-            self._memory, self._digest = self._ask(x, soft_targets.count(x), verbose), digest
+            self._memory, self._digest = self._run(x, soft_targets.count(x), verbose), digest
         return soft_targets.Joined(x, self._memory)
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
-        """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, ask the teacher."""
+        """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, run the teacher."""
         if not isinstance(x, soft_targets.Joined):
             return self.teacher(x, student, labels=labels, step=step)
         return {name: of_kind(soft_targets.decode(parts), self.kind(name)) for name, parts in x.targets.items()}
@@ -103,25 +103,25 @@ class InMemory(Teacher):
 
     @classmethod
     def from_config(cls, config: dict) -> "InMemory":
-        """Make a teacher from `get_config`'s dict; it has to ask again."""
+        """Make a teacher from `get_config`'s dict; its memory is empty."""
         return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
 
-    def _ask(self, x: Tensors, count: int, verbose: int | str) -> dict[str, soft_targets.Parts]:
+    def _run(self, x: Tensors, count: int, verbose: int | str) -> dict[str, soft_targets.Parts]:
         spec = soft_targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
         function = tf.function(lambda batch: encoded(self.teacher, batch, self._names), autograph=False)
-        ask = function.get_concrete_function(spec)  # or TensorFlow warns of several teachers in a process
+        run = function.get_concrete_function(spec)  # or TensorFlow warns of several teachers in a process
         progress = keras.utils.Progbar(count, unit_name="example", verbose=1 if verbose == "auto" else verbose)
         memory: Any = None
         for start in range(0, count, self.batch_size):
             rows = slice(start, start + self.batch_size)
             batch = soft_targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[rows]), x)  # noqa: B023
-            said = tree.map_structure(np.asarray, ask(batch))
+            predicted = tree.map_structure(np.asarray, run(batch))
             if memory is None:
-                memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), said)
+                memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), predicted)
                 if verbose:
                     size = soft_targets.nbytes(memory) / 1e6
-                    info(f"Remembering the teacher: {count:,} examples, {size:,.1f} MB of memory")
-            for whole, part in zip(tree.flatten(memory), tree.flatten(said), strict=True):
+                    info(f"Keeping the teacher's targets: {count:,} examples, {size:,.1f} MB of memory")
+            for whole, part in zip(tree.flatten(memory), tree.flatten(predicted), strict=True):
                 whole[start : start + len(part)] = part
             progress.update(min(start + self.batch_size, count))
         return memory

@@ -13,7 +13,7 @@ from keras_kd.teachers.base import Teacher
 class SelfTeacher(Teacher):
     """Let parts of the student learn from other parts of it: early exits from the last, peers from each other.
 
-    The targets are what the student says in the same forward pass, detached: no gradient goes into them. A term names
+    The targets are the student's outputs in the same forward pass, detached: no gradient goes into them. A term names
     both sides, at=("exit_1", "final").
 
     Example:
@@ -24,7 +24,7 @@ class SelfTeacher(Teacher):
     """
 
     def __init__(self) -> None:
-        super().__init__(name="own")
+        super().__init__(name="self_teacher")
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
         """Check the names against the student."""
@@ -43,7 +43,7 @@ class SelfTeacher(Teacher):
         return names
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
-        """Return what the student said; `Term` stops the gradient."""
+        """Return the student's outputs; `Term` stops the gradient."""
         return student
 
     def get_config(self) -> dict:

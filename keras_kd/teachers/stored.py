@@ -57,7 +57,7 @@ class Cached(Teacher):
         return self.head if self._cache is None else self._cache.kind(name)
 
     def cacheable(self, names: tuple[str, ...]) -> bool:
-        """Return False: there is nobody to ask."""
+        """Return False: there is no teacher to run."""
         return False
 
     def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
@@ -70,7 +70,7 @@ class Cached(Teacher):
         return x
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """Return what tells the cache which epoch it is."""
+        """Return a callback that sets the epoch of the cache."""
         return [keras.callbacks.LambdaCallback(on_epoch_begin=self._follow)]
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Cached(Teacher):
                 f"Expected examples joined by the cache at {str(self._cache.path)!r}. Received others. "
                 "Several teachers: cache the ensemble, TeacherCache(path, teacher=[first, second])."
             )
-        return {name: self._read(name, said) for name, said in x.targets.items() if name not in marks}
+        return {name: self._read(name, stored) for name, stored in x.targets.items() if name not in marks}
 
     def _read(self, name: str, stored: Any) -> Any:
         if not isinstance(stored, dict):

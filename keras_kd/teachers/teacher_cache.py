@@ -1,4 +1,4 @@
-"""TeacherCache: what a teacher says of a data set, on disk."""
+"""TeacherCache: the targets of a data set, on disk."""
 
 import os
 import pathlib
@@ -40,7 +40,7 @@ from keras_kd.teachers.ensemble import as_teacher
 
 
 class TeacherCache:
-    """Run a teacher over a data set once, keep what it says on disk, and join it to the examples ever after.
+    """Run a teacher over a data set once, keep its targets on disk, and join them to the examples in every epoch.
 
     The targets travel inside the elements of the dataset, so shuffling, batching, filtering and repeating cannot
     separate the two. Every example is compared, as it is joined, with what the teacher saw: another one, or another
@@ -49,7 +49,7 @@ class TeacherCache:
     Logits take 2 bytes a class, and 4 for the largest, from which the others are counted; with `top_k`, the k most
     probable classes take 3 bytes each for up to 256 classes, 4 for up to 65,536, 6 for more; the mass of all others
     takes 2, and is spread evenly over them. In float32 each number takes 2 more, and the largest none. `check_bytes`
-    tell that the example is the right one.
+    identify the example.
 
     Args:
         path: folder of the cache; made by `build`.
@@ -60,7 +60,7 @@ class TeacherCache:
         dtype: "float16" or "float32", of logits, logarithms and features. In float16, a logit is rounded by at most
             1/2048 of its distance to the largest of its example, whatever the teacher adds to all of them; a feature,
             and the logit of a sigmoid, by 1/2048 of itself. Take float32 for logits without a sigmoid that are read
-            label by label and lie far apart.
+            label by label and are far apart.
         views: how many augmented views of each example to keep; epoch e uses view e modulo `views`.
         augment: a function (x, seed) of one example and a stateless seed, int64, (2,), to its augmented x. It runs
             before the teacher, and again, with the same seed, where the examples are joined.
@@ -132,7 +132,7 @@ class TeacherCache:
 
     @property
     def mark(self) -> str | None:
-        """What tells targets of this cache from others, or None before it is built."""
+        """What distinguishes targets of this cache from others, or None before it is built."""
         return None if self._manifest is None else mark(self._manifest)
 
     def kind(self, name: str) -> str:
@@ -144,13 +144,15 @@ class TeacherCache:
         if self._manifest is None:
             return self._teacher.specs() if self._teacher is not None else None
         layout = Layout.from_config(self._manifest["layout"])
-        said, _, _ = layout.unpack_arrays(np.zeros((0, layout.row_bytes), np.uint8))
-        return {name: keras.KerasTensor((None, *soft_targets.shape(parts)), "float32") for name, parts in said.items()}
+        targets, _, _ = layout.unpack_arrays(np.zeros((0, layout.row_bytes), np.uint8))
+        return {
+            name: keras.KerasTensor((None, *soft_targets.shape(parts)), "float32") for name, parts in targets.items()
+        }
 
     def build(
         self, dataset: Any, batch_size: int = 256, *, shard: tuple[int, int] | None = None, verbose: int = 1
     ) -> None:
-        """Run the teacher over a data set, and write what it says.
+        """Run the teacher over a data set, and write its targets.
 
         Killed at any moment, the same call goes on with the file that it was in. Several machines share the work where
         TF_CONFIG names them, and wait for each other; independent jobs, of any scheduler, each get a `shard`.
@@ -164,8 +166,8 @@ class TeacherCache:
 
         Raises:
             ValueError: the dataset is shuffled or changed at random, unless it is joined by `key`; the folder holds
-                something else; another process is building there; the teacher cannot read the examples, or says what
-                cannot be kept.
+                something else; another process is building there; the teacher cannot read the examples, or predicts
+                numbers that cannot be kept.
             OSError: no space is left, or under TF_CONFIG, a worker has written nothing for ten minutes, or for as long
                 as 20 shards have taken here (TimeoutError). What is finished is kept.
 
@@ -252,7 +254,7 @@ class TeacherCache:
         return by_position(source, examples, self.augment)
 
     def verify(self, dataset: Any, fraction: float = 0.01, seed: int = 0) -> Verification:
-        """Run the teacher again on a sample of a data set, and compare it with what the cache says.
+        """Run the teacher again on a sample of a data set, and compare its targets with those of the cache.
 
         Args:
             dataset: as for `join`.
@@ -292,7 +294,7 @@ class TeacherCache:
         )
 
     def estimate(self, dataset: Any, batch_size: int = 256, batches: int = 5) -> Estimate:
-        """Run a few batches, and say what `build` would take.
+        """Run a few batches, and estimate what `build` would take.
 
         Args:
             dataset: as for `build`.
