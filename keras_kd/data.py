@@ -162,7 +162,7 @@ def _check_features(tfds: types.ModuleType, name: str, features: Any) -> None:
 
 
 def _download(name: str, builder: Any) -> None:
-    """Download and prepare a data set, or raise a `ConnectionError` that says what to do without."""
+    """Download and prepare a data set, or raise a `ConnectionError` that names an alternative."""
     from requests import RequestException
 
     try:

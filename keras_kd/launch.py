@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-#: Seconds that workers have to end by themselves, once they are told to.
+#: Seconds that workers have to end by themselves, once they are signalled.
 _PATIENCE = 10
 
 _POSIX = os.name == "posix"
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
+    """Return ports that are free."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -190,7 +190,7 @@ def _send(worker: subprocess.Popen, number: int) -> None:
 
 
 def _mark(lines: IO[str], index: int) -> None:
-    """Pass lines on. Where nobody reads them, or will, the worker gets the error that it would get without launcher."""
+    """Pass lines on. Where they are not read any more, the worker gets the error that it would get without launcher."""
     with lines, contextlib.suppress(OSError, ValueError):
         for line in lines:
             shown = line.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8")

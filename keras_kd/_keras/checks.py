@@ -11,7 +11,7 @@ from keras import ops
 from keras_kd._keras import gradients
 from keras_kd._types import Tensor
 
-#: Around a message, to find it again in what TensorFlow says.
+#: Around a message, to find it again in TensorFlow's error.
 MARK = "[keras_kd] "
 
 
@@ -78,7 +78,7 @@ def with_value_errors(model: Any, function: Any, first: Callable[[Any], Any]) ->
 
 
 def _message(error: str) -> str:
-    """Return what stands between two marks in TensorFlow's message, without what it puts between several values."""
+    """Return the text between two marks in TensorFlow's message, without what it puts between several values."""
     found = error.split(MARK)[1].replace("] [", " ").removesuffix(" [")
     return found.replace("\\'", "'")
 

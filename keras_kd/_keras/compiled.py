@@ -81,7 +81,7 @@ def build_metrics(model: Any, iterator: Any, output: Tensors) -> None:
 
     Args:
         model: whose metrics they are.
-        iterator: over the batches; what does not say their shapes leaves the metrics to the step.
+        iterator: over the batches; where their shapes are unknown, the metrics are left to the step.
         output: the symbolic outputs of what is measured, or None where they are not known.
     """
     metrics = model._compile_metrics

@@ -1,4 +1,4 @@
-"""What Python's and Ray's executors do not tell by public names."""
+"""What Python's and Ray's executors have no public names for."""
 
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any

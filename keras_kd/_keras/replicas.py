@@ -41,7 +41,7 @@ def by_share(mean: Tensor, count: Tensor) -> Tensor:
 
 
 def batch_share(x: Tensors) -> Tensor:
-    """Return how many examples of the whole batch a replica stands for in what is logged: an equal part."""
+    """Return how many examples of the whole batch a replica counts for in what is logged: an equal part."""
     size = ops.shape(next(leaf for leaf in tree.flatten(x) if leaf is not None))[0]  # an optional input may be None
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     return size if replicas == 1 else total(ops.cast(size, "float32")) / replicas

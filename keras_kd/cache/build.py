@@ -193,7 +193,7 @@ class Build:
 
     def _refuse(self, start: int, end: int) -> None:
         raise ValueError(
-            f"Expected numbers that {self.plan['dtype']} can hold. The teacher says something else of one of the "
+            f"Expected numbers that {self.plan['dtype']} can hold. The teacher predicts something else for one of the "
             f"examples {start:,} to {end - 1:,}: NaN, or features that are too large. Mend the teacher or the example, "
             'or build with dtype="float32".'
         )

@@ -18,7 +18,7 @@ from keras_kd.cache import row_checks
 #: Blocks of examples are compared and joined at once; larger examples come in smaller blocks.
 _BLOCK_BYTES = 2**20
 
-#: How many examples tell one data set from another before any work; every one is compared later.
+#: How many examples distinguish one data set from another before any work; every one is compared later.
 _PROBED = 4
 
 Augment = Callable[[Tensors, Tensor], Tensors]
@@ -153,7 +153,7 @@ class Examples:
         """Return a checksum of the first examples as augmented.
 
         Raises:
-            ValueError: `augment` does not say the same twice.
+            ValueError: `augment` does not return the same twice.
         """
         twice = [self._augmented_twice(augment, view) for view in range(min(views, 2))]
         seen, again = ([both[half] for both in twice] for half in range(2))
@@ -267,7 +267,7 @@ def _checked(data: Any) -> Tensors:
 
 
 def _first(arrays: Tensors) -> tf.data.Dataset:
-    """Return the first examples of arrays, which tell one data set from another."""
+    """Return the first examples of arrays, which distinguish one data set from another."""
     return tf.data.Dataset.from_tensor_slices((soft_targets.map_arrays(lambda leaf: leaf[:_PROBED], arrays),))
 
 

@@ -1,4 +1,4 @@
-"""Give each example what the teacher has said of it, and refuse one that the teacher has not seen."""
+"""Join the targets to each example, and refuse an example that the teacher has not seen."""
 
 import hashlib
 import pathlib
@@ -25,7 +25,7 @@ _OTHER = (
 
 
 def mark(manifest: dict[str, Any]) -> str:
-    """Return the name of the entry that tells targets of this cache from others."""
+    """Return the name of the entry that distinguishes targets of this cache from others."""
     files = "".join(each["sha256"] for each in manifest["files"].values())
     return MARK + hashlib.sha256(files.encode()).hexdigest()[:16]
 
@@ -49,7 +49,7 @@ class Source:
 
     @property
     def mark(self) -> dict[str, Any]:
-        """What tells, among targets, which cache they are of: an empty entry whose name says it."""
+        """An empty entry among the targets, whose name identifies their cache."""
         return {mark(self.manifest): {}}
 
     def of_view(self, view: int) -> "Source":
@@ -71,7 +71,7 @@ class Source:
             self._checked.add(view)
 
     def files(self, view: int) -> dict[str, dict[str, Any]]:
-        """Return what the manifest says of the files of a view, by their paths in the folder."""
+        """Return the manifest's entries for the files of a view, by their paths in the folder."""
         names = [path.relative_to(self.folder).as_posix() for path in self.paths(view)]
         return {name: self.manifest["files"][name] for name in names}
 
@@ -86,16 +86,16 @@ class Source:
             begin(0)
             return one_pass(tf.zeros((), tf.int64))
 
-        def ask() -> np.int64:
+        def view() -> np.int64:
             with checks.in_a_graph():
                 view = self._view()
                 begin(view)
                 return np.int64(view)
 
-        asked = tf.data.Dataset.from_tensors(0).map(
-            lambda _: tf.ensure_shape(tf.numpy_function(ask, [], tf.int64, stateful=True), [])
+        views = tf.data.Dataset.from_tensors(0).map(
+            lambda _: tf.ensure_shape(tf.numpy_function(view, [], tf.int64, stateful=True), [])
         )
-        return asked.flat_map(one_pass)
+        return views.flat_map(one_pass)
 
     def paths(self, view: int) -> list[pathlib.Path]:
         """Return the shards of a view, in their order."""
@@ -244,7 +244,7 @@ def arrays(source: Source, x: Tensors) -> Joined:
         ValueError: other examples than the teacher saw, or another number of them.
     """
     rows = shards.rows_of_view(source.folder, source.manifest, 0, source.count)
-    said, expected, _ = source.layout.unpack_arrays(np.concatenate(rows))
+    targets, expected, _ = source.layout.unpack_arrays(np.concatenate(rows))
     examples = Examples(x)
     if examples.inputs != source.manifest["inputs"]:
         raise ValueError(
@@ -265,12 +265,12 @@ def arrays(source: Source, x: Tensors) -> Joined:
         wrong = np.flatnonzero(found != expected[start : start + block])
         if len(wrong):
             raise ValueError(f"Example {start + wrong[0]:,} {_OTHER} The cache: {source.folder}")
-    return Joined(x, {**said, **source.mark})
+    return Joined(x, {**targets, **source.mark})
 
 
 def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
     """Return elements of a block with targets, those compared with what the teacher saw."""
-    said, expected, _ = source.layout.unpack(rows)
+    targets, expected, _ = source.layout.unpack(rows)
     x = Examples.x(element)
     found = row_checks.fingerprints(x, source.layout.check_bytes)
     number = f"The dataset has another number of examples than the cache at {source.folder}, {source.count:,}."
@@ -279,8 +279,8 @@ def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
     same = tf.equal(tf.cast(found, tf.int64), tf.cast(expected, tf.int64))
     wrong = start + tf.argmin(tf.cast(tf.concat([same, [True]], 0), tf.int32))
     message = ["Example ", tf.strings.as_string(wrong), f" {_OTHER} The cache: {source.folder}"]
-    said = row_checks.assert_all(same, message, said)
-    return Examples.with_x(element, Joined(x, {**said, **source.mark}))
+    targets = row_checks.assert_all(same, message, targets)
+    return Examples.with_x(element, Joined(x, {**targets, **source.mark}))
 
 
 def _second(place: Tensor, element: Any) -> Any:

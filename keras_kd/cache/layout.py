@@ -1,7 +1,7 @@
 """How the targets of one example become bytes, and come back.
 
 A row holds its fields one after the other, each as the bytes of its numbers: no names, no lengths, nothing to parse.
-What the fields are stands once, in the manifest.
+What the fields are is stored once, in the manifest.
 """
 
 import dataclasses
@@ -54,11 +54,11 @@ class Layout:
         self.row_bytes = sum(field.nbytes for field in fields)
 
     @classmethod
-    def of(cls, said: dict[str, Parts], keyed: bool, check_bytes: int) -> "Layout":
+    def of(cls, targets: dict[str, Parts], keyed: bool, check_bytes: int) -> "Layout":
         """Return the layout of rows.
 
         Args:
-            said: what `teachers.base.said_by` returns, as tensors or their specs, (batch, ...) each.
+            targets: the targets of a batch, see `soft_targets.encode`, as tensors or their specs, (batch, ...) each.
             keyed: whether examples have keys.
             check_bytes: see `TeacherCache`.
 
@@ -67,7 +67,7 @@ class Layout:
         """
         own = [Field("", CHECK, row_checks.TYPES[check_bytes], ())] + ([Field("", KEY, "int64", ())] if keyed else [])
         theirs = []
-        for name, parts in said.items():
+        for name, parts in targets.items():
             for part, tensor in parts.items():
                 shape = tuple(tensor.shape[1:])
                 if None in shape:
@@ -92,13 +92,13 @@ class Layout:
         """The bytes of the fingerprint of an example."""
         return next(field.nbytes for field in self.fields if not field.name and field.part == CHECK)
 
-    def pack(self, said: dict[str, Parts], check: tf.Tensor, key: tf.Tensor | None) -> tf.Tensor:
+    def pack(self, targets: dict[str, Parts], check: tf.Tensor, key: tf.Tensor | None) -> tf.Tensor:
         """Return the rows of a batch, uint8, (batch, row_bytes)."""
         own = {CHECK: check, KEY: key}
         rows = tf.shape(check)[0]
         columns = []
         for field in self.fields:
-            values = said[field.name][field.part] if field.name else own[field.part]
+            values = targets[field.name][field.part] if field.name else own[field.part]
             values = tf.cast(values, tf.uint8) if field.dtype == "bool" else values
             columns.append(tf.reshape(tf.bitcast(values, tf.uint8), [rows, field.nbytes]))
         return tf.concat(columns, axis=1)
@@ -113,15 +113,15 @@ class Layout:
         return self._named(np.split(rows, ends[:-1], axis=1), _array_from_bytes)
 
     def _named(self, columns: list[Any], convert: Any) -> tuple[dict[str, Parts], Any, Any]:
-        said: dict[str, Parts] = {}
+        targets: dict[str, Parts] = {}
         own: dict[str, Any] = {KEY: None}
         for field, octets in zip(self.fields, columns, strict=True):
             values = convert(octets, field)
             if field.name:
-                said.setdefault(field.name, {})[field.part] = values
+                targets.setdefault(field.name, {})[field.part] = values
             else:
                 own[field.part] = values
-        return said, own[CHECK], own[KEY]
+        return targets, own[CHECK], own[KEY]
 
 
 def _from_bytes(columns: tf.Tensor, field: Field) -> tf.Tensor:

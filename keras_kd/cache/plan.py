@@ -49,7 +49,7 @@ def make_plan(
     Args:
         settings: see `settings.make_settings`.
         layout: of a row.
-        examples: what the teacher is asked about.
+        examples: the data set.
         augment: see `TeacherCache`.
         batch_size: examples that the teacher sees at a time.
         job: one of those that share the work.
@@ -69,7 +69,7 @@ def make_plan(
 
 
 def of_dataset(examples: Examples, augment: Augment | None, views: int) -> dict[str, Any]:
-    """Return what tells one data set, and one augmentation, from another before they are read."""
+    """Return what distinguishes one data set, and one augmentation, from another before they are read."""
     found: dict[str, Any] = {
         "inputs": examples.inputs,
         "count": examples.count,
@@ -118,12 +118,12 @@ def announcement(folder: pathlib.Path, plan: dict[str, Any], job: Job) -> str:
 
 
 def missing(folder: pathlib.Path, plan: dict[str, Any]) -> list[str]:
-    """Return the jobs that have not said that they are done."""
+    """Return the jobs that have not reported their end."""
     return [f"job {job.index} of {job.count}" for job in _jobs(plan) if not (folder / f"{job.name}.json").exists()]
 
 
 def unfinished(folder: pathlib.Path) -> str:
-    """Return what to say of a folder without a finished cache."""
+    """Return the message for a folder without a finished cache."""
     path = folder / manifest.PLAN
     if not path.exists():
         return f"There is no cache at {str(folder)!r}. Build one: TeacherCache(path, teacher=teacher).build(dataset)."
@@ -135,7 +135,7 @@ def unfinished(folder: pathlib.Path) -> str:
 
 
 def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
-    """Write the manifest if all jobs have said that they are done; return whether it stands.
+    """Write the manifest if all jobs have reported their end; return whether it is there.
 
     Args:
         folder: of the cache.
@@ -196,7 +196,7 @@ def job_of_cluster() -> Job | None:
 
 
 def wait(folder: pathlib.Path, plan: dict[str, Any], seconds_per_shard: float) -> None:
-    """Wait until the other workers have finished a cache, and tell now and then who is missing.
+    """Wait until the other workers have finished a cache, and report every minute which are missing.
 
     Args:
         folder: of the cache.
@@ -207,7 +207,7 @@ def wait(folder: pathlib.Path, plan: dict[str, Any], seconds_per_shard: float) -
         TimeoutError: nothing was written for too long.
     """
     patience = max(_PATIENCE, _SHARDS_MISSED * seconds_per_shard)
-    told, moved, before = -math.inf, time.monotonic(), None
+    reported, moved, before = -math.inf, time.monotonic(), None
     while not (folder / manifest.MANIFEST).exists():
         now, progress = time.monotonic(), _progress(folder)
         if progress != before:
@@ -219,9 +219,9 @@ def wait(folder: pathlib.Path, plan: dict[str, Any], seconds_per_shard: float) -
                 f"{duration(now - moved)}: a worker has ended, or was not started. What is finished is kept: start all "
                 "workers again, and they go on where they were."
             )
-        if now - told >= 60:
+        if now - reported >= 60:
             info(f"Waiting for {names} to write their shards")
-            told = now
+            reported = now
         time.sleep(min(1.0, patience / 10))
 
 

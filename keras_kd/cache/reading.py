@@ -93,7 +93,7 @@ def _unfit(path: pathlib.Path, name: str, what: str, received: Any) -> ValueErro
 
 
 def _check_file(path: pathlib.Path, name: str, described: Any, nbytes: int) -> None:
-    """Refuse what a manifest says of a file, unless it fits to the number of rows; other files have no place in it."""
+    """Refuse the entry of a file that does not fit to the number of rows; other files have no place in it."""
     fits = isinstance(described, dict) and set(described) == {"bytes", "sha256"} and described["bytes"] == nbytes
     if not fits or not re.fullmatch("[0-9a-f]{64}", str(described["sha256"])):
         raise _unfit(path, "files", f"{name!r} with {nbytes:,} bytes and a checksum, and others like it", described)

@@ -1,4 +1,4 @@
-"""Fingerprints of examples, in the graph: what tells that an example is the one that the teacher saw.
+"""Fingerprints of examples, in the graph: by which an example is recognised as the one that the teacher saw.
 
 FarmHash64 of an example's bytes, which is fixed for all times and machines, or 2 bytes of it. By 2 bytes, two different
 examples agree by chance in 1 of 65,536 cases: a data set that is another is found at once, and of single rows that are

@@ -19,7 +19,7 @@ def verify(
     fraction: float,
     seed: int,
 ) -> Verification:
-    """Return how far what is kept is from what the teacher says now, in float32; see `TeacherCache.verify`.
+    """Return how far the targets that are kept are from new ones, in float32; see `TeacherCache.verify`.
 
     Raises:
         ValueError: `fraction` is out of range.
@@ -45,7 +45,7 @@ def _picked(joined: tf.data.Dataset, chosen: np.ndarray) -> tf.data.Dataset:
     return both.filter(lambda element, wanted: wanted)
 
 
-def _difference(kept: soft_targets.Parts, said: soft_targets.Parts) -> np.ndarray:
-    """Return the absolute differences of what is kept and what the teacher says now in float32."""
-    numbers = [np.asarray(soft_targets.numbers(parts), np.float64) for parts in (said, kept)]
+def _difference(kept: soft_targets.Parts, predicted: soft_targets.Parts) -> np.ndarray:
+    """Return the absolute differences of the targets that are kept and those predicted now, in float32."""
+    numbers = [np.asarray(soft_targets.numbers(parts), np.float64) for parts in (predicted, kept)]
     return np.abs(numbers[0] - numbers[1]).ravel()

@@ -121,7 +121,7 @@ def self_distillation(
 
 
 def graph_of(model: keras.Model, what: str) -> Any:
-    """Return the graph of a built Functional or Sequential model, or raise an error that says so."""
+    """Return the graph of a built Functional or Sequential model, or raise an error where there is none."""
     graph = taps.functional(model)
     if graph is None:
         raise ValueError(f"Expected {what} to be built Functional or Sequential models. Received: {model!r}")

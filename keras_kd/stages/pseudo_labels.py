@@ -15,7 +15,7 @@ from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import taken_for_logits
 from keras_kd.term import check_temperature
 
-#: So many examples tell probabilities from logits.
+#: So many examples distinguish probabilities from logits.
 _FEW = 32
 
 
@@ -35,7 +35,7 @@ def refine(
 
     Args:
         student: a trained model.
-        compile_arguments: see the module; a small learning rate. Temperature and alpha are left aside.
+        compile_arguments: see the module; a small learning rate. Temperature and alpha are ignored.
         fit_arguments: see the module; with `validation_data`.
         monitor: what is compared, a name in the logs of validation.
         mode: "min" or "max": whether less or more of it is better; "auto": as the metric declares, "min" for losses.
@@ -88,7 +88,7 @@ def pseudo_label(
     folder: Any = None,
     seed: int = 0,
 ) -> tuple[keras.Model, Record]:
-    """Train a student on what a teacher says of unlabelled examples, and on labelled ones where there are some.
+    """Train a student on what a teacher predicts for unlabelled examples, and on labelled ones where there are some.
 
     Args:
         teacher: as for `soft_labels`.
@@ -97,7 +97,7 @@ def pseudo_label(
         student: the model that is trained.
         labeled: as for `soft_labels`.
         compile_arguments: see the module; the loss takes probabilities, as
-            `keras.losses.CategoricalCrossentropy(from_logits=True)`. Temperature and alpha are left aside.
+            `keras.losses.CategoricalCrossentropy(from_logits=True)`. Temperature and alpha are ignored.
         fit_arguments: see the module; without x and y.
         folder: see the module.
         seed: see the module.
@@ -132,7 +132,7 @@ def soft_labels(
     temperature: float = 1.0,
     batch_size: int = 256,
 ) -> PseudoLabels:
-    """Let a teacher label what nobody has labelled, softly, and join it with what somebody has.
+    """Let a teacher label unlabelled examples, softly, and join them with labelled ones.
 
     Train on the result with `keras.losses.CategoricalCrossentropy(from_logits=True)`, alone or under a teacher.
 
@@ -190,9 +190,9 @@ def _predict(teacher: Any, x: Tensors, batch_size: int, temperatures: tuple[floa
     parts: list[list[np.ndarray]] = [[] for _ in temperatures]
     for start in range(0, count, batch_size):
         batch = tree.map_structure(lambda each: ops.convert_to_tensor(each[start : start + batch_size]), x)  # noqa: B023
-        said = teacher(batch, {})["logits"]
+        predicted = teacher(batch, {})["logits"]
         for part, temperature in zip(parts, temperatures, strict=True):
-            part.append(ops.convert_to_numpy(ensemble_logits.averaged(said, temperature, per_label=False)))
+            part.append(ops.convert_to_numpy(ensemble_logits.averaged(predicted, temperature, per_label=False)))
     return [np.concatenate(part) for part in parts]
 
 
