@@ -20,20 +20,23 @@ X = batch(BATCH + 5)[0]  # a second batch of 5 is shared as 3 and 2
 
 
 def main(file: str) -> None:
-    """Train for 0, 1 and 2 steps, without a strategy and with one; write each variable of each replica."""
+    """Train for two steps, without a strategy and with one; write the variables of each replica, before and after."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * len(DEVICES))
     strategies = {"one": tf.distribute.get_strategy(), "two": tf.distribute.MirroredStrategy(DEVICES)}
     found = {}
     for devices, strategy in strategies.items():
-        for steps, examples in enumerate((0, BATCH, len(X))):
-            with strategy.scope():
-                distiller = made()
-            if steps:
-                distiller.fit(X[:examples], batch_size=BATCH, shuffle=False, verbose=0)  # outside of the scope
+        with strategy.scope():
+            distiller = made()
+
+        def note(steps: int, devices=devices, strategy=strategy, distiller=distiller) -> None:
             for variable in distiller.variables:
                 for replica, value in enumerate(strategy.experimental_local_results(variable.value)):
                     found[f"{devices} {steps} {replica} {variable.path}"] = value.numpy()
+
+        note(0)
+        after = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs, note=note: note(batch + 1))
+        distiller.fit(X, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[after])  # outside of the scope
     np.savez(file, **found)
 
 

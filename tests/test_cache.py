@@ -22,7 +22,7 @@ def trained(teacher_of, examples, terms=None, epochs=2, y=None, **arguments):
 
 
 def batches(examples):
-    return examples.shuffle(50, seed=4).batch(8)
+    return examples.shuffle(50, seed=4).batch(20)
 
 
 def test_a_cached_run_is_the_live_run(tmp_path):
@@ -39,14 +39,14 @@ def test_a_cached_run_of_arrays_is_the_live_run(tmp_path):
     cache = built(tmp_path, X, dtype="float32")
     weight = np.linspace(0, 2, len(X)).astype("float32")
     for more in ({"sample_weight": weight}, {"class_weight": {0: 2.0, 1: 0.5, **{k: 1.0 for k in range(2, CLASSES)}}}):
-        live, _ = trained(teacher(), X, y=Y, batch_size=8, **more)
-        cached, _ = trained(kd.teachers.Cached(cache), cache.join(X), y=Y, batch_size=8, **more)
+        live, _ = trained(teacher(), X, y=Y, batch_size=20, **more)
+        cached, _ = trained(kd.teachers.Cached(cache), cache.join(X), y=Y, batch_size=20, **more)
         assert_same(cached, live, 1e-6)
 
 
 def test_replayed_views_are_the_live_run_on_those_views(tmp_path):
     cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
-    shuffled = lambda examples: examples.shuffle(50, seed=4, reshuffle_each_iteration=False).batch(8)  # noqa: E731
+    shuffled = lambda examples: examples.shuffle(50, seed=4, reshuffle_each_iteration=False).batch(20)  # noqa: E731
     distiller = distill(student(), kd.teachers.Cached(cache), **SGD)
     distiller.fit(shuffled(cache.join(dataset())), epochs=4, verbose=0, shuffle=False)
 
@@ -63,13 +63,13 @@ def test_replayed_views_are_the_live_run_on_those_views(tmp_path):
 def test_an_ensemble_of_a_live_teacher_and_cached_views_follows_the_views(tmp_path):
     cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
     both = distill(student(), [teacher(1), kd.teachers.Cached(cache)], **SGD)
-    both.fit(cache.join(dataset()).batch(10), epochs=4, verbose=0, shuffle=False)
+    both.fit(cache.join(dataset()).batch(25), epochs=4, verbose=0, shuffle=False)
 
     live = distill(student(), [teacher(1), teacher()], **SGD)
     for epoch in range(4):
         views = np.stack([jittered(x, [number, epoch % 3]) for number, x in enumerate(X)])
-        for start in range(0, len(X), 10):
-            live.train_on_batch(views[start : start + 10], Y[start : start + 10])
+        for start in (0, 25):
+            live.train_on_batch(views[start : start + 25], Y[start : start + 25])
     assert_same(both.student.get_weights(), live.student.get_weights(), 1e-5)
 
 
@@ -85,7 +85,7 @@ def test_each_member_of_an_ensemble_prepares_the_examples():
 
 def test_an_epoch_that_is_resumed_uses_its_own_view(tmp_path):
     cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
-    joined = cache.join(dataset()).batch(8)
+    joined = cache.join(dataset()).batch(20)
     whole = distill(student(), kd.teachers.Cached(cache), **SGD)
     whole.fit(joined, epochs=5, verbose=0, shuffle=False)
     parts = distill(student(), kd.teachers.Cached(cache), **SGD)

@@ -128,7 +128,7 @@ def places(content, path=()):
 VALUES = [None, True, 0, -1, 3, 2.5, 10**30, "", "x", "../x", [], {}, [1], {"a": 1}]
 
 
-@pytest.mark.parametrize("number", [15, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [15, pytest.param(250, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("arguments", [{}, {"top_k": 2, "views": 2, "augment": jittered}, {"dtype": "float32"}])
 def test_no_edit_of_a_manifest_ends_in_an_error_that_does_not_name_it(tmp_path, arguments, number):
     cache = built(tmp_path, batch_size=25, **arguments)

@@ -35,7 +35,7 @@ def at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(kd, "export", functools.partial(kd.export, fresh=False))
     monkeypatch.setattr(kd, "benchmark", functools.partial(kd.benchmark, seeds=1, epochs=1, verbose=0))
     monkeypatch.setattr(kd, "tune", functools.partial(kd.tune, trials=1, epochs=1, verbose=0))
-    monkeypatch.setattr(kd, "compare", functools.partial(kd.compare, memory=False))
+    monkeypatch.setattr(kd, "compare", functools.partial(kd.compare, memory=False, rounds=10))
     fit = kd.Distiller.fit
     monkeypatch.setattr(
         kd.Distiller, "fit", lambda self, *x, epochs=1, **more: fit(self, *x, epochs=min(epochs, 2), **more)

@@ -407,7 +407,7 @@ def test_a_weight_for_an_example_is_no_weight_for_its_positions():
 # The backend.
 
 
-@pytest.mark.parametrize("backend", ["numpy", "jax"])
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("jax", marks=pytest.mark.slow)])
 def test_another_backend_is_named_with_the_way_to_set_it(backend):
     environment = {**os.environ, "KERAS_BACKEND": backend}
     command = [sys.executable, "-c", "import keras_kd"]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 import signal
 import subprocess
@@ -148,19 +147,7 @@ keras_kd.export(keras.Model(x, y), sys.argv[1], fresh=False)
 """
 
 
-def test_a_killed_export_leaves_nothing_under_the_final_name_and_does_not_block_the_next(tmp_path):
-    path, root = tmp_path / "student" / "1", pathlib.Path(kd.__file__).parent.parent
-    process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=root, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(tmp_path.glob("student/*")):  # the first trace of the export
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    assert list(tmp_path.glob("student/*")) and not path.exists()
-    export(mlp(1), path.with_name("2"))
-    assert (path.with_name("2") / "saved_model.pb").exists()
-
-
-def test_the_next_export_removes_what_a_killed_one_left_and_nothing_else(tmp_path):
+def test_a_killed_export_leaves_nothing_under_the_final_name_and_the_next_removes_the_rest_and_nothing_else(tmp_path):
     path, root = tmp_path / "1", pathlib.Path(kd.__file__).parent.parent
     process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=root, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(tmp_path.glob(".1-*/keras_kd-export.lock")):
@@ -172,6 +159,7 @@ def test_the_next_export_removes_what_a_killed_one_left_and_nothing_else(tmp_pat
         assert other.exists() and list(tmp_path.glob(".1-*"))
         process.kill()
         assert process.wait(timeout=60) == -signal.SIGKILL
+        assert list(tmp_path.glob(".1-*")) and not path.exists()
         export(mlp(1), tmp_path / "4")
         assert {each.name for each in tmp_path.iterdir()} == {".mine-12345678", "2", "4", other.name}
     assert not other.exists()

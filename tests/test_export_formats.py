@@ -285,8 +285,15 @@ def mixed(policy):
         keras.config.set_dtype_policy("float32")
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("kind", ["loaded", "one layer", "nested", "served"])
+@pytest.mark.parametrize(
+    ("policy", "kind"),  # each kind once, and each policy twice
+    [
+        ("mixed_float16", "loaded"),
+        ("mixed_bfloat16", "one layer"),
+        ("mixed_bfloat16", "nested"),
+        ("mixed_float16", "served"),
+    ],
+)
 def test_precision_is_that_of_the_layers(tmp_path, policy, kind):
     student, arguments = mixed(policy), {}
     if kind == "loaded":

@@ -55,7 +55,7 @@ assert "keras_kd" not in sys.modules
 def test_bytes_go_in_and_probabilities_and_names_come_out_in_a_process_with_tensorflow_alone(tmp_path):
     student, path = pictures(), tmp_path / "models" / "1"
     rescaling = keras.layers.Rescaling(1 / 255)
-    report = kd.export(student, path, outputs="softmax", preprocessing=rescaling, class_names=NAMES, representative=RAW)
+    report = export(student, path, outputs="softmax", preprocessing=rescaling, class_names=NAMES, representative=RAW)
     assert report.passed and report["saved_model"].agreement == 1.0
     np.save(tmp_path / "raw.npy", RAW)
     files = [path, tmp_path / "raw.npy", tmp_path / "said.npz"]
@@ -101,7 +101,7 @@ def test_outputs_are_what_was_asked_for_whatever_the_student_ends_in(head, outpu
 ALL = ("saved_model", "litert", "onnx")
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_bytes_and_names_in_every_format_that_is_for_services_and_devices(tmp_path, policy):
     litert = pytest.importorskip("ai_edge_litert.interpreter", reason="the extra litert is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -229,11 +229,18 @@ def fraud(head, kind="functional"):
     return linear(1, classes=1, activation=head)
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.3, 0.7])
 @pytest.mark.parametrize(
-    "head, outputs, kind",
-    [("sigmoid", None, "functional"), ("sigmoid", "logits", "functional"), ("sigmoid", "sigmoid", "subclassed")]
-    + [(None, None, "functional"), (None, "sigmoid", "functional"), (None, "logits", "subclassed")],
+    "head, outputs, kind, threshold",
+    [
+        ("sigmoid", None, "functional", 0.5),
+        ("sigmoid", None, "functional", 0.3),
+        ("sigmoid", "logits", "functional", 0.7),
+        ("sigmoid", "sigmoid", "subclassed", 0.3),
+        (None, None, "functional", 0.7),
+        (None, "sigmoid", "functional", 0.3),
+        (None, "logits", "subclassed", 0.5),
+        (None, "logits", "subclassed", 0.3),
+    ],
 )
 def test_one_unit_has_two_names_and_a_threshold(tmp_path, head, outputs, kind, threshold):
     student, names = fraud(head, kind), ("legitimate", "fraud")

@@ -52,12 +52,17 @@ def test_every_method_is_in_this_table():
     assert {name for name in public if not name.startswith("_")} == {*METHODS, "sim"}
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_trains_the_student_and_all_of_its_bridges(name):
+# Layers that learn are tried in graphs as well; tests of the losses compare what each computes there.
+@pytest.mark.parametrize(
+    "name, eagerly",
+    [*((name, True) for name in METHODS), *((name, False) for name in ("fitnets", "vid", "crd", "review"))],
+)
+def test_a_method_trains_the_student_and_all_of_its_bridges(name, eagerly):
     widths = (3, 5) if name != "fsp" else (6, 7)
     student, teacher = convolutional("student", widths), convolutional("teacher", (6, 7))
     distiller = kd.Distiller(student=student, teacher=teacher, terms=METHODS[name](teacher))
-    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("adam", cross_entropy, run_eagerly=eagerly)
     before = [np.array(v) for v in distiller.trainable_variables]
     logs = distiller.fit(X, Y, epochs=2, verbose=0).history
     assert np.all(np.isfinite(logs["distillation_loss"]))
@@ -93,9 +98,10 @@ def application(name):
     "name, ends",
     [
         ("MobileNetV2", ["expanded_conv_project_BN", "block_2_add", "block_5_add", "block_12_add", "out_relu"]),
-        (
+        pytest.param(
             "EfficientNetV2B0",
             ["block1a_project_activation", "block2b_add", "block3b_add", "block5e_add", "top_activation"],
+            marks=pytest.mark.slow,
         ),
         ("MobileNet", [f"conv_pw_{number}_relu" for number in (1, 3, 5, 11, 13)]),
         (
@@ -103,7 +109,9 @@ def application(name):
             ["activation", "expanded_conv_project_bn", "expanded_conv_2_add", "expanded_conv_7_add", "activation"],
         ),
         ("ResNet50", ["conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"]),
-        ("DenseNet121", ["conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"]),
+        pytest.param(
+            "DenseNet121", ["conv1_relu", "pool2_relu", "pool3_relu", "pool4_relu", "relu"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_ends_of_stages_are_paired(name, ends):

@@ -44,9 +44,11 @@ def error(confidence, correct, weights, bins=15):
     return total
 
 
-@pytest.mark.parametrize("size", [1, 16, COUNT])
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["even", "weighted"])
-@pytest.mark.parametrize("bins", [15, 4])
+@pytest.mark.parametrize(
+    ("size", "weights", "bins"),
+    [(1, WEIGHTS, 15), (16, None, 15), (16, WEIGHTS, 4), (COUNT, None, 4), (COUNT, WEIGHTS, 15)],
+    ids=["one by one", "even", "weighted", "at once", "at once and weighted"],
+)
 def test_the_calibration_error_is_that_of_the_definition(size, weights, bins):
     w = np.ones(COUNT) if weights is None else weights
     expected = error(PROBABILITIES.max(-1), PROBABILITIES.argmax(-1) == LABELS, w, bins)

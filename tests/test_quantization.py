@@ -198,7 +198,14 @@ def test_the_student_is_left_as_it_was():
     assert student.get_config() == config
 
 
-@pytest.mark.parametrize(("head", "route"), [(None, "keras"), ("softmax", "saved_model"), ("sigmoid", "keras")])
+@pytest.mark.parametrize(
+    ("head", "route"),
+    [
+        pytest.param(None, "keras", marks=pytest.mark.slow),
+        ("softmax", "saved_model"),
+        pytest.param("sigmoid", "keras", marks=pytest.mark.slow),
+    ],
+)
 def test_the_litert_file_is_integers_throughout_and_says_the_same(head, route, tmp_path):
     model = kd.quantization_aware(convolutional(head), IMAGES)
     integers = Integers(converted(model, tmp_path, route))

@@ -25,22 +25,40 @@ MNIST = (CLASS, SQUARED, SOFTMAX, SOFT)
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """A function that runs one version of one snippet, once, and returns its names."""
+    """A function that runs one version of one snippet, once, on as many examples as told, and returns its names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("snippets"))  # a benchmark writes where it is
         patch.setattr(kd, "benchmark", functools.partial(kd.benchmark, seeds=1))
         keras.utils.set_random_seed(0)
         started: dict = {}
         START.run(started)
-        yield functools.cache(lambda heading, label: run(heading, label, dict(started)))
+        prepared = functools.cache(lambda heading: prepare(heading, dict(started)))
+
+        @functools.cache
+        def once(heading: str, label: str, rows: int | None = None) -> dict:
+            names = prepared(heading)
+            return version(heading, label, names | {name: names[name][:rows] for name in ("x", "y")})
+
+        yield once
 
 
-def run(heading: str, label: str, namespace: dict) -> dict:
-    """Run what a snippet starts from, and one of its two versions."""
-    *needed, there, here = SNIPPETS[heading]
+def prepare(heading: str, namespace: dict) -> dict:
+    """Run what both versions of a snippet start from."""
     keras.utils.set_random_seed(0)
-    for block in [*needed, {"There": there, "Here": here}[label]]:
+    for block in SNIPPETS[heading][:-2]:
         block.run(namespace)
+    return namespace
+
+
+def version(heading: str, label: str, namespace: dict) -> dict:
+    """Run one of the two versions of a snippet; note how sure a student is that is to be refined."""
+    keras.utils.set_random_seed(0)
+    block = SNIPPETS[heading][{"There": -2, "Here": -1}[label]]
+    before, refined, after = block.code.partition("gentle")
+    dataclasses.replace(block, code=before).run(namespace)
+    if refined:
+        namespace["sure"] = namespace["student"].predict(namespace["x_test"], verbose=0).max(axis=-1).mean()
+        dataclasses.replace(block, code=refined + after, line=block.line + before.count("\n")).run(namespace)
     return namespace
 
 
@@ -93,7 +111,7 @@ def test_the_class_with_a_history_becomes_a_fit(ran):
 
 
 def test_the_soft_loss_of_the_class_is_ours_plus_the_teachers_entropy(ran):
-    namespace = ran(CLASS, "There")
+    namespace = ran(CLASS, "There", rows=100)
     loop, x, y = namespace["loop"], namespace["x_test"], namespace["y_test"]
     assert set(loop.history) == {"soft", "hard", "total"} and len(loop.history["total"]) == 3
     distiller = kd.Distiller(student=loop.student, teacher=loop.teacher)
@@ -107,7 +125,7 @@ def test_the_soft_loss_of_the_class_is_ours_plus_the_teachers_entropy(ran):
 
 
 def test_the_loss_with_t_squared_is_the_same_number(ran):
-    namespace = ran(SQUARED, "There")
+    namespace = ran(SQUARED, "There", rows=100)
     student, x, y = namespace["student"], namespace["x_test"], namespace["y_test"]
     distiller = kd.Distiller(student=student, teacher=namespace["teacher"])
     distiller.compile("adam", namespace["cross_entropy"], temperature=2.0, alpha=0.7)
@@ -124,12 +142,7 @@ def test_ours_learns_about_what_theirs_does(heading, ran):
 
 
 def test_a_softened_teacher_alone_makes_an_unsure_student(ran):
-    namespace, sure = dict(ran(SOFTMAX, "There")), []
-    for block in SNIPPETS[SOFTMAX][-2:]:
-        keras.utils.set_random_seed(0)
-        exec(block.code.partition("gentle")[0], namespace)  # without the refinement
-        sure.append(namespace["student"].predict(namespace["x_test"], verbose=0).max(axis=-1).mean())
-    assert sure[0] < sure[1] - 0.1
+    assert ran(SOFTMAX, "There")["sure"] < ran(SOFTMAX, "Here")["sure"] - 0.1
 
 
 def test_the_refinement_keeps_the_best(ran):
@@ -155,5 +168,5 @@ def on_fashion_mnist(fashion_mnist):
 @pytest.mark.parametrize("heading", MNIST)
 def test_ours_runs_on_fashion_mnist(heading, on_fashion_mnist, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace = run(heading, "Here", dict(on_fashion_mnist))
+    namespace = version(heading, "Here", prepare(heading, dict(on_fashion_mnist)))
     assert accuracy(namespace["distiller"], of_test(namespace)) > 0.6

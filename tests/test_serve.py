@@ -119,11 +119,12 @@ def test_single_and_batch_say_what_the_student_says(port, exported, fraud):
 def test_many_clients_at_once_get_their_own_answers(port, exported, fraud):
     """Batches of other sizes and single transactions share threads, and so interpreters."""
     x, _ = fraud.generate(40 * MOST_ROWS, seed=4)
-    batches = [x[start : start + 1 + start % MOST_ROWS] for start in range(0, len(x), MOST_ROWS - 1)]
+    parts = [slice(start, start + 1 + start % MOST_ROWS) for start in range(0, len(x), MOST_ROWS - 1)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda rows: ask(port, "/scores", {"transactions": rows.tolist()})[1], batches))
-    for rows, answer in zip(batches, answers, strict=True):
-        np.testing.assert_allclose(answer["scores"], exported[0].predict(rows, verbose=0), atol=1e-5)
+        answers = list(pool.map(lambda part: ask(port, "/scores", {"transactions": x[part].tolist()})[1], parts))
+    expected = exported[0].predict(x, verbose=0)
+    for part, answer in zip(parts, answers, strict=True):
+        np.testing.assert_allclose(answer["scores"], expected[part], atol=1e-5)
 
 
 GOOD = [1.0] * 20

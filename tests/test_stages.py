@@ -18,7 +18,8 @@ X, Y = batch(24)
 
 
 def arguments(epochs: int = 2, folder=None, optimizer="sgd", **more) -> dict:
-    """Return what every stage takes."""
+    """Return what every stage takes; eager unless told, as the steps are few."""
+    more = {"run_eagerly": True, **more}
     return {
         "compile_arguments": {"optimizer": optimizer, "loss": LOSS, "metrics": ["accuracy"], **more},
         "fit_arguments": {"x": X, "y": Y, "batch_size": 8, "epochs": epochs, "verbose": 0, "validation_data": (X, Y)},
@@ -47,7 +48,7 @@ def test_each_link_of_a_chain_learns_from_the_one_above():
 def test_a_chain_of_one_link_is_a_distiller():
     student, twin, teacher = mlp(1), mlp(1), mlp(2)
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
-    common = arguments(temperature=3.0, alpha=0.7)
+    common = arguments(temperature=3.0, alpha=0.7, run_eagerly=False)
     common["fit_arguments"] = {"x": data, "epochs": 2, "verbose": 0}
     stages.teacher_assistants(teacher, [], student, **common)
     distiller = kd.Distiller(student=twin, teacher=teacher)
@@ -92,7 +93,7 @@ def test_generations_start_from_fresh_weights_and_are_averaged():
         starts.append(student.get_weights()[0])
         return student
 
-    last, record = stages.born_again(build, 3, **arguments())
+    last, record = stages.born_again(build, 3, **arguments(run_eagerly=False))
     assert [stage.name for stage in record] == ["1-student", "2-student", "3-student"]
     assert [stage.teacher for stage in record] == ["labels", "student", "student"]
     assert last is record[-1].model
@@ -172,7 +173,7 @@ def test_no_gradient_crosses_from_one_peer_to_another():
 
 def test_peers_of_one_name_and_of_other_sizes_learn_together():
     students = [named(5, "student"), named(7, "student")]
-    _, record = stages.mutual(students, **arguments(1))
+    _, record = stages.mutual(students, **arguments(1, run_eagerly=False))
     assert {"peer_1_from_peer_2", "peer_2_from_peer_1", "peer_1_loss", "val_peer_2_accuracy"} <= set(record[0].logs)
 
 
@@ -185,7 +186,7 @@ def exits_model() -> keras.Model:
 
 def test_exits_are_trained_with_the_student_and_exported_or_not(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype("float32"), np.arange(12) % 3
-    common = arguments(2, alpha=0.3, temperature=3.0)
+    common = arguments(2, alpha=0.3, temperature=3.0, run_eagerly=False)
     common["fit_arguments"] = {"x": x, "y": y, "epochs": 2, "verbose": 0}
     student = exits_model()
     before = numbers(student)

@@ -17,7 +17,7 @@ SGD = {"optimizer": "sgd", "temperature": 3.0, "alpha": 0.6}
 def trained(by, x=X, y=Y, terms=None, **arguments):
     distiller = distill(student(), by, terms, **SGD)
     keras.utils.set_random_seed(5)
-    distiller.fit(x, y, epochs=3, batch_size=8, verbose=0, **arguments)
+    distiller.fit(x, y, epochs=3, batch_size=20, verbose=0, **arguments)
     return distiller.student.get_weights()
 
 

@@ -86,8 +86,14 @@ def restless():
     return keras.Sequential([keras.Input((4, 4, 1)), *layers], name="restless")
 
 
-@pytest.mark.parametrize("how", ["fit", "eager", "objective"])
-@pytest.mark.parametrize("wrap", ["a model", "a function", "a member", "remembered", "a function as teacher"])
+@pytest.mark.parametrize(
+    ("wrap", "how"),
+    [
+        *((wrap, "fit") for wrap in ("a model", "a function", "a member", "remembered", "a function as teacher")),
+        *(("a model", how) for how in ("eager", "objective")),
+        *(("a function as teacher", how) for how in ("eager", "objective")),
+    ],
+)
 def test_what_prepares_the_input_is_in_inference_mode(wrap, how):
     x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
     student, teacher, pre = eye(4, 1), eye(4, 2), restless()

@@ -156,7 +156,7 @@ def test_the_teacher_is_asked_once_for_all_trials(tmp_path):
         return given(tf.ensure_shape(seen_now, x.shape))
 
     given = teacher()
-    kd.tune(**arguments(tmp_path, teacher=counted, trials=3))
+    kd.tune(**arguments(tmp_path, teacher=counted))
     assert seen == [48]
 
 
@@ -168,7 +168,7 @@ def test_progress_is_told_with_the_time_that_is_left_and_else_nothing(tmp_path, 
         r"trial 1: temperature [\d.]+, alpha [\d.]+: val_accuracy [\d.]+; about [\d.]+ s left", lines[0]
     )
     assert lines[1].endswith("about 0.0 s left")
-    kd.tune(**arguments(tmp_path / "quiet"))
+    kd.tune(**arguments(tmp_path / "quiet", trials=1))
     assert capsys.readouterr().out == ""
 
 
