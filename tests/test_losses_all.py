@@ -99,6 +99,18 @@ def test_gradients_equal_finite_differences_of_the_reference(golden):
         assert deviation(gradient, finite_differences(reference, inputs, cotangent)) < TOLERANCE
 
 
+@only(lambda golden: golden.compares_distributions)  # their gradients are found by hand, for both sides
+def test_gradients_on_a_teacher_that_learns_too_equal_finite_differences_of_the_reference(golden):
+    for ours, reference, (student, teacher, labels) in golden.cases():
+        of_teacher, expected = (lambda t, s, y, call=call: call(s, t, y) for call in (ours, reference))
+        cotangent = np.random.default_rng(5).uniform(0.5, 1.5, student.shape[:-1]).astype("float32")
+        cotangent = np.float32(0.7) if golden.scalar else cotangent
+        _, gradient = ours_and_gradient(of_teacher, (teacher, student, labels), cotangent)
+        slopes = finite_differences(expected, (teacher, student, labels), cotangent)
+        # Of two classes, the correlation is 1 or -1 and its gradient 0, up to rounding.
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=TOLERANCE * np.max(np.abs(slopes)) + 1e-6)
+
+
 @only(lambda golden: golden.needs.startswith("L"))
 def test_values_and_gradients_stay_exact_at_a_temperature_of_20(golden):
     for ours, reference, (student, teacher, labels) in golden.cases():

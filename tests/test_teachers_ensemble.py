@@ -75,6 +75,13 @@ def test_each_term_averages_at_its_own_temperature():
         assert logs[f"at_{t:.0f}"] == pytest.approx([expected], rel=1e-5)
 
 
+def test_a_term_without_a_temperature_averages_probabilities_at_1():
+    student, members = linear(9), [linear(1), linear(2)]
+    expected = soft_loss(student, mixed(members, [1.0, 1.0], 1.0), 1.0)
+    received = soft_log(student, Ensemble(members), [Term(losses.kl_divergence, soften=False)], temperature=4.0)
+    assert received == pytest.approx(expected, rel=1e-5)
+
+
 def test_logits_can_be_averaged_instead():
     student, members = linear(9), [linear(1), linear(2)]
     targets = softmax((3.0 * said(members[0]) + said(members[1])) / 4.0 / 4.0)
