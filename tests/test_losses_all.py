@@ -682,6 +682,26 @@ def test_what_float32_makes_of_an_example_is_that_example_and_another_one_is_not
         np.testing.assert_allclose(layer(x, x), [np.log1p(negatives + np.exp(-2))], rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"dimension": 0}, {"memory": -1}, {"temperature": 0.0}, {"temperature": float("nan")}], ids=str
+)
+def test_a_memory_of_impossible_numbers_is_refused(arguments):
+    with pytest.raises(ValueError, match="`dimension` of at least 1"):
+        losses.ContrastiveMemory(**arguments)
+
+
+@pytest.mark.parametrize("shapes", [((None, None, 3), (None, 4)), ((None, 3), (None, 4, None))], ids=str)
+def test_embeddings_of_features_of_unknown_size_are_refused(shapes):
+    with pytest.raises(ValueError, match="features of known size"):
+        losses.ContrastiveMemory().build(*shapes)
+
+
+@pytest.mark.parametrize("variance", [0.0, 1e-5, float("nan")])
+def test_a_variance_that_is_none_is_refused(variance):
+    with pytest.raises(ValueError, match="`initial_variance` to be above"):
+        losses.VariationalInformation(variance)
+
+
 X, Y = batch(16)
 HIDDEN = ("hidden", "hidden")
 
