@@ -358,6 +358,14 @@ def test_pkt_is_finite_for_opposite_examples():
         assert np.all(np.isfinite(losses.pkt(np.concatenate([x, -x]), np.eye(2, dtype="float32"))))
 
 
+@only(lambda golden: golden.name.startswith("rkd"))
+def test_relations_of_examples_far_from_0_and_near_each_other_stay_exact(golden):
+    student, teacher, _ = golden.inputs(golden.shapes[0])
+    inputs = student + np.float32(1000), teacher - np.float32(1000), None
+    # Centred, the features are of size 1; their squares would be of 1e6, of which float32 holds 0.06.
+    np.testing.assert_allclose(golden.loss(*inputs[:2]), golden.reference(*doubled(inputs)[:2]), rtol=1e-4)
+
+
 # Classes that are excluded by a logit of -inf.
 
 every_distribution = only(lambda golden: golden.compares_distributions)
