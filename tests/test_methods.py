@@ -214,9 +214,21 @@ def test_models_without_anything_in_common_are_refused_with_their_layers():
         methods.suggest_pairs(vectors, convolutional("maps", (3, 5)))
 
 
-def test_feature_methods_without_pairs_say_where_to_find_them():
+@pytest.mark.parametrize("at", [[], ["ab"], [("a", "b", "c")], [("a", "b"), ("c",)]], ids=str)
+def test_feature_methods_without_pairs_say_where_to_find_them(at):
     with pytest.raises(ValueError, match="suggest_pairs"):
-        methods.fitnets([])
+        methods.fitnets(at)
+
+
+@pytest.mark.parametrize("name", ["vid", "crd"])
+def test_terms_with_weights_of_their_own_are_numbered_from_1(name):
+    assert [term.name for term in getattr(methods, name)(MAPS)] == [f"{name}_1", f"{name}_2"]
+
+
+def test_a_flow_needs_two_layers_to_go_between():
+    with pytest.raises(ValueError, match="at least two pairs"):
+        methods.fsp(MAPS[:1])
+    assert [term.name for term in methods.fsp([*MAPS, *VECTORS])] == ["fsp_1", "fsp_2"]
 
 
 @pytest.mark.parametrize(
