@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_kd import Distiller, Term, losses, schedules
 from tests import models, references
-from tests.models import Counter, Penalty, batch, linear, mlp, softmax, tagger
+from tests.models import Counter, Penalty, Scaled, batch, linear, mlp, softmax, tagger
 
 X, Y = batch()
 FEATURES = Term(losses.squared_error, at=("hidden", "hidden"), weight=0.5)
@@ -567,6 +567,13 @@ def test_a_term_has_its_own_temperature_schedule():
     terms = [Term(losses.kl_divergence, temperature=schedules.Ramp(1.0, 5.0, steps=2))]
     received = fit(distill(student, teacher, terms, temperature=9.0, alpha=1.0), epochs=2)["loss"]
     assert received == pytest.approx([soft_loss(student, teacher, t).mean() for t in (3.0, 5.0)], rel=1e-5)
+
+
+def test_a_distiller_is_built_with_a_student_that_the_first_batch_builds():
+    distiller = distill(Scaled(), linear(2))
+    assert not distiller.built
+    fit(distiller, X, Y)
+    assert distiller.built and distiller.count_params() == 4 * 3 + 3  # as a plain model after its fit
 
 
 def test_a_step_is_traced_once():
