@@ -220,6 +220,17 @@ def test_feature_methods_without_pairs_say_where_to_find_them(at):
         methods.fitnets(at)
 
 
+def test_methods_can_be_added_to_one_another():
+    teacher = convolutional("teacher", (6, 7))
+    names = [term.name for method in METHODS.values() for term in method(teacher)]
+    assert len(set(names)) == len(names)
+
+
+def test_the_numbers_of_a_contrastive_memory_reach_it():
+    [term] = methods.crd(VECTORS, dimension=4, temperature=0.5, memory=16)
+    assert (term.loss.dimension, term.loss.temperature, term.loss.memory) == (4, 0.5, 16)
+
+
 @pytest.mark.parametrize("name", ["vid", "crd"])
 def test_terms_with_weights_of_their_own_are_numbered_from_1(name):
     assert [term.name for term in getattr(methods, name)(MAPS)] == [f"{name}_1", f"{name}_2"]

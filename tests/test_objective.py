@@ -475,13 +475,14 @@ def test_a_student_with_a_softmax_head_takes_the_step_of_its_copy_with_logits():
     models.assert_same(students[1].get_weights(), students[0].get_weights(), 1e-6)
 
 
-def test_a_loss_that_compares_numbers_reads_the_logarithms_of_a_softmax():
+@pytest.mark.parametrize("others", [[], [Term(losses.kl_divergence)]], ids=["alone", "beside one on distributions"])
+def test_a_loss_that_compares_numbers_reads_the_logarithms_of_a_softmax(others):
     # What the softmax was computed of has a constant for each example besides, which not every teacher has kept.
     student, teacher = (linear(seed, activation="softmax") for seed in (1, 2))
     s, t = (np.log(softmax(linear(seed)(X).numpy())) for seed in (1, 2))
-    terms = [Term(losses.kl_divergence), Term(losses.squared_error, soften=False)]
+    terms = [*others, Term(losses.squared_error, soften=False, name="numbers")]
     received = distill(student, teacher, terms, alpha=1.0).objective(X)
-    assert float(received["squared_error"]) == pytest.approx(np.mean((s - t) ** 2), rel=1e-5)
+    assert float(received["numbers"]) == pytest.approx(np.mean((s - t) ** 2), rel=1e-5)
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
