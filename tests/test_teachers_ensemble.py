@@ -121,6 +121,23 @@ def test_labels_judged_one_by_one_have_the_average_of_the_sigmoids(temperature, 
     assert received == pytest.approx(temperature**2 * np.mean(divergence), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "activation, function, back",
+    [
+        ("softmax", softmax, np.log),
+        (None, softmax, np.log),
+        ("sigmoid", lambda z: 1 / (1 + np.exp(-z)), lambda p: np.log(p) - np.log(1 - p)),
+    ],
+    ids=str,
+)
+def test_a_loss_on_numbers_reads_the_average_that_the_heads_of_the_members_mean(activation, function, back):
+    student, members = linear(9), [linear(1), linear(2)]
+    expected = np.mean((said(student) - back(mixed(members, [1.0, 3.0], 1.0, function=function))) ** 2)
+    teacher = Ensemble([linear(seed, activation=activation) for seed in (1, 2)], [1.0, 3.0])
+    received = soft_log(student, teacher, [Term(losses.squared_error, soften=False)])
+    assert received == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
 def test_members_may_end_in_logits_or_in_an_activation(head):
     student, members = linear(9), [linear(1), linear(2)]
