@@ -174,6 +174,13 @@ def test_sequences_of_unknown_length_can_be_related():
         assert len(logs) == len(names) + 2 and np.isfinite(list(logs.values())).all()
 
 
+@of(ANY_MAPS | {"hierarchical_pooling"})
+@pytest.mark.parametrize("shape", [(None, None, 4, 3), (None, 4, None, 3), (None, 4, 4, None)], ids=str)
+def test_maps_of_unknown_size_are_refused_where_they_are_averaged(golden, shape):
+    with pytest.raises(ValueError, match="of known size"):
+        golden.loss(keras.KerasTensor(shape), keras.KerasTensor(shape))
+
+
 def test_maps_of_unknown_size_can_be_compared_by_channel():
     def model(seed):
         inputs = keras.Input((None, None, 2))
