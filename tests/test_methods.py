@@ -282,6 +282,15 @@ def test_a_bridge_averages_over_whole_cells_in_the_order_of_the_positions(ours, 
     np.testing.assert_allclose(bridges.auto(ours, theirs)(x), cells(x.astype("float64")), rtol=1e-5, atol=1e-6)
 
 
+def test_a_fusion_has_biases_in_its_attention_alone():
+    fusion = bridges.ReviewFusion(channels=(2, 4), sizes=((4, 4), (2, 2)), width=3)
+    fusion.build(((None, 4, 4, 5), (None, 2, 2, 6)))
+    projections, attention, outputs = (5 + 6) * 3, 2 * 3 * 2 + 2, 3 * 3 * 3 * (2 + 4)
+    normalisations = 2 * (3 + 3 + 2 + 4)  # a scale and a shift per channel, in the place of biases
+    trained = sum(np.prod(variable.shape) for variable in fusion.trainable_variables)
+    assert trained == projections + attention + outputs + normalisations
+
+
 def test_a_fusion_of_stages_asks_for_one_size_for_each():
     with pytest.raises(ValueError, match="as many sizes as channels"):
         bridges.ReviewFusion(channels=(2, 4), sizes=((4, 4),))
