@@ -372,6 +372,12 @@ def test_labels_out_of_range_are_refused_by_a_loss_that_needs_them(labels, sourc
     fit_is_refused(ValueError, ["to_label", "labels", "0 to 2"], distiller, *data)
 
 
+def test_labels_out_of_range_are_refused_in_evaluation_too():
+    distiller = distil(terms=[kd.Term(to_label)])
+    distiller.compile("sgd", alpha=1.0)
+    refused(ValueError, ["to_label", "labels", "0 to 2"], distiller.evaluate, X, OUT_OF_RANGE[1], verbose=0)
+
+
 @pytest.mark.parametrize("labels", OUT_OF_RANGE, ids=["below", "above"])
 def test_labels_out_of_range_do_not_train_in_silence_under_xla(labels):
     distiller = distil(terms=[kd.Term(to_label)])

@@ -42,7 +42,13 @@ def line(slope):
 LEAVING = {
     "alpha above": (lambda: make(alpha=line(0.2)), "alpha to be from 0 to 1", 1.1),
     "alpha below": (lambda: make(alpha=line(-0.2)), "alpha to be from 0 to 1", -0.1),
-    "temperature": (lambda: make(temperature=line(-0.2)), "the temperature to be above 0", -0.1),
+    "temperature": (  # beside a term that has its own
+        lambda: make(
+            [kd.Term(losses.kl_divergence), kd.Term(losses.reverse_kl, temperature=2.0)], temperature=line(-0.2)
+        ),
+        "the temperature to be above 0",
+        -0.1,
+    ),
     "a term's temperature": (
         lambda: make([kd.Term(losses.kl_divergence, temperature=line(-0.2))]),
         "the temperature of the term 'kl_divergence' to be above 0",
@@ -79,6 +85,13 @@ def test_a_schedule_that_leaves_its_range_stops_before_weights_change(case, eage
     assert int(distiller.optimizer.iterations) == 3
     for ours, theirs in zip(distiller.student.get_weights(), expected.student.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_ends_of_a_range_belong_to_it():
+    nothing = kd.Term(losses.kl_divergence, weight=lambda step: 0.0)
+    distiller = make([nothing], alpha=lambda step: tf.where(step % 2 == 0, 0.0, 1.0))
+    fit(distiller, steps=2)
+    assert int(distiller.optimizer.iterations) == 2
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from tests import references
-from tests.models import batch, dense, linear
+from tests.models import batch, dense, linear, tagger
 from tests.test_errors import refused
 from tests.test_objective import distill, fit
 
@@ -115,6 +115,17 @@ def test_a_term_of_a_layer_or_of_two_outputs_cannot_tell_which_weights_are_its_o
 def test_weights_without_labels_which_keras_would_drop_are_refused():
     distiller = distill(linear(1), linear(2), loss=None, alpha=1.0)
     refused(ValueError, ["labels", "sample_weight"], fit, distiller, X, None, sample_weight=W_ZETA)
+
+
+def test_labels_of_positions_may_be_any_class_however_few_the_positions_are():
+    words, labels = np.array([[1, 2], [3, 4]]), np.array([[4, 0], [2, 3]])
+    student, teacher = (tagger(seed, classes=5, mask=False) for seed in (1, 2))
+    term = kd.Term(kd.losses.decoupled_kl, temperature=1.0)
+    s, t = (each(words).numpy().astype("float64") for each in (student, teacher))
+    distiller = distill(student, teacher, [term], loss=None, alpha=1.0)
+    expected = references.decoupled_kl(s, t, labels).mean()
+    assert float(distiller.objective(words, tf.constant(labels))["loss"]) == pytest.approx(expected, rel=1e-5)
+    refused(ValueError, ["from 0 to 4"], fit, distiller, words, labels + 1)
 
 
 YES = np.array([True, False, False, True, True, False, True, False])

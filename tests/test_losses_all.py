@@ -99,6 +99,18 @@ def test_gradients_equal_finite_differences_of_the_reference(golden):
         assert deviation(gradient, finite_differences(reference, inputs, cotangent)) < TOLERANCE
 
 
+@only(lambda golden: golden.compares_distributions)  # their gradients are found by hand, for both sides
+def test_gradients_on_a_teacher_that_learns_too_equal_finite_differences_of_the_reference(golden):
+    for ours, reference, (student, teacher, labels) in golden.cases():
+        of_teacher, expected = (lambda t, s, y, call=call: call(s, t, y) for call in (ours, reference))
+        cotangent = np.random.default_rng(5).uniform(0.5, 1.5, student.shape[:-1]).astype("float32")
+        cotangent = np.float32(0.7) if golden.scalar else cotangent
+        _, gradient = ours_and_gradient(of_teacher, (teacher, student, labels), cotangent)
+        slopes = finite_differences(expected, (teacher, student, labels), cotangent)
+        # Of two classes, the correlation is 1 or -1 and its gradient 0, up to rounding.
+        np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=TOLERANCE * np.max(np.abs(slopes)) + 1e-6)
+
+
 @only(lambda golden: golden.needs.startswith("L"))
 def test_values_and_gradients_stay_exact_at_a_temperature_of_20(golden):
     for ours, reference, (student, teacher, labels) in golden.cases():
@@ -344,6 +356,14 @@ def test_pkt_is_finite_for_opposite_examples():
     for _ in range(100):
         x = random.normal(size=(1, random.integers(1, 6))).astype("float32")
         assert np.all(np.isfinite(losses.pkt(np.concatenate([x, -x]), np.eye(2, dtype="float32"))))
+
+
+@only(lambda golden: golden.name.startswith("rkd"))
+def test_relations_of_examples_far_from_0_and_near_each_other_stay_exact(golden):
+    student, teacher, _ = golden.inputs(golden.shapes[0])
+    inputs = student + np.float32(1000), teacher - np.float32(1000), None
+    # Centred, the features are of size 1; their squares would be of 1e6, of which float32 holds 0.06.
+    np.testing.assert_allclose(golden.loss(*inputs[:2]), golden.reference(*doubled(inputs)[:2]), rtol=1e-4)
 
 
 # Classes that are excluded by a logit of -inf.
@@ -668,6 +688,26 @@ def test_what_float32_makes_of_an_example_is_that_example_and_another_one_is_not
         layer(np.concatenate([other, -x]), np.concatenate([other, -x]), training=True)  # fills the memory
         # The other one has a cosine of 1 up to 1e-4, and -x one of -1: log(1 + negatives + e**-2).
         np.testing.assert_allclose(layer(x, x), [np.log1p(negatives + np.exp(-2))], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"dimension": 0}, {"memory": -1}, {"temperature": 0.0}, {"temperature": float("nan")}], ids=str
+)
+def test_a_memory_of_impossible_numbers_is_refused(arguments):
+    with pytest.raises(ValueError, match="`dimension` of at least 1"):
+        losses.ContrastiveMemory(**arguments)
+
+
+@pytest.mark.parametrize("shapes", [((None, None, 3), (None, 4)), ((None, 3), (None, 4, None))], ids=str)
+def test_embeddings_of_features_of_unknown_size_are_refused(shapes):
+    with pytest.raises(ValueError, match="features of known size"):
+        losses.ContrastiveMemory().build(*shapes)
+
+
+@pytest.mark.parametrize("variance", [0.0, 1e-5, float("nan")])
+def test_a_variance_that_is_none_is_refused(variance):
+    with pytest.raises(ValueError, match="`initial_variance` to be above"):
+        losses.VariationalInformation(variance)
 
 
 X, Y = batch(16)

@@ -167,6 +167,14 @@ def test_one_logit_under_a_softmax_divergence_is_refused_with_the_loss_to_use():
         losses.kl_divergence(np.zeros((2, 1), "float32"), np.zeros((2, 1), "float32"))
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("loss, name", [(losses.jensen_shannon, "beta"), (losses.skew_kl, "skew")])
+def test_a_share_of_the_teacher_that_is_none_is_refused(loss, name, share):
+    x = np.zeros((2, 3), "float32")
+    with pytest.raises(ValueError, match=f"`{name}` to be from 0 to 1"):
+        loss(x, x, **{name: share})
+
+
 @every_loss
 def test_a_loss_can_be_saved_by_its_name(loss):
     assert keras.saving.get_registered_name(loss) == f"keras_kd>{loss.__name__}"

@@ -84,6 +84,29 @@ def test_simkd_gives_a_plain_model_with_the_teachers_frozen_classifier():
     assert student(X).shape == (8, 4)
 
 
+def test_simkd_does_to_the_students_features_all_that_the_teacher_does_to_its_own():
+    inputs = keras.Input((4,))
+    features = keras.layers.Dense(5, name="features")(inputs)
+    hidden = keras.layers.Dense(3, activation="tanh", bias_initializer="ones")(features)
+    teacher = keras.Model(inputs, keras.layers.Dense(2, bias_initializer="ones")(hidden))
+    small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="own"), keras.layers.Dense(2)])
+    student = bridges.with_teacher_classifier(small, teacher, at=("own", "features"), projection="projected")
+    (w1, b1), (w2, b2) = (layer.get_weights() for layer in teacher.layers[-2:])
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    projected = keras.Model(student.input, student.get_layer("projected").output)(x).numpy().astype("float64")
+    np.testing.assert_allclose(student(x), np.tanh(projected @ w1 + b1) @ w2 + b2, rtol=1e-5, atol=1e-6)
+    # The student's own layer and the projection from 3 to 5; the layers of the teacher stay as they are.
+    assert [v.shape for v in student.trainable_variables] == [(4, 3), (3,), (3, 5), (5,)]
+
+
+def test_simkd_asks_for_a_plain_chain_after_the_teachers_features():
+    inputs = keras.Input((4,))
+    features = keras.layers.Dense(4, name="features")(inputs)
+    teacher = keras.Model(inputs, keras.layers.Add()([features, inputs]))
+    with pytest.raises(ValueError, match="plain chain of layers after 'features'.*takes 2 inputs"):
+        bridges.with_teacher_classifier(keras.models.clone_model(teacher), teacher, at=("features", "features"))
+
+
 def test_layers_of_one_stage_are_paired_and_the_reason_is_printed(capsys):
     pairs = methods.suggest_pairs(convolutional("student", (3, 5)), convolutional("teacher", (6, 7)))
     assert pairs == MAPS
@@ -193,9 +216,38 @@ def test_a_decoder_is_read_at_its_end():
     assert sorted(pairs) == [("coarse", "coarse"), ("decoded", "decoded")]
 
 
-def test_feature_methods_without_pairs_say_where_to_find_them():
+def test_models_without_anything_in_common_are_refused_with_their_layers():
+    vectors = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="only")], name="vectors")
+    with pytest.raises(ValueError, match=r"Found no layers of 'vectors' and 'maps'.*\['only'\].*'stage_1'"):
+        methods.suggest_pairs(vectors, convolutional("maps", (3, 5)))
+
+
+@pytest.mark.parametrize("at", [[], ["ab"], [("a", "b", "c")], [("a", "b"), ("c",)]], ids=str)
+def test_feature_methods_without_pairs_say_where_to_find_them(at):
     with pytest.raises(ValueError, match="suggest_pairs"):
-        methods.fitnets([])
+        methods.fitnets(at)
+
+
+def test_methods_can_be_added_to_one_another():
+    teacher = convolutional("teacher", (6, 7))
+    names = [term.name for method in METHODS.values() for term in method(teacher)]
+    assert len(set(names)) == len(names)
+
+
+def test_the_numbers_of_a_contrastive_memory_reach_it():
+    [term] = methods.crd(VECTORS, dimension=4, temperature=0.5, memory=16)
+    assert (term.loss.dimension, term.loss.temperature, term.loss.memory) == (4, 0.5, 16)
+
+
+@pytest.mark.parametrize("name", ["vid", "crd"])
+def test_terms_with_weights_of_their_own_are_numbered_from_1(name):
+    assert [term.name for term in getattr(methods, name)(MAPS)] == [f"{name}_1", f"{name}_2"]
+
+
+def test_a_flow_needs_two_layers_to_go_between():
+    with pytest.raises(ValueError, match="at least two pairs"):
+        methods.fsp(MAPS[:1])
+    assert [term.name for term in methods.fsp([*MAPS, *VECTORS])] == ["fsp_1", "fsp_2"]
 
 
 @pytest.mark.parametrize(
@@ -219,6 +271,37 @@ def test_the_smallest_bridge_makes_shapes_meet(ours, theirs):
     assert tuple(bridge(np.ones((2, *ours[1:]), "float32")).shape) == (2, *theirs[1:])
     expected = 0 if ours[-1] == theirs[-1] else (ours[-1] + 1) * theirs[-1]
     assert bridge.count_params() == expected
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, cells",
+    [
+        ((None, 4, 6, 2), (None, 2, 2, 2), lambda x: x.reshape(3, 2, 2, 2, 3, 2).mean(axis=(2, 4))),
+        ((None, 6, 2), (None, 3, 2), lambda x: x.reshape(3, 3, 2, 2).mean(axis=2)),
+        ((None, 6, 2), (None, 2), lambda x: x.mean(axis=1)),
+        ((None, 4, 6, 2), (None, 2), lambda x: x.mean(axis=(1, 2))),
+        ((None, 2, 2, 2), (None, 4, 2), lambda x: x.reshape(3, 4, 2)),
+        ((None, 4, 6, 2), (None, 4, 2), lambda x: x.reshape(3, 2, 2, 2, 3, 2).mean(axis=(2, 4)).reshape(3, 4, 2)),
+    ],
+    ids=str,
+)
+def test_a_bridge_averages_over_whole_cells_in_the_order_of_the_positions(ours, theirs, cells):
+    x = np.random.default_rng(0).normal(size=(3, *ours[1:])).astype("float32")
+    np.testing.assert_allclose(bridges.auto(ours, theirs)(x), cells(x.astype("float64")), rtol=1e-5, atol=1e-6)
+
+
+def test_a_fusion_has_biases_in_its_attention_alone():
+    fusion = bridges.ReviewFusion(channels=(2, 4), sizes=((4, 4), (2, 2)), width=3)
+    fusion.build(((None, 4, 4, 5), (None, 2, 2, 6)))
+    projections, attention, outputs = (5 + 6) * 3, 2 * 3 * 2 + 2, 3 * 3 * 3 * (2 + 4)
+    normalisations = 2 * (3 + 3 + 2 + 4)  # a scale and a shift per channel, in the place of biases
+    trained = sum(np.prod(variable.shape) for variable in fusion.trainable_variables)
+    assert trained == projections + attention + outputs + normalisations
+
+
+def test_a_fusion_of_stages_asks_for_one_size_for_each():
+    with pytest.raises(ValueError, match="as many sizes as channels"):
+        bridges.ReviewFusion(channels=(2, 4), sizes=((4, 4),))
 
 
 def test_equal_shapes_need_no_bridge_and_impossible_ones_are_refused():

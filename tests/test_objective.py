@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_kd import Distiller, Term, losses, schedules
 from tests import models, references
-from tests.models import Counter, Penalty, batch, linear, mlp, softmax, tagger
+from tests.models import Counter, Penalty, Scaled, batch, linear, mlp, softmax, tagger
 
 X, Y = batch()
 FEATURES = Term(losses.squared_error, at=("hidden", "hidden"), weight=0.5)
@@ -475,6 +475,16 @@ def test_a_student_with_a_softmax_head_takes_the_step_of_its_copy_with_logits():
     models.assert_same(students[1].get_weights(), students[0].get_weights(), 1e-6)
 
 
+@pytest.mark.parametrize("others", [[], [Term(losses.kl_divergence)]], ids=["alone", "beside one on distributions"])
+def test_a_loss_that_compares_numbers_reads_the_logarithms_of_a_softmax(others):
+    # What the softmax was computed of has a constant for each example besides, which not every teacher has kept.
+    student, teacher = (linear(seed, activation="softmax") for seed in (1, 2))
+    s, t = (np.log(softmax(linear(seed)(X).numpy())) for seed in (1, 2))
+    terms = [*others, Term(losses.squared_error, soften=False, name="numbers")]
+    received = distill(student, teacher, terms, alpha=1.0).objective(X)
+    assert float(received["numbers"]) == pytest.approx(np.mean((s - t) ** 2), rel=1e-5)
+
+
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_a_sigmoid_head_has_the_binary_divergence_of_its_logits(side):
     student = linear(1, activation="sigmoid" if side == "student" else None)
@@ -567,6 +577,13 @@ def test_a_term_has_its_own_temperature_schedule():
     terms = [Term(losses.kl_divergence, temperature=schedules.Ramp(1.0, 5.0, steps=2))]
     received = fit(distill(student, teacher, terms, temperature=9.0, alpha=1.0), epochs=2)["loss"]
     assert received == pytest.approx([soft_loss(student, teacher, t).mean() for t in (3.0, 5.0)], rel=1e-5)
+
+
+def test_a_distiller_is_built_with_a_student_that_the_first_batch_builds():
+    distiller = distill(Scaled(), linear(2))
+    assert not distiller.built
+    fit(distiller, X, Y)
+    assert distiller.built and distiller.count_params() == 4 * 3 + 3  # as a plain model after its fit
 
 
 def test_a_step_is_traced_once():

@@ -83,6 +83,12 @@ def test_what_is_no_map_is_refused_with_both_shapes(golden):
         refused(golden, other, ours, (str(ours), str(other)))
 
 
+@of(ANY_MAPS | {"hierarchical_pooling"})
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 4), (3, 4, 4, 4, 2)], ids=str)
+def test_what_is_no_map_is_refused_on_both_sides_too(golden, shape):
+    refused(golden, shape, shape, ("Expected maps", str(shape)))
+
+
 @of(SAME - {"contrastive"})
 def test_other_positions_are_refused_with_both_shapes(golden):
     # A number of positions of 1 would broadcast in silence.
@@ -121,7 +127,10 @@ def test_embeddings_are_flattened_before_their_widths_are_compared():
 def test_other_channels_of_a_stage_are_refused_with_both_shapes(golden):
     stages = [(2, 4, 4, 3), (2, 2, 2, 5)]
     # What FSP compares is (batch, channels of the first map, channels of the last).
-    words = {"fsp": ("student (2, 3, 5)", "teacher (2, 3, 7)"), "review": (str(stages[1]), "(2, 2, 2, 7)")}
+    words = {
+        "fsp": ("student (2, 3, 5)", "teacher (2, 3, 7)"),
+        "review": ("student (2, 2, 2, 5)", "teacher (2, 2, 2, 7)"),
+    }
     refused(golden, stages, [stages[0], (2, 2, 2, 7)], words[golden.name])
 
 
@@ -163,6 +172,13 @@ def test_sequences_of_unknown_length_can_be_related():
     for words in ([[1, 2, 3], [4, 5, 1], [2, 2, 3]], [[1, 2], [4, 5], [2, 2]]):
         logs = distiller.fit(np.array(words), verbose=0).history
         assert len(logs) == len(names) + 2 and np.isfinite(list(logs.values())).all()
+
+
+@of(ANY_MAPS | {"hierarchical_pooling"})
+@pytest.mark.parametrize("shape", [(None, None, 4, 3), (None, 4, None, 3), (None, 4, 4, None)], ids=str)
+def test_maps_of_unknown_size_are_refused_where_they_are_averaged(golden, shape):
+    with pytest.raises(ValueError, match="of known size"):
+        golden.loss(keras.KerasTensor(shape), keras.KerasTensor(shape))
 
 
 def test_maps_of_unknown_size_can_be_compared_by_channel():

@@ -75,6 +75,13 @@ def test_each_term_averages_at_its_own_temperature():
         assert logs[f"at_{t:.0f}"] == pytest.approx([expected], rel=1e-5)
 
 
+def test_a_term_without_a_temperature_averages_probabilities_at_1():
+    student, members = linear(9), [linear(1), linear(2)]
+    expected = soft_loss(student, mixed(members, [1.0, 1.0], 1.0), 1.0)
+    received = soft_log(student, Ensemble(members), [Term(losses.kl_divergence, soften=False)], temperature=4.0)
+    assert received == pytest.approx(expected, rel=1e-5)
+
+
 def test_logits_can_be_averaged_instead():
     student, members = linear(9), [linear(1), linear(2)]
     targets = softmax((3.0 * said(members[0]) + said(members[1])) / 4.0 / 4.0)
@@ -112,6 +119,23 @@ def test_labels_judged_one_by_one_have_the_average_of_the_sigmoids(temperature, 
     teachers = [linear(1, activation=activation), linear(2, activation=activation)]
     received = soft_log(student, Ensemble(teachers, [1.0, 3.0]), [Term(losses.binary_kl)], temperature=temperature)
     assert received == pytest.approx(temperature**2 * np.mean(divergence), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "activation, function, back",
+    [
+        ("softmax", softmax, np.log),
+        (None, softmax, np.log),
+        ("sigmoid", lambda z: 1 / (1 + np.exp(-z)), lambda p: np.log(p) - np.log(1 - p)),
+    ],
+    ids=str,
+)
+def test_a_loss_on_numbers_reads_the_average_that_the_heads_of_the_members_mean(activation, function, back):
+    student, members = linear(9), [linear(1), linear(2)]
+    expected = np.mean((said(student) - back(mixed(members, [1.0, 3.0], 1.0, function=function))) ** 2)
+    teacher = Ensemble([linear(seed, activation=activation) for seed in (1, 2)], [1.0, 3.0])
+    received = soft_log(student, teacher, [Term(losses.squared_error, soften=False)])
+    assert received == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])

@@ -398,7 +398,7 @@ def test_a_loss_that_cannot_be_called_is_refused(loss):
         Term(loss)
 
 
-@pytest.mark.parametrize("at", [("one",), ("a", "b", "c"), (1, 2), (), ((), ())])
+@pytest.mark.parametrize("at", [("one",), ("a", "b", "c"), (1, 2), ("a", 2), (("a", 2), "b"), (), ((), ()), ("a", ())])
 def test_a_place_that_is_no_pair_is_refused(at):
     with pytest.raises(ValueError, match="student_layer"):
         Term(losses.squared_error, at=at)
@@ -412,6 +412,11 @@ def test_a_name_that_is_not_offered_is_refused_with_what_is():
 def test_shapes_that_do_not_meet_are_refused_with_names_and_the_way_out():
     with pytest.raises(ValueError, match=r"'student_layer'.*'teacher_layer'.*\(4, 3\).*\(4, 2\).*bridge"):
         read(Term(losses.squared_error, at=FEATURES), STUDENT, TEACHER[:, :2])
+
+
+def test_a_softened_term_on_one_class_is_refused_before_anything_is_known_of_the_teacher():
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        Distiller(student=linear(1, classes=1), teacher=lambda x: x, terms=[Term(losses.kl_divergence)])
 
 
 def test_a_term_survives_being_saved():
