@@ -76,6 +76,11 @@ def test_an_assistant_larger_than_its_teacher_is_warned_of():
         stages.teacher_assistants(named(4, "a"), [named(40, "b")], named(2, "c"), **arguments(1))
 
 
+def test_assistants_are_not_made_from_a_teacher_without_a_graph():
+    with pytest.raises(ValueError, match="to make 2 assistants from.*Give the assistants as models"):
+        stages.teacher_assistants(lambda x: x[:, :3], 2, named(2, "small"), **arguments(1))
+
+
 def test_terms_are_made_for_each_link():
     def hints(student, teacher):
         return kd.methods.kd() + kd.methods.fitnets([("hidden", "hidden")], weight=0.1)
@@ -108,9 +113,23 @@ def test_models_that_end_in_a_softmax_are_averaged_as_they_are():
     np.testing.assert_allclose(softmax(stages.averaged(models).predict(X, verbose=0)), expected, atol=1e-6)
 
 
-def test_a_first_generation_may_have_a_teacher():
-    _, record = stages.born_again(lambda: named(5, "student"), 1, named(8, "teacher"), **arguments(1))
-    assert [stage.teacher for stage in record] == ["teacher"]
+def test_no_models_have_no_average():
+    with pytest.raises(ValueError, match="at least one model"):
+        stages.averaged([])
+
+
+@pytest.mark.parametrize(
+    "teacher, name",
+    [
+        (lambda: named(8, "teacher"), "teacher"),
+        (lambda: [named(8, "a"), named(7, "b")], "a + b"),
+        (lambda: lambda x: x[:, :3], "function"),
+    ],
+    ids=["model", "list", "function"],
+)
+def test_a_first_generation_may_have_a_teacher(teacher, name):
+    _, record = stages.born_again(lambda: named(5, "student"), 1, teacher(), **arguments(1))
+    assert [stage.teacher for stage in record] == [name]
 
 
 def test_a_remembered_teacher_tells_no_more_in_a_stage_than_fit(capsys):
