@@ -3,6 +3,7 @@
 import collections
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -32,9 +33,10 @@ def named(units: int, name: str) -> keras.Model:
 
 def test_each_link_of_a_chain_learns_from_the_one_above():
     teacher, assistant, student = named(20, "large"), named(9, "middle"), named(3, "small")
-    before = numbers(teacher)
+    before, started = numbers(teacher), time.perf_counter()
     trained, record = stages.teacher_assistants(teacher, [assistant], student, **arguments())
     assert trained is student
+    assert sum(stage.seconds for stage in record) < time.perf_counter() - started
     assert [(stage.name, stage.teacher, stage.epochs) for stage in record] == [
         ("1-middle", "large", 2),
         ("2-small", "middle", 2),
@@ -219,6 +221,22 @@ def test_exits_are_trained_with_the_student_and_exported_or_not(tmp_path):
     np.testing.assert_allclose(both.serve(x)["final"], without.serve(x), atol=1e-6)
 
 
+def test_hints_compare_each_exit_with_the_features_of_the_last_one():
+    inputs = x = keras.Input((4,))
+    for seed in (1, 2, 3):
+        x = dense(5, seed, activation="tanh", name=f"block_{seed}")(x)
+    student = keras.Model(inputs, dense(3, 4)(x))
+    first, second, last = keras.Model(inputs, [student.get_layer(f"block_{n}").output for n in (1, 2, 3)]).predict(
+        X, verbose=0
+    )
+    common = arguments(1, optimizer=keras.optimizers.SGD(0.0))
+    common["fit_arguments"]["batch_size"] = len(X)
+    _, record = stages.self_distillation(student, ["block_1", "block_2", "block_3"], hint_weight=0.1, **common)
+    for name, features in (("hint_1", first), ("hint_2", second)):
+        assert record[0].logs[name] == pytest.approx(np.mean((features - last) ** 2), rel=1e-4)
+    assert "hint_3" not in record[0].logs
+
+
 def test_an_exit_that_is_not_a_layer_is_named():
     with pytest.raises(ValueError, match=r"'block_9' to be an output or a layer of the student.*block_1"):
         stages.self_distillation(exits_model(), ["block_9"], **arguments())
@@ -311,6 +329,12 @@ def test_a_student_of_pseudo_labels_is_one_fitted_on_them(tmp_path):
     assert_same(keras.models.load_model(record[0].path).get_weights(), trained.get_weights())
     with pytest.raises(ValueError, match="without .'x'"):
         stages.pseudo_label(teacher, X, 0.5, student, **{**common, "fit_arguments": {"x": X}})
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1])
+def test_soft_labels_refuse_a_threshold_that_is_no_probability(threshold):
+    with pytest.raises(ValueError, match=f"from 0 to 1.*threshold={threshold}"):
+        stages.soft_labels(linear(1), X, threshold)
 
 
 def test_soft_labels_refuse_a_temperature_that_is_not_above_0():
