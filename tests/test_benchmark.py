@@ -14,6 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
+import matplotlib.axes
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -431,6 +432,21 @@ def test_the_front_is_what_nothing_beats():
 def test_the_picture_is_written(small, tmp_path):
     small[0].plot_pareto(tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_bars_of_the_picture_are_the_intervals(tmp_path, monkeypatch):
+    drawn, original = [], matplotlib.axes.Axes.errorbar
+
+    def errorbar(self, x, y, spread, **arguments):
+        drawn.append((y, spread))
+        return original(self, x, y, spread, **arguments)
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "errorbar", errorbar)
+    tests = [0.5, 0.7, 0.6]
+    result = made({("net", "alone"): [(each, each) for each in tests], ("tiny", "alone"): [(0.5, 0.5)]})
+    result.plot_pareto(tmp_path / "pareto.png")
+    half = stats.t.ppf(0.975, 2) * np.std(tests, ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(drawn, [([0.6, 0.5], [half, 0.0])])
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import keras_kd as kd
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.reports import Estimate, Info
 from tests.caches import CLASSES, FEATURES, built, data, dataset, jittered, student, teacher
-from tests.models import assert_same
+from tests.models import assert_same, softmax
 from tests.test_objective import distill
 
 X, Y = data()
@@ -125,6 +125,14 @@ def test_top_k_of_all_classes_trains_as_the_dense_cache(tmp_path):
     expected, _ = trained(kd.teachers.Cached(dense), dense.join(dataset()).batch(8))
     received, _ = trained(kd.teachers.Cached(top), top.join(dataset()).batch(8))
     assert_same(received, expected, 1e-6)
+
+
+def test_the_top_class_alone_is_kept_with_the_mass_of_the_others(tmp_path):
+    x, _ = next(iter(built(tmp_path, top_k=1, dtype="float32").join(dataset()).batch(50)))
+    p, parts = softmax(teacher()(X)), x.targets["logits"]
+    np.testing.assert_array_equal(parts["indices_of_6"][:, 0], p.argmax(-1))
+    np.testing.assert_allclose(parts["log_probabilities"][:, 0], np.log(p.max(-1)), atol=1e-5)
+    np.testing.assert_allclose(parts["log_tail"], np.log(1 - p.max(-1)), atol=1e-5)
 
 
 def test_several_taps_and_a_bridge_from_the_manifest(tmp_path):
