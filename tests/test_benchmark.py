@@ -14,16 +14,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
+import matplotlib.axes
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
 
 import keras_kd as kd
-from keras_kd.experiments import run_settings, scatter, statistics
-from keras_kd.experiments.benchmark_result import BenchmarkResult, Run
-from keras_kd.experiments.runs import Heartbeat
+from keras_kd.benchmarking import plot, quality, settings, statistics
+from keras_kd.benchmarking.jobs import Heartbeat
+from keras_kd.benchmarking.parts import Part
+from keras_kd.benchmarking.results import BenchmarkResult, Run
+from keras_kd.teachers import as_teacher
 from tests.benchmarks import LOSS, arguments, finished, net, part, shuffled, teacher
+from tests.models import headed, softmax
 
 
 class Recipes:
@@ -61,9 +65,10 @@ def made(values: dict[tuple[str, str], list[tuple[float, float]]], metric: str =
     return BenchmarkResult(runs, {}, 100, metric, "min" if metric == "loss" else "max")
 
 
-def test_intervals_and_the_paired_test_are_scipys():
+@pytest.mark.parametrize("seeds", [2, 6])
+def test_intervals_and_the_paired_test_are_scipys(seeds):
     random = np.random.default_rng(0)
-    recipe, alone = random.normal(size=(2, 6))
+    recipe, alone = random.normal(size=(2, seeds))
     found = statistics.interval(recipe)
     expected = stats.ttest_1samp(recipe, 0.0).confidence_interval(0.95)
     np.testing.assert_allclose(found, [recipe.mean(), expected.low, expected.high], rtol=1e-12)
@@ -152,6 +157,39 @@ def test_a_compiled_teacher_is_measured_as_it_is(tmp_path):
     np.testing.assert_allclose(
         [result.teacher["test"][name] for name in ("loss", "accuracy")], [loss, accuracy], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("head", ["logits", "softmax", "sigmoid"])
+def test_a_teacher_is_measured_on_what_the_student_outputs(head):
+    x = part(2)[0]
+    y = np.eye(3, dtype="float32")[part(2)[1]]
+    members = [headed(seed, "sigmoid" if head == "sigmoid" else "logits") for seed in (1, 2)]
+    said = [member.predict(x, verbose=0).astype("float64") for member in members]
+    p = np.mean([each if head == "sigmoid" else softmax(each) for each in said], axis=0)
+    if head == "sigmoid":
+        loss, expected = "binary_crossentropy", -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    else:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=head == "logits")
+        expected = -np.mean(np.sum(y * np.log(p), axis=-1))
+    compiled = {"optimizer": "sgd", "loss": loss, "run_eagerly": True, "temperature": 3.0}
+    assert quality.better(headed(3, head), compiled, "loss", "auto") == "min"
+    found = quality.teacher_measured(as_teacher(members), headed(3, head), compiled, [Part("test", (x, y), 16)])
+    assert found["test"]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_function_is_measured_and_a_teacher_without_logits_is_not():
+    x, y = part(2)
+    measured = functools.partial(
+        quality.teacher_measured,
+        student=net(),
+        compile_arguments={"optimizer": "sgd", "loss": LOSS, "run_eagerly": True},
+        parts=[Part("test", (x, y), 16)],
+    )
+    given, inputs = teacher(), keras.Input((4,))
+    z = softmax(given.predict(x, verbose=0))
+    expected = -np.mean(np.log(z[np.arange(len(y)), y]))
+    assert measured(as_teacher(lambda x: given(x)))["test"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert measured(as_teacher(keras.Model(inputs, {"a": given(inputs), "b": given(inputs)}))) == {}
 
 
 def test_a_run_of_a_recipe_is_the_distiller_that_one_would_write_by_hand(small):
@@ -394,6 +432,21 @@ def test_the_front_is_what_nothing_beats():
 def test_the_picture_is_written(small, tmp_path):
     small[0].plot_pareto(tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_bars_of_the_picture_are_the_intervals(tmp_path, monkeypatch):
+    drawn, original = [], matplotlib.axes.Axes.errorbar
+
+    def errorbar(self, x, y, spread, **arguments):
+        drawn.append((y, spread))
+        return original(self, x, y, spread, **arguments)
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "errorbar", errorbar)
+    tests = [0.5, 0.7, 0.6]
+    result = made({("net", "alone"): [(each, each) for each in tests], ("tiny", "alone"): [(0.5, 0.5)]})
+    result.plot_pareto(tmp_path / "pareto.png")
+    half = stats.t.ppf(0.975, 2) * np.std(tests, ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(drawn, [([0.6, 0.5], [half, 0.0])])
 
 
 @pytest.mark.slow

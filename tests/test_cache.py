@@ -1,13 +1,18 @@
 """A cache joined to its examples: the same targets as the teacher's, whatever happens to the dataset afterwards."""
 
+import json
+import time
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd.cache.layout import Layout
+from keras_kd.cache.reports import Estimate, Info
 from tests.caches import CLASSES, FEATURES, built, data, dataset, jittered, student, teacher
-from tests.models import assert_same
+from tests.models import assert_same, softmax
 from tests.test_objective import distill
 
 X, Y = data()
@@ -120,6 +125,14 @@ def test_top_k_of_all_classes_trains_as_the_dense_cache(tmp_path):
     expected, _ = trained(kd.teachers.Cached(dense), dense.join(dataset()).batch(8))
     received, _ = trained(kd.teachers.Cached(top), top.join(dataset()).batch(8))
     assert_same(received, expected, 1e-6)
+
+
+def test_the_top_class_alone_is_kept_with_the_mass_of_the_others(tmp_path):
+    x, _ = next(iter(built(tmp_path, top_k=1, dtype="float32").join(dataset()).batch(50)))
+    p, parts = softmax(teacher()(X)), x.targets["logits"]
+    np.testing.assert_array_equal(parts["indices_of_6"][:, 0], p.argmax(-1))
+    np.testing.assert_allclose(parts["log_probabilities"][:, 0], np.log(p.max(-1)), atol=1e-5)
+    np.testing.assert_allclose(parts["log_tail"], np.log(1 - p.max(-1)), atol=1e-5)
 
 
 def test_several_taps_and_a_bridge_from_the_manifest(tmp_path):
@@ -282,6 +295,15 @@ def test_verify_finds_the_difference_that_was_made(tmp_path):
     assert built(tmp_path / "top", top_k=2).verify(dataset(), 0.2).largest["logits"] < 5e-3
 
 
+def test_verify_looks_at_a_fraction_of_the_examples_and_at_least_one(tmp_path):
+    cache = built(tmp_path)
+    for fraction, examples in ((0.2, 10), (1e-3, 1)):
+        assert cache.verify(dataset(), fraction).numbers == examples * CLASSES
+    for fraction in (0.0, 1.1):
+        with pytest.raises(ValueError, match=f"Received: fraction={fraction}"):
+            cache.verify(dataset(), fraction)
+
+
 def test_verify_finds_what_no_fingerprint_shows(tmp_path):
     model, other = teacher(), teacher(8)
     cache = built(tmp_path, teacher=lambda x: model(x), dtype="float32")  # read as the cache is built
@@ -312,6 +334,33 @@ def test_info_and_estimate_say_what_is_there(tmp_path):
     assert "bytes an example and view" in str(info) and "on disk" in str(estimate)
     for epochs, words in ((3.25, "after    3.2 epochs"), (float("inf"), "never  reading took"), (None, "not known")):
         assert words in str(info._replace(break_even=epochs)), str(info._replace(break_even=epochs))
+
+
+def test_info_counts_every_view_of_every_example():
+    said = {
+        "logits": {"log_probabilities": np.zeros((1, 5, 2), "float16"), "indices_of_7": np.zeros((1, 5, 2), "uint8")}
+    }
+    content = {"count": 10, "views": 3, "dtype": "float16", "layout": Layout.of(said, False, 2).get_config()}
+    info = Info.of(content, on_disk=1200, examples_timed=15, seconds=6.0, seconds_to_read=0.1)
+    assert (info.examples, info.views, info.nbytes, info.bytes_per_example) == (10, 3, 1200, 40.0)
+    assert info.bytes_dense == 10 * 3 * (2 + 5 * 7 * 2)  # the check, and 5 positions of 7 classes
+    assert info.seconds == pytest.approx(0.4 * 30)  # 6 s for 15 examples
+    # Of n epochs, the live teacher takes 0.4 * 10 n seconds; the cache 0.4 * 30 and 0.1 * 10 n: equal at n = 4.
+    assert info.break_even == pytest.approx(4.0)
+
+
+def test_an_estimate_counts_every_view_of_every_example():
+    assert Estimate.of(10, 3, 0.5, 8, 99) == (10, 15.0, 240, 99)
+    assert Estimate.of(None, 3, 0.5, 8, 99) == (None, 1.5, 24, 99)
+
+
+def test_the_times_of_a_build_are_kept_with_the_number_of_examples(tmp_path):
+    started = time.perf_counter()
+    built(tmp_path, views=2, augment=jittered)
+    elapsed = time.perf_counter() - started
+    (timing,) = (json.loads(path.read_text()) for path in tmp_path.glob("timing-*.json"))
+    assert timing["examples"] == 2 * 50
+    assert 0 < timing["seconds"] < elapsed
 
 
 def test_a_lambda_teacher_and_one_of_another_origin_are_cached(tmp_path):

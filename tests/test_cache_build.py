@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -71,6 +72,12 @@ def test_a_build_that_is_done_is_not_done_again(tmp_path):
 
 def shards_in(folder):
     return [int(path.stem.removeprefix("shard-")) for path in folder.rglob("shard-*.tfrecord")]
+
+
+def test_the_progress_counts_the_examples_that_are_written(tmp_path, capsys):
+    kd.TeacherCache(tmp_path, teacher=teacher()).build(dataset(), batch_size=20, verbose=1)
+    told = [int(each) for each in re.findall(r"(\d+)/50", capsys.readouterr().out)]
+    assert set(told) <= {20, 40, 50} and told[-1] == 50  # Keras leaves out what follows too soon
 
 
 def test_independent_jobs_make_the_cache_of_their_plan(tmp_path, capsys):

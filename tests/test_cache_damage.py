@@ -311,6 +311,16 @@ def test_other_data_teach_nothing(tmp_path, name, kind):
     assert len(seen) <= -(-before // 6)
 
 
+def test_an_example_that_is_another_one_is_named_by_its_place(tmp_path):
+    x, y = data(512)
+    cache = built(tmp_path, x, batch_size=256)
+    x[300, 1] += 1.0  # in the second block of 256
+    with pytest.raises(ValueError, match="Example 300 is not the one"):
+        cache.join(x)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Example 300 is not the one"):
+        list(built(tmp_path / "pairs", dataset(512)).join(tf.data.Dataset.from_tensor_slices((x, y))))
+
+
 @pytest.mark.parametrize("rows", [511, 513, 768, 256])
 def test_another_number_of_examples_is_found_where_blocks_are_records(tmp_path, rows):
     cache = built(tmp_path, dataset(512), batch_size=256)

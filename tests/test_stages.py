@@ -3,6 +3,7 @@
 import collections
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -33,9 +34,10 @@ def named(units: int, name: str) -> keras.Model:
 
 def test_each_link_of_a_chain_learns_from_the_one_above():
     teacher, assistant, student = named(20, "large"), named(9, "middle"), named(3, "small")
-    before = numbers(teacher)
+    before, started = numbers(teacher), time.perf_counter()
     trained, record = stages.teacher_assistants(teacher, [assistant], student, **arguments())
     assert trained is student
+    assert sum(stage.seconds for stage in record) < time.perf_counter() - started
     assert [(stage.name, stage.teacher, stage.epochs) for stage in record] == [
         ("1-middle", "large", 2),
         ("2-small", "middle", 2),
@@ -77,6 +79,11 @@ def test_an_assistant_larger_than_its_teacher_is_warned_of():
         stages.teacher_assistants(named(4, "a"), [named(40, "b")], named(2, "c"), **arguments(1))
 
 
+def test_assistants_are_not_made_from_a_teacher_without_a_graph():
+    with pytest.raises(ValueError, match="to make 2 assistants from.*Give the assistants as models"):
+        stages.teacher_assistants(lambda x: x[:, :3], 2, named(2, "small"), **arguments(1))
+
+
 def test_terms_are_made_for_each_link():
     def hints(student, teacher):
         return kd.methods.kd() + kd.methods.fitnets([("hidden", "hidden")], weight=0.1)
@@ -109,9 +116,23 @@ def test_models_that_end_in_a_softmax_are_averaged_as_they_are():
     np.testing.assert_allclose(softmax(stages.averaged(models).predict(X, verbose=0)), expected, atol=1e-6)
 
 
-def test_a_first_generation_may_have_a_teacher():
-    _, record = stages.born_again(lambda: named(5, "student"), 1, named(8, "teacher"), **arguments(1))
-    assert [stage.teacher for stage in record] == ["teacher"]
+def test_no_models_have_no_average():
+    with pytest.raises(ValueError, match="at least one model"):
+        stages.averaged([])
+
+
+@pytest.mark.parametrize(
+    "teacher, name",
+    [
+        (lambda: named(8, "teacher"), "teacher"),
+        (lambda: [named(8, "a"), named(7, "b")], "a + b"),
+        (lambda: lambda x: x[:, :3], "function"),
+    ],
+    ids=["model", "list", "function"],
+)
+def test_a_first_generation_may_have_a_teacher(teacher, name):
+    _, record = stages.born_again(lambda: named(5, "student"), 1, teacher(), **arguments(1))
+    assert [stage.teacher for stage in record] == [name]
 
 
 def test_a_remembered_teacher_tells_no_more_in_a_stage_than_fit(capsys):
@@ -199,6 +220,22 @@ def test_exits_are_trained_with_the_student_and_exported_or_not(tmp_path):
     without, both = tf.saved_model.load(tmp_path / "without"), tf.saved_model.load(tmp_path / "with")
     assert set(both.serve(x)) == {"exit_1", "exit_2", "final"}
     np.testing.assert_allclose(both.serve(x)["final"], without.serve(x), atol=1e-6)
+
+
+def test_hints_compare_each_exit_with_the_features_of_the_last_one():
+    inputs = x = keras.Input((4,))
+    for seed in (1, 2, 3):
+        x = dense(5, seed, activation="tanh", name=f"block_{seed}")(x)
+    student = keras.Model(inputs, dense(3, 4)(x))
+    first, second, last = keras.Model(inputs, [student.get_layer(f"block_{n}").output for n in (1, 2, 3)]).predict(
+        X, verbose=0
+    )
+    common = arguments(1, optimizer=keras.optimizers.SGD(0.0))
+    common["fit_arguments"]["batch_size"] = len(X)
+    _, record = stages.self_distillation(student, ["block_1", "block_2", "block_3"], hint_weight=0.1, **common)
+    for name, features in (("hint_1", first), ("hint_2", second)):
+        assert record[0].logs[name] == pytest.approx(np.mean((features - last) ** 2), rel=1e-4)
+    assert "hint_3" not in record[0].logs
 
 
 def test_an_exit_that_is_not_a_layer_is_named():
@@ -293,6 +330,12 @@ def test_a_student_of_pseudo_labels_is_one_fitted_on_them(tmp_path):
     assert_same(keras.models.load_model(record[0].path).get_weights(), trained.get_weights())
     with pytest.raises(ValueError, match="without .'x'"):
         stages.pseudo_label(teacher, X, 0.5, student, **{**common, "fit_arguments": {"x": X}})
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1])
+def test_soft_labels_refuse_a_threshold_that_is_no_probability(threshold):
+    with pytest.raises(ValueError, match=f"from 0 to 1.*threshold={threshold}"):
+        stages.soft_labels(linear(1), X, threshold)
 
 
 def test_soft_labels_refuse_a_temperature_that_is_not_above_0():

@@ -204,6 +204,22 @@ def test_a_teacher_is_given_the_batch_the_labels_and_the_step():
     assert (teacher.heard[2][3], teacher.heard[3]) == (1, (student.name, 2))
 
 
+def test_a_teacher_is_given_x_in_the_type_that_it_has():
+    teacher, x = Listener(), X.astype("float64") + 1e-12
+    teacher(tf.constant(x), {"logits": tf.zeros((len(X), 3))})
+    assert teacher.heard[0][0].dtype == np.float64
+    np.testing.assert_array_equal(teacher.heard[0][0], x)
+
+
+def test_a_member_of_an_ensemble_is_given_the_batch_the_labels_and_the_step():
+    member = Listener()
+    fit(distill(linear(1), [linear(2), member]), epochs=2)
+    for step, (x, names, labels, received) in enumerate(member.heard[::2]):
+        np.testing.assert_array_equal(x, X)
+        np.testing.assert_array_equal(labels, Y)
+        assert (names, received) == (["logits"], step)
+
+
 def test_a_teacher_of_the_users_own_may_be_a_member_of_an_ensemble():
     student, member = linear(1), linear(2)
     p = (softmax(np.array([3.0, 0.0, -1.0])) + softmax(member(X).numpy())) / 2

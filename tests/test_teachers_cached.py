@@ -73,6 +73,13 @@ def test_a_remembered_teacher_still_answers_for_other_examples():
     assert float(distiller.objective(X, Y)["loss"]) == pytest.approx(float(live.objective(X, Y)["loss"]))
 
 
+def test_a_remembered_teacher_is_asked_again_for_other_names():
+    known = kd.teachers.Remembered(teacher())
+    trained(known)
+    terms = lambda: [kd.Term(kd.losses.cosine, at=("scores", "scores"))]  # noqa: E731
+    assert_same(trained(known, terms=terms()), trained(teacher(), terms=terms()), 1e-6)
+
+
 def test_a_validation_split_of_remembered_arrays():
     known = trained(kd.teachers.InMemory(teacher()), validation_split=0.2)
     assert_same(known, trained(teacher(), validation_split=0.2), 1e-6)

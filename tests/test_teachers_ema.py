@@ -382,6 +382,12 @@ def test_a_decay_outside_0_to_1_is_refused(decay):
         EMA(decay)
 
 
+def test_a_schedule_that_leaves_0_to_1_at_one_end_is_refused():
+    for begin, end in ((-1.0, 0.9), (0.9, 1.1)):
+        with pytest.raises(ValueError, match="`decay` to be from 0 to 1"):
+            EMA(schedules.Ramp(begin, end, steps=4))
+
+
 @pytest.mark.parametrize("decay", ["0.9", None, [0.9]])
 def test_a_decay_that_is_no_number_is_refused(decay):
     with pytest.raises(TypeError, match="decay.*number"):

@@ -437,6 +437,16 @@ def test_a_saved_model_that_ends_in_softmax_is_told_so(written, eager):
     assert soft_log(student, teacher, run_eagerly=eager) == pytest.approx(soft_log(student, live), rel=1e-5)
 
 
+def test_a_saved_model_is_recognised_only_where_the_heads_of_all_names_are_known(written):
+    for head, names, known in (
+        ({"scores": "logits"}, ("scores",), True),
+        ({"scores": "logits"}, ("scores", "logits"), False),
+        ("auto", ("scores",), False),
+    ):
+        teacher = SavedModel(written / "tensorflow", "score", head=head)
+        assert teacher.unrecognised(names) == ([] if known else [teacher])
+
+
 def test_a_saved_model_may_preprocess(written):
     student = linear(1)
     teacher = SavedModel(written / "keras", preprocess=lambda x: 2.0 * x - 1.0)

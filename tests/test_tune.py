@@ -16,6 +16,7 @@ import keras_kd as kd
 from keras_kd._internal.files import replace
 from keras_kd._keras.tuner_records import written_with
 from keras_kd.experiments import Trial, TuneResult
+from keras_kd.tuning.space import ask
 from tests.benchmarks import LOSS, net, part, teacher
 
 if importlib.util.find_spec("keras_tuner") is None:
@@ -232,10 +233,25 @@ def test_what_cannot_be_searched_is_refused_before_any_work(tmp_path):
         ({"space": {"temperature": (0.0, 4.0)}}, "Expected the range of 'temperature'"),
         ({"space": {"alpha": (0.9, 0.1)}}, "Expected the range of 'alpha'"),
         ({"space": {"alpha": [0.5], "weights": {"nobody": (1.0, 2.0)}}}, "Expected `weights` to name terms"),
+        (
+            {"space": {"method": {"mine": [kd.Term(lambda student, teacher: student[:, 0])]}}},
+            "Give the recipe as a function",
+        ),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             kd.tune(**arguments(tmp_path, **change))
     assert not list(tmp_path.iterdir())
+
+
+def test_temperature_is_drawn_by_its_logarithm_and_alpha_evenly():
+    hp = keras_tuner.HyperParameters()
+    asked = {"temperature": (1.0, 16.0), "alpha": (0.1, 1.0), "weight": [1.0, 2.0], "fixed": 3.0}
+    for name, values in asked.items():
+        ask(hp, name, values)
+    middle = {each.name: each.prob_to_value(0.5) for each in hp.space}
+    assert middle["temperature"] == pytest.approx(4.0)  # (1 * 16) ** 0.5
+    assert middle["alpha"] == pytest.approx(0.55)  # (0.1 + 1) / 2
+    assert middle["weight"] in (1.0, 2.0) and middle["fixed"] == 3.0
 
 
 def test_a_plain_hypermodel_of_keras_tuner_builds_distillers(tmp_path):
