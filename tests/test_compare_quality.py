@@ -266,6 +266,13 @@ def test_an_answer_that_is_impossible_for_both_adds_nothing():
     assert received["nll"] == pytest.approx(np.log1p(np.exp(-1)) / 2)
 
 
+def test_a_logit_of_zero_is_no_of_student_and_teacher():
+    x = {"student": np.float32([[0, 1]]), "teacher": np.float32([[0, -1]])}  # no and yes, no and no
+    received = measured(x, np.array([[1, 1]]), outputs=2, task="multi-label")
+    assert (received["accuracy"], received["agreement"]) == (0.5, 0.5)
+    assert received["agreement_where_teacher_wrong"] == 0.5  # the teacher is wrong on both
+
+
 def test_a_sigmoid_headed_copy_gives_the_numbers_of_the_logits():
     student = parrot("student", activation="sigmoid")
     received = measure(student, (X, YES), teacher=parrot("teacher", activation="sigmoid"))

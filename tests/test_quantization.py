@@ -310,6 +310,18 @@ def bad(*stack, shape=(8, 8, 2)):
     return keras.Sequential([keras.Input(shape), *stack])
 
 
+def forked():
+    """A convolution whose output goes into a normalisation, and somewhere else."""
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(2, 1)(inputs)
+    return keras.Model(inputs, layers.Add()([layers.BatchNormalization(name="read twice")(x), x]))
+
+
+def sum_of_three():
+    inputs = keras.Input((8, 8, 2))
+    return keras.Model(inputs, layers.Add(name="three")([layers.Conv2D(2, 1)(inputs) for _ in range(3)]))
+
+
 SHARED = layers.Dense(2, name="shared")
 NOT_COVERED = {
     "'gate' \\(Activation\\): the activation 'swish'|'silu'": lambda: bad(layers.Activation("silu", name="gate")),
@@ -320,6 +332,20 @@ NOT_COVERED = {
     "'early' \\(Softmax\\): probabilities": lambda: bad(layers.Softmax(name="early"), layers.Flatten()),
     "'inner' \\(Sequential\\): a nested": lambda: bad(keras.Sequential([layers.Flatten()], name="inner")),
     "'shared' \\(Dense\\): called more": lambda: bad(layers.Flatten(), SHARED, SHARED, shape=(2,)),
+    "'capped' \\(ReLU\\): not a plain": lambda: bad(layers.ReLU(max_value=4.0, name="capped")),
+    "'late' \\(ReLU\\): not a plain": lambda: bad(layers.ReLU(threshold=0.5, name="late")),
+    "'bent' \\(Dense\\): the activation 'tanh'": lambda: bad(layers.Dense(2, "tanh", name="bent"), shape=(2,)),
+    "'even' \\(Dense\\): probabilities": lambda: bad(
+        layers.Dense(2, "softmax", name="even"), layers.ReLU(), shape=(2,)
+    ),
+    "'swapped' \\(Conv2D\\): channels first": lambda: bad(
+        layers.Conv2D(2, 1, data_format="channels_first", name="swapped")
+    ),
+    "'rows' \\(BatchNormalization\\): normalises": lambda: bad(
+        layers.Conv2D(2, 1), layers.BatchNormalization(1, name="rows")
+    ),
+    "'read twice' \\(BatchNormalization\\): not the only": forked,
+    "'three' \\(Add\\): 3 inputs": sum_of_three,
 }
 
 
