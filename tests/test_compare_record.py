@@ -102,6 +102,28 @@ def test_the_examples_of_the_largest_divergence_are_kept_with_their_inputs():
     assert compared(worst=0).disagreements == {}
 
 
+def test_disagreements_on_labels_are_of_all_answers_and_on_numbers_absolute():
+    s, t = logits(STUDENT), logits(TEACHER)
+    p, q = special.expit(s), special.expit(t)
+    kl = np.mean(q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)), axis=-1)
+    distance = np.mean(np.abs(s - t), axis=-1)
+    yes = (np.random.default_rng(0).random((64, 3)) < 0.5).astype(int)
+    yes[0] = 1  # not one-hot
+    for labels, expected, ours, theirs in ((yes, kl, p, q), (X[:, :3] + 0.5, distance, s, t)):
+        found = compared(data=(X, labels), worst=5, batch_size=20).disagreements["distilled"]
+        order = np.argsort(-expected)[:5]
+        assert [each.index for each in found] == list(order)
+        np.testing.assert_allclose([each.distance for each in found], expected[order], atol=1e-6)
+        np.testing.assert_allclose([each.student for each in found], ours[order], atol=1e-6)
+        np.testing.assert_allclose([each.teacher for each in found], theirs[order], atol=1e-6)
+        np.testing.assert_allclose([each.label for each in found], labels[order])
+
+
+def test_of_examples_at_one_distance_the_first_are_kept():
+    found = compared({"teacher": TEACHER, "copy": linear(1)}, worst=5, batch_size=40).disagreements["copy"]
+    assert [(each.index, each.distance) for each in found] == [(place, 0.0) for place in range(5)]
+
+
 def test_examples_without_weight_keep_their_places():
     weights = np.where((np.arange(64) < 20) | (np.arange(64) > 50), 0.0, 1.0)  # whole batches at both ends
     comparison = compared(data=(X, Y, weights), batch_size=8)
@@ -123,7 +145,7 @@ def test_other_tasks_have_what_fits_them(labels, task):
     comparison = compared(data=(X, labels))
     assert comparison.task == task and len(comparison.disagreements["alone"]) == 8
     assert bool(comparison.calibration) == bool(comparison.class_names) == (task == "multi-label")
-    assert comparison.confusions == {}
+    assert comparison.confusions == {} and len(comparison.support) == (3 if task == "multi-label" else 0)
     json.loads(comparison.to_json())
     assert "teacher" in str(comparison)
 
