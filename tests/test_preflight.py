@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import optimize
 
 import keras_kd as kd
 from keras_kd.preflight.judge import guesses, judge
@@ -362,6 +363,15 @@ def test_memory_counts_weights_gradients_optimizer_and_outputs():
     assert report.memory == weights + outputs
 
 
+def test_of_several_teachers_the_largest_output_counts():
+    sizes = {units: mlp(2, units=units) for units in (7, 9, 6)}
+    memory = {
+        key: compiled(teacher, student=mlp(1)).check(*batch(64), batch_size=16, batches=1).memory
+        for key, teacher in (("all", list(sizes.values())), (9, sizes[9]))
+    }
+    assert memory["all"] - memory[9] == 4 * (sizes[7].count_params() + sizes[6].count_params())
+
+
 def test_nothing_is_changed_by_looking(digits):
     x, y = batch(24)
     student, teacher = statistical(1), statistical(2)
@@ -512,6 +522,22 @@ def test_classes_stand_in_another_order_where_renaming_makes_a_teacher_as_good_a
         assert told in report.advice[0]
 
 
+@pytest.mark.parametrize(("better", "told"), [(0.2, False), (0.3, True), (1.0, True), (45.0, True), (60.0, False)])
+def test_a_temperature_is_recommended_at_which_targets_have_three_tenths_of_the_largest_entropy(better, told):
+    labels = np.arange(60) // 2 % 5
+
+    def entropy(distance):  # of one logit that is so far above four others, as a share of log 5
+        p = softmax(np.array([distance, 0, 0, 0, 0]))
+        return -np.sum(p * np.log(p)) / np.log(5)
+
+    distance = optimize.brentq(lambda each: entropy(each) - 0.3, 1.0, 8.0)
+    for now in (1e-2 * better, 1e3 * better):
+        report = judged(better * distance * np.eye(5)[labels], labels, temperature=now)
+        (advice,) = [each for each in report.advice if "the teacher's targets say" in each]
+        assert (f"Around temperature={better:.2g} they would say more" in advice) == told
+        assert ("hardly more than a label" in advice) == (now < better)
+
+
 def test_a_report_prints_what_is_known_and_its_advice():
     known = {"teacher_accuracy": 0.9312, "student_accuracy": 0.1, "guessing": 0.2, "confidence": 0.8, "entropy": 0.25}
     scales = {"teacher_scale": 3.2109, "student_scale": 0.5, "temperature": 4.0}
@@ -592,6 +618,26 @@ def test_a_good_teacher_of_mostly_padded_positions_is_not_accused():
         distiller.fit(words, y, sample_weight=weights, batch_size=1, epochs=20, steps_per_epoch=1, verbose=0)
 
 
+@pytest.mark.parametrize("form", ["a column", "one-hot"])
+def test_labels_of_two_classes_may_be_a_column_or_one_hot(form):
+    x, y = batch(32, classes=2)
+    student, teacher = statistical(1, classes=2), mlp(2, classes=2)
+    distiller = kd.Distiller(student=student, teacher=teacher)
+    loss = keras.losses.CategoricalCrossentropy if form == "one-hot" else keras.losses.SparseCategoricalCrossentropy
+    distiller.compile("adam", loss(from_logits=True))
+    report = distiller.check(x, np.eye(2)[y] if form == "one-hot" else y[:, None])
+    right = [float(np.mean(each.predict(x, verbose=0).argmax(-1) == y)) for each in (teacher, student)]
+    assert [report.teacher_accuracy, report.student_accuracy] == pytest.approx(right)
+    assert report.guessing == pytest.approx(max(np.mean(y), 1 - np.mean(y)))
+
+
+def test_labels_that_are_whole_in_one_batch_alone_are_no_classes():
+    x, y = batch(8)
+    view = View(compiled(mlp(2), student=mlp(1)))
+    assert view.read([(x, y + 0.0, None)]).labels is not None
+    assert view.read([(x, y + 0.0, None), (x, y + 0.5, None)]).labels is None
+
+
 def test_each_of_several_outputs_has_its_own_labels_and_weights():
     x, y = batch(32)
     weights = np.random.default_rng(1).choice([0.0, 2.0], 32).astype("float32")
@@ -612,7 +658,7 @@ def test_each_of_several_outputs_has_its_own_labels_and_weights():
 def test_where_nothing_counts_there_is_a_cost_and_no_accuracy():
     x, y = batch(8)
     report = compiled(mlp(2), student=mlp(1)).check(x, y, sample_weight=np.zeros(8, "float32"))
-    assert report.teacher_accuracy is None and report.epoch_seconds > 0
+    assert report.teacher_accuracy is None and report.epoch_seconds > 0 and report.rows == 0
 
 
 def test_without_labels_the_targets_are_still_looked_at():

@@ -165,6 +165,10 @@ def test_a_range_holds_zero_and_survives_zeros_and_an_empty_batch():
         assert float(layer.minimum) == 0.0 < float(layer.maximum) < 1e-4
 
 
+def test_replicas_hold_the_mean_of_their_ranges():
+    assert [(each.aggregation, each.trainable) for each in rounding(-1.0, 1.0).variables] == [("mean", False)] * 2
+
+
 def test_fit_moves_the_ranges_and_predict_and_evaluate_do_not():
     model = kd.quantization_aware(small(), X)
     model.compile("sgd", "mse", run_eagerly=True)
