@@ -238,6 +238,46 @@ def test_a_saved_model_loads_without_custom_objects_and_goes_on_learning(tmp_pat
     assert losses[-1] < losses[0]
 
 
+def steps(model):
+    """Return the layers of a model after its input, by kind and name."""
+    return [(type(layer).__name__, layer.name) for layer in model.layers[1:]]
+
+
+def test_each_value_is_rounded_once_and_probabilities_are_not():
+    start = [("FakeQuantize", "numbers_quantized"), ("QuantizedDense", "hidden"), ("FakeQuantize", "hidden_quantized")]
+    ends = {
+        None: [("QuantizedDense", "scores_float"), ("FakeQuantize", "scores")],
+        "softmax": [("QuantizedDense", "scores_float"), ("FakeQuantize", "scores_quantized"), ("Activation", "scores")],
+    }
+    for head, end in ends.items():
+        assert steps(kd.quantization_aware(small(head), X)) == start + end
+
+
+def test_nothing_is_rounded_between_a_convolution_its_normalisation_and_its_relu():
+    stack = [weighted(layers.Conv2D, "conv"), layers.BatchNormalization(name="norm"), layers.ReLU(name="relu")]
+    student = keras.Sequential([keras.Input((8, 8, 2), name="images"), *stack, layers.MaxPooling2D(name="pool")])
+    assert steps(kd.quantization_aware(student, IMAGES)) == [
+        ("FakeQuantize", "images_quantized"),
+        ("QuantizedConv2D", "conv"),
+        ("Identity", "norm"),
+        ("ReLU", "relu"),
+        ("FakeQuantize", "relu_quantized"),
+        ("MaxPooling2D", "pool"),  # which takes and hands on the same integers
+    ]
+
+
+@pytest.mark.parametrize("head", [layers.Softmax(name="p"), layers.Activation("sigmoid", name="p")])
+def test_a_layer_of_probabilities_follows_rounded_logits(head):
+    student = keras.Sequential([keras.Input((4,), name="numbers"), dense(3, 4, name="logits"), head])
+    model = kd.quantization_aware(student, X)
+    assert steps(model)[1:] == [
+        ("QuantizedDense", "logits"),
+        ("FakeQuantize", "logits_quantized"),
+        (type(head).__name__, "p"),
+    ]
+    np.testing.assert_allclose(model.predict(X, verbose=0), student.predict(X, verbose=0), atol=0.03)
+
+
 def test_every_layer_keeps_its_name():
     student = convolutional("softmax")
     model = kd.quantization_aware(student, IMAGES)
