@@ -295,7 +295,7 @@ def test_an_answer_that_is_impossible_for_both_adds_nothing():
 
 
 def test_a_logit_of_zero_is_no_of_student_and_teacher():
-    x = {"student": np.float32([[0, 1]]), "teacher": np.float32([[0, -1]])}  # no and yes, no and no
+    x = {"student": np.float32([[0, 2]]), "teacher": np.float32([[0, -1]])}  # no and yes, no and no
     received = measured(x, np.array([[1, 1]]), outputs=2, task="multi-label")
     assert (received["accuracy"], received["agreement"]) == (0.5, 0.5)
     assert received["agreement_where_teacher_wrong"] == 0.5  # the teacher is wrong on both

@@ -120,8 +120,10 @@ def test_disagreements_on_labels_are_of_all_answers_and_on_numbers_absolute():
 
 
 def test_of_examples_at_one_distance_the_first_are_kept():
-    found = compared({"teacher": TEACHER, "copy": linear(1)}, worst=5, batch_size=40).disagreements["copy"]
-    assert [(each.index, each.distance) for each in found] == [(place, 0.0) for place in range(5)]
+    x = np.tile(np.float32([[0], [1], [0]]), (400, 1))  # so many that a sort of another kind would mix them
+    models = {"teacher": lambda x: x, "student": lambda x: 2 * x}
+    found = compared(models, (x, x + 0.5), task="regression", worst=5, batch_size=1000).disagreements["student"]
+    assert [(each.index, each.distance) for each in found] == [(place, 1.0) for place in (1, 4, 7, 10, 13)]
 
 
 def test_examples_without_weight_keep_their_places():
