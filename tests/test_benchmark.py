@@ -21,10 +21,10 @@ import tensorflow as tf
 from scipy import stats
 
 import keras_kd as kd
-from keras_kd.benchmarking import plot, quality, settings, statistics
-from keras_kd.benchmarking.jobs import Heartbeat
-from keras_kd.benchmarking.parts import Part
-from keras_kd.benchmarking.results import BenchmarkResult, Run
+from keras_kd.experiments import run_settings, scatter, scoring, statistics
+from keras_kd.experiments.benchmark_result import BenchmarkResult, Run
+from keras_kd.experiments.data_splits import Part
+from keras_kd.experiments.runs import Heartbeat
 from keras_kd.teachers import as_teacher
 from tests.benchmarks import LOSS, arguments, finished, net, part, shuffled, teacher
 from tests.models import headed, softmax
@@ -172,15 +172,15 @@ def test_a_teacher_is_measured_on_what_the_student_outputs(head):
         loss = keras.losses.CategoricalCrossentropy(from_logits=head == "logits")
         expected = -np.mean(np.sum(y * np.log(p), axis=-1))
     compiled = {"optimizer": "sgd", "loss": loss, "run_eagerly": True, "temperature": 3.0}
-    assert quality.better(headed(3, head), compiled, "loss", "auto") == "min"
-    found = quality.teacher_measured(as_teacher(members), headed(3, head), compiled, [Part("test", (x, y), 16)])
+    assert scoring.better(headed(3, head), compiled, "loss", "auto") == "min"
+    found = scoring.teacher_measured(as_teacher(members), headed(3, head), compiled, [Part("test", (x, y), 16)])
     assert found["test"]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_function_is_measured_and_a_teacher_without_logits_is_not():
     x, y = part(2)
     measured = functools.partial(
-        quality.teacher_measured,
+        scoring.teacher_measured,
         student=net(),
         compile_arguments={"optimizer": "sgd", "loss": LOSS, "run_eagerly": True},
         parts=[Part("test", (x, y), 16)],

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd.cache.cache_reports import Estimate, Info
 from keras_kd.cache.layout import Layout
-from keras_kd.cache.reports import Estimate, Info
 from tests.caches import CLASSES, FEATURES, built, data, dataset, jittered, student, teacher
 from tests.models import assert_same, softmax
 from tests.test_objective import distill

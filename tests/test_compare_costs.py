@@ -1,7 +1,9 @@
 """What models cost: known sleeps, operations counted by hand, real files and real processes."""
 
 import builtins
+import gc
 import itertools
+import logging
 
 import keras
 import numpy as np
@@ -89,6 +91,19 @@ def test_a_slow_contestant_is_timed_as_long_as_there_is_time(clock):
     assert len(times["slow"]) == 20 and len(times["fast"]) == 200
 
 
+def test_the_last_block_is_shorter_where_fewer_calls_are_left():
+    calls = []
+    times = timing.in_turns({"a": lambda: calls.append("a"), "b": lambda: None}, rounds=13, warm_up=1)
+    assert [len(each) for each in times.values()] == [13, 13]
+    assert len(calls) == 1 + 11 + 4  # one to warm up, ten and three timed, and an untimed one before each block
+
+
+def test_the_garbage_collector_waits_for_the_timed_calls():
+    collecting = []
+    timing.in_turns({"call": lambda: collecting.append(gc.isenabled())}, rounds=10, warm_up=2)
+    assert collecting == [True] * 2 + [False] * 11 and gc.isenabled()
+
+
 def test_a_model_is_run_with_the_head_that_it_has():
     answer = runtimes.in_keras(Predictor("model", linear(1, activation="softmax"))).prepare(X)()
     np.testing.assert_allclose(answer.sum(-1), 1.0, atol=1e-6)
@@ -109,6 +124,33 @@ def test_a_model_is_timed_until_its_answer_is_there(clock):
     assert [cost.p50_ms, cost.p95_ms, cost.p99_ms] == pytest.approx([30] * 3)
     assert cost.examples_per_second == pytest.approx(8 / 0.03)
     assert (cost.batch, cost.calls, cost.memory_bytes) == (8, 20, None)
+
+
+def test_costs_are_those_of_each_way_of_running_a_model(monkeypatch, tmp_path):
+    (tmp_path / "part").write_bytes(bytes(30))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "part").write_bytes(bytes(12))
+    rounds = []
+
+    def in_turns(contestants, count):
+        rounds.append(count)
+        return {key: (1 + place) * np.arange(1, 102) / 1e3 for place, key in enumerate(contestants)}
+
+    monkeypatch.setattr(timing, "in_turns", in_turns)
+    monkeypatch.setattr(memory, "peaks", lambda ways, x: {key: 7 for key in ways})
+    export = runtimes.Runtime("SavedModel", lambda x: lambda: x, tmp_path)
+    plain, exported = costs.measured({"model": linear(1)}, {"model": [export]}, X, 60, True)["model"]
+    assert rounds == [60, 12]  # a fifth of them for batches
+    # Of 1, 2, ... 101 milliseconds the percentile q is q + 1; of the export all are twice as long.
+    assert [plain.p50_ms, plain.p95_ms, plain.p99_ms] == pytest.approx([51, 96, 100])
+    assert [exported.p50_ms, exported.p95_ms, exported.p99_ms] == pytest.approx([102, 192, 200])
+    assert plain.examples_per_second == pytest.approx(8 / 0.051)
+    assert exported.examples_per_second == pytest.approx(4 / 0.051)
+    assert (plain.runtime, plain.path, plain.calls, plain.memory_bytes) == ("Keras", None, 101, 7)
+    assert (exported.runtime, exported.path, exported.file_bytes) == ("SavedModel", str(tmp_path), 42)
+    assert plain.file_bytes > 0 and plain.parameters == exported.parameters == 15
+    assert costs.measured({"model": linear(1)}, {}, X, 20, False)["model"][0].memory_bytes is None
+    assert rounds[2:] == [20, 10]  # ten at least
 
 
 # Operations.
@@ -139,10 +181,17 @@ def test_attention_counts_its_products_too():
     assert 2 * products <= received < 2 * products * 1.2  # scaling and softmax are the rest
 
 
-def test_tensorflow_warns_as_before_after_counting():
-    before = tf.get_logger().level
+def test_tensorflow_does_not_warn_while_it_counts_and_then_as_before(monkeypatch):
+    before, levels, profiler = tf.get_logger().level, [], tf.compat.v1.profiler
+    profile = profiler.profile
+
+    def watched(**arguments):
+        levels.append(tf.get_logger().level)
+        return profile(**arguments)
+
+    monkeypatch.setattr(profiler, "profile", watched)
     flops(linear(1), X)
-    assert tf.get_logger().level == before
+    assert levels == [logging.ERROR] and tf.get_logger().level == before
 
 
 def test_an_einsum_with_free_axes_counts():

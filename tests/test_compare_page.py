@@ -16,9 +16,11 @@ import keras
 import numpy as np
 import pytest
 from matplotlib import image as images
+from matplotlib.figure import Figure
 
 import keras_kd as kd
 from keras_kd.evaluation import plots
+from keras_kd.evaluation.disagreements import Disagreement
 from tests.models import batch, dense, linear
 
 #: A name that would run in a page that does not escape it, or close what it stands in.
@@ -167,6 +169,79 @@ def test_differences_within_the_noise_look_small(comparison, examples, least):
     assert (high - low) / (bottom - top) * 180 > 0.9 * least  # the axes are somewhat more than 180 points high
 
 
+@pytest.fixture
+def axes_of(monkeypatch):
+    """Return the axes of plots, which are drawn and not written."""
+
+    def axes_of(plotted):
+        found = []
+        for _, draw in plotted:
+            figure = Figure()
+            draw(figure)
+            found.append(figure.axes)
+        return found
+
+    monkeypatch.setattr(plots, "_plot", lambda title, draw, **_: (title, draw))
+    return axes_of
+
+
+def test_points_of_models_are_at_their_scores_and_costs(comparison, axes_of):
+    cost = dataclasses.replace(comparison.costs["teacher"][0], parameters=50, file_bytes=2_500_000, p50_ms=1.5)
+    file = dataclasses.replace(cost, runtime="LiteRT", parameters=None, file_bytes=500_000, p50_ms=0.5)
+    quality = {"teacher": {"accuracy": 0.75, "rmse": 3.0}}
+    for task, score, label in (("classification", 75.0, "accuracy (%)"), ("regression", 3.0, "rmse")):
+        one = dataclasses.replace(comparison, task=task, quality=quality, costs={"teacher": [cost, file]})
+        drawn = [axes for (axes,) in axes_of(plots.tradeoffs(one))]
+        assert [axes.get_xlabel() for axes in drawn] == ["parameters", "MB", "ms for one example, median"]
+        for axes, expected in zip(drawn, ([50], [2.5, 0.5], [1.5, 0.5]), strict=True):
+            line, *points = axes.lines
+            assert (
+                list(line.get_xdata()) == [float(point.get_xdata()[0]) for point in points] == pytest.approx(expected)
+            )
+            assert {float(y) for each in axes.lines for y in each.get_ydata()} == {score}
+            assert [point.get_marker() for point in points] == ["o", "^"][: len(points)]
+            assert axes.get_ylabel() == label
+
+
+def test_a_reliability_diagram_has_accuracy_at_confidence_and_the_share_below(comparison, axes_of):
+    bins = [(0.4, 0.5, 0.25), (0.9, 0.7, 0.75)]
+    one = dataclasses.replace(comparison, calibration={"alone": bins})
+    ((axes, below),) = axes_of(plots.reliability(one))
+    dashed, points = axes.lines
+    assert [list(dashed.get_xdata()), list(dashed.get_ydata())] == [[0, 1], [0, 1]]
+    assert [list(points.get_xdata()), list(points.get_ydata())] == [[0.4, 0.9], [0.5, 0.7]]
+    for drawn, heights in ((axes, [0.5, 0.7]), (below, [25, 75])):
+        assert [bar.get_height() for bar in drawn.patches] == heights
+        assert [bar.get_x() + bar.get_width() / 2 for bar in drawn.patches] == pytest.approx([0.4, 0.9])
+
+
+def test_confusions_differ_in_points_of_each_true_class(comparison, axes_of):
+    tables = {
+        "teacher": np.array([[8.0, 2, 0], [1, 3, 0], [0, 0, 0]]),
+        "alone": np.array([[4.0, 6, 0], [1, 1, 2], [0, 0, 0]]),
+    }
+    names = ["a" * 12, "b" * 13, "c"]
+    ((axes, _),) = axes_of(plots.confusions(dataclasses.replace(comparison, confusions=tables, class_names=names)))
+    (image,) = axes.images
+    np.testing.assert_allclose(image.get_array(), [[-40, 40, 0], [0, -50, 50], [0, 0, 0]], atol=1e-9)
+    assert image.get_clim() == (-50, 50)
+    numbers = {each.get_position(): each.get_text() for each in axes.texts}  # x is the predicted class, y the true one
+    assert numbers == {(0, 0): "-40", (1, 0): "+40", (1, 1): "-50", (2, 1): "+50"}
+    assert [each.get_text() for each in axes.get_xticklabels()] == ["a" * 12, "b" * 11 + "…", "c"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+
+
+def test_curves_are_by_epoch_and_one_epoch_is_a_point(comparison, axes_of):
+    histories = {"teacher": {"loss": [3.0, 2.0], "val_loss": [4.0, 3.5]}, "alone": {"loss": [1.0]}}
+    ((axes,),) = axes_of(plots.curves(dataclasses.replace(comparison, histories=histories)))
+    drawn = [(each.get_linestyle(), each.get_marker(), each.get_xydata().tolist()) for each in axes.lines]
+    assert [each for each in drawn if each[2]] == [
+        ("--", "None", [[1, 3.0], [2, 2.0]]),
+        ("-", "None", [[1, 4.0], [2, 3.5]]),
+        ("--", "o", [[1, 1.0]]),
+    ]
+
+
 def test_the_spread_of_an_error_follows_from_its_examples():
     random = np.random.default_rng(0)
     rmse = np.sqrt(np.mean(np.square(random.normal(0, 3, (4000, 200))), axis=-1))
@@ -275,6 +350,40 @@ def test_what_is_no_image_is_no_picture(shape):
 
 def test_words_are_no_picture():
     assert plots.picture(np.full((3, 3), "a")) is None
+
+
+#: What leaves a page without plots.
+UNDRAWN = {"costs": {}, "calibration": {}, "confusions": {}, "histories": {}}
+
+
+def test_an_example_is_shown_with_its_label_and_the_three_largest_probabilities(comparison, tmp_path):
+    said = np.array([0.1, 0.2, 0.4, 0.3])
+    found = Disagreement(7, 0.12345, 1, student=said, teacher=said[::-1], x=np.zeros(3))
+    one = dataclasses.replace(comparison, class_names=["a", "b", "c", "d"], disagreements={"alone": [found]}, **UNDRAWN)
+    text = one.to_html(tmp_path / "page.html").read_text(encoding="utf-8").replace("\u00a0", " ")
+    terms = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", text)
+    shown = {"student": "c (40 %), d (30 %), b (20 %)", "teacher": "b (40 %), a (30 %), c (20 %)"}
+    assert terms == [("true", "b"), ("teacher", shown["teacher"]), ("alone", shown["student"]), ("KL", "0.123")]
+    assert "<figcaption>example 7</figcaption>" in text and "alt='example 7'" not in text  # three numbers are no image
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "true"),
+    [("multi-label", [1, 0, 1], "a, c"), ("multi-label", [0, 0, 0], "none"), ("regression", range(9), None)],
+)
+def test_labels_and_values_of_an_example_are_listed(comparison, tmp_path, task, label, true):
+    values = np.arange(9) / 8
+    found = Disagreement(0, 2.0, np.array(label), student=values, teacher=values, x=np.zeros(3))
+    names = [*"abcdefghi"] if task == "multi-label" else []
+    quality = {name: {"rmse": 1.0, "ece": 0.0, **each} for name, each in comparison.quality.items()}
+    more = {"class_names": names, "quality": quality, "teacher": None, **UNDRAWN}
+    one = dataclasses.replace(comparison, task=task, disagreements={"alone": [found]}, **more)
+    text = one.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    terms = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert terms["true"] == (true or "0, 1, 2, 3, 4, 5, 6, 7, …")
+    assert terms["difference" if task == "regression" else "KL"] == "2"
+    if task == "regression":
+        assert terms["alone"] == "0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, …"
 
 
 # Other comparisons.

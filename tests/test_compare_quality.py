@@ -8,7 +8,7 @@ from scipy import special, stats
 from sklearn import metrics
 
 import keras_kd as kd
-from keras_kd.evaluation import measure
+from keras_kd.evaluation import batches, measure
 from tests.models import Subclassed, batch, dense, headed, linear
 
 CLASSES, COUNT = 6, 53
@@ -23,9 +23,9 @@ WEIGHTS = RANDOM.uniform(0.1, 3.0, COUNT)
 X = {"student": STUDENT, "teacher": TEACHER}
 
 
-def parrot(name, outputs=CLASSES, activation=None):
+def parrot(name, outputs=CLASSES, activation=None, positions=()):
     """A model that says what the data have under its name."""
-    x = keras.Input((outputs,), name=name)
+    x = keras.Input((*positions, outputs), name=name)
     return keras.Model(x, keras.layers.Activation(activation)(x))
 
 
@@ -196,15 +196,22 @@ def test_positions_count_and_masked_ones_do_not():
     assert received["nll"] == pytest.approx(expected, abs=1e-6)
 
 
+class Lengths(keras.utils.PyDataset):
+    """Three batches of sequences of two, three and four positions."""
+
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        positions = number + 2
+        return self.x[:, :positions], self.y[:, :positions]
+
+
 def test_batches_of_any_length_and_datasets_of_keras_are_read():
-    class Lengths(keras.utils.PyDataset):
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, number):
-            positions = number + 2
-            return x[:, :positions], y[:, :positions]
-
     inputs = keras.Input((None, 3))
     model = keras.Model(inputs, keras.layers.Activation("linear")(inputs))
     random = np.random.default_rng(0)
@@ -212,7 +219,7 @@ def test_batches_of_any_length_and_datasets_of_keras_are_read():
     rows = [x[:, : number + 2].reshape(-1, 3) for number in range(3)]
     labels = np.concatenate([y[:, : number + 2].ravel() for number in range(3)])
     expected = metrics.log_loss(labels, special.softmax(np.concatenate(rows).astype("float64"), -1), labels=range(3))
-    assert measure(model, Lengths())["nll"] == pytest.approx(expected, abs=1e-6)
+    assert measure(model, Lengths(x, y))["nll"] == pytest.approx(expected, abs=1e-6)
 
 
 # Yes or no.
@@ -229,6 +236,27 @@ def test_batches_without_weight_are_as_if_they_were_not_there(task):
     received = measured(X, y, weights, task=task, batch_size=8)
     expected = measured({name: x[kept] for name, x in X.items()}, y[kept], WEIGHTS[kept], task=task)
     assert received == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(12, 4), (48, 1)])
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("classification", LABELS),
+        ("classification", LABELS[:, None]),
+        ("classification", np.eye(CLASSES)[LABELS]),
+        ("multi-label", YES),
+        ("regression", STUDENT + 0.5),
+    ],
+)
+def test_positions_have_the_measures_of_as_many_examples(task, labels, shape):
+    examples, y, weights = {name: x[:48] for name, x in X.items()}, labels[:48], WEIGHTS[:48]
+    student, teacher = (parrot(name, positions=shape[1:]) for name in X)
+    x = {name: each.reshape(*shape, CLASSES) for name, each in examples.items()}
+    expected = measured(examples, y, weights, task=task)
+    for given in (weights.reshape(shape), weights.reshape(*shape, 1)):
+        received = measure(student, (x, y.reshape(*shape, *y.shape[1:]), given), teacher=teacher)
+        assert received == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 53])
@@ -264,6 +292,13 @@ def test_an_answer_that_is_impossible_for_both_adds_nothing():
     received = measured(x, np.array([[1, 0]]), outputs=2, task="multi-label")
     assert received["kl_teacher_student"] == received["kl_student_teacher"] == 0.0
     assert received["nll"] == pytest.approx(np.log1p(np.exp(-1)) / 2)
+
+
+def test_a_logit_of_zero_is_no_of_student_and_teacher():
+    x = {"student": np.float32([[0, 2]]), "teacher": np.float32([[0, -1]])}  # no and yes, no and no
+    received = measured(x, np.array([[1, 1]]), outputs=2, task="multi-label")
+    assert (received["accuracy"], received["agreement"]) == (0.5, 0.5)
+    assert received["agreement_where_teacher_wrong"] == 0.5  # the teacher is wrong on both
 
 
 def test_a_sigmoid_headed_copy_gives_the_numbers_of_the_logits():
@@ -339,6 +374,7 @@ def test_values_mean_regression():
         ("from 0 to 5.*: 8", {"y": LABELS + 6}),
         ("one-hot.*multi-label", {"y": YES, "task": "classification"}),
         ("0 and 1", {"y": TEACHER, "task": "multi-label"}),
+        ("0 and 1", {"y": np.where(np.arange(CLASSES) == 2, 0.5, YES), "task": "multi-label"}),
         ("shape.*53, 6", {"y": LABELS, "task": "regression"}),
         ("one of.*multi-label.*'guess'", {"task": "guess"}),
         ("top_k=0", {"top_k": 0}),
@@ -365,6 +401,20 @@ def test_data_without_labels_or_end_are_refused():
         measure(parrot("student"), tf.data.Dataset.from_tensors((STUDENT, LABELS)).repeat())
     with pytest.raises(TypeError, match="tuple.*ndarray"):
         measure(parrot("student"), STUDENT)
+
+
+def test_tuples_of_another_length_are_refused():
+    for data in ((STUDENT,), (STUDENT, LABELS, WEIGHTS, WEIGHTS)):
+        with pytest.raises(ValueError, match=rf"\(x, y\) or .*a tuple of {len(data)}"):
+            measure(parrot("student"), data)
+
+
+def test_the_number_of_batches_is_told_where_it_is_known():
+    dataset = tf.data.Dataset.from_tensor_slices((STUDENT, LABELS)).batch(10)
+    assert batches.count((X, LABELS), 10) == batches.count(dataset, 3) == 6  # 53 examples
+    assert batches.count((X, LABELS), 53) == 1
+    assert batches.count(Lengths(STUDENT, LABELS), 10) == 3
+    assert batches.count(dataset.filter(lambda *_: True), 10) is batches.count(iter([]), 10) is None
 
 
 def test_models_that_do_not_fit_are_refused():

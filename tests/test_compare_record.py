@@ -102,6 +102,30 @@ def test_the_examples_of_the_largest_divergence_are_kept_with_their_inputs():
     assert compared(worst=0).disagreements == {}
 
 
+def test_disagreements_on_labels_are_of_all_answers_and_on_numbers_absolute():
+    s, t = logits(STUDENT), logits(TEACHER)
+    p, q = special.expit(s), special.expit(t)
+    kl = np.mean(q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)), axis=-1)
+    distance = np.mean(np.abs(s - t), axis=-1)
+    yes = (np.random.default_rng(0).random((64, 3)) < 0.5).astype(int)
+    yes[0] = 1  # not one-hot
+    for labels, expected, ours, theirs in ((yes, kl, p, q), (X[:, :3] + 0.5, distance, s, t)):
+        found = compared(data=(X, labels), worst=5, batch_size=20).disagreements["distilled"]
+        order = np.argsort(-expected)[:5]
+        assert [each.index for each in found] == list(order)
+        np.testing.assert_allclose([each.distance for each in found], expected[order], atol=1e-6)
+        np.testing.assert_allclose([each.student for each in found], ours[order], atol=1e-6)
+        np.testing.assert_allclose([each.teacher for each in found], theirs[order], atol=1e-6)
+        np.testing.assert_allclose([each.label for each in found], labels[order])
+
+
+def test_of_examples_at_one_distance_the_first_are_kept():
+    x = np.tile(np.float32([[0], [1], [0]]), (400, 1))  # so many that a sort of another kind would mix them
+    models = {"teacher": lambda x: x, "student": lambda x: 2 * x}
+    found = compared(models, (x, x + 0.5), task="regression", worst=5, batch_size=1000).disagreements["student"]
+    assert [(each.index, each.distance) for each in found] == [(place, 1.0) for place in (1, 4, 7, 10, 13)]
+
+
 def test_examples_without_weight_keep_their_places():
     weights = np.where((np.arange(64) < 20) | (np.arange(64) > 50), 0.0, 1.0)  # whole batches at both ends
     comparison = compared(data=(X, Y, weights), batch_size=8)
@@ -123,7 +147,7 @@ def test_other_tasks_have_what_fits_them(labels, task):
     comparison = compared(data=(X, labels))
     assert comparison.task == task and len(comparison.disagreements["alone"]) == 8
     assert bool(comparison.calibration) == bool(comparison.class_names) == (task == "multi-label")
-    assert comparison.confusions == {}
+    assert comparison.confusions == {} and len(comparison.support) == (3 if task == "multi-label" else 0)
     json.loads(comparison.to_json())
     assert "teacher" in str(comparison)
 
@@ -227,6 +251,56 @@ def test_the_classes_farthest_from_the_teacher_come_first():
     }
     assert [line.split()[0] for line in table[2:]] == [*sorted(gaps, key=lambda name: -gaps[name]), "c"]
     assert table[-1].split() == ["c", "-", "-", "-"]  # no examples
+
+
+def test_a_class_has_the_teachers_recall_and_what_each_student_has_more_or_less_of_it_in_points():
+    recall = {
+        name: metrics.recall_score(Y, logits(model).argmax(-1), labels=range(2), average=None)
+        for name, model in MODELS.items()
+    }
+    table = compared(class_names=["a", "b", "c"]).as_tables()[1]
+    assert table.columns == list(MODELS)
+    for line in table.lines[:2]:
+        theirs, *ours = (each["ab".index(line.title)] for each in recall.values())
+        assert line.cells == [f"{100 * theirs:.2f} %", *(f"{100 * (each - theirs):+.1f}" for each in ours)]
+        assert line.best == set()
+
+
+def test_the_text_has_ten_classes_and_the_tables_have_all():
+    models = {"teacher": linear(1, classes=12), "student": linear(2, classes=12)}
+    comparison = compared(models, batch(300, classes=12), class_names=[f"class {place}" for place in range(12)])
+    whole = [line.title for line in comparison.as_tables()[1].lines]
+    assert sorted(whole) == sorted(comparison.class_names)
+    for text in (str(comparison), comparison.to_markdown(), comparison._repr_html_()):
+        assert [name for name in whole if f"{name}<" in text or f"{name} " in text] == whole[:10]
+
+
+def test_one_model_has_no_table_of_classes_and_two_have_one():
+    assert [len(compared({"teacher": TEACHER, **more}).as_tables()) for more in ({}, {"student": STUDENT})] == [1, 2]
+
+
+def test_measures_come_in_one_order_accuracy_first():
+    first, *rest = (line.title for line in compared().as_tables()[0].lines)
+    own = ["top-5 accuracy", "F1, macro", "negative log-likelihood", "Brier score", "calibration error"]
+    theirs = ["agreement with teacher", "agreement where teacher is wrong"]
+    assert [first, *rest] == ["accuracy", *own, *theirs, "KL(teacher || student)", "KL(student || teacher)"]
+
+
+def test_the_dict_has_plain_numbers_of_each_model():
+    comparison = compared(worst=2, histories={"alone": {"loss": [2.0, np.inf]}})
+    found, said = comparison.to_dict(), logits(MODELS["alone"]).argmax(-1)
+    assert (found["task"], found["teacher"], found["examples"]) == ("classification", "teacher", 64)
+    assert (found["class_names"], found["support"]) == (["0", "1", "2"], list(np.bincount(Y, minlength=3)))
+    assert list(found["models"]) == list(MODELS)
+    one = found["models"]["alone"]
+    recall = metrics.recall_score(Y, said, labels=range(3), average=None, zero_division=np.nan)
+    assert one["recall"] == [*recall[:2], None]
+    assert one["f1"] == pytest.approx(metrics.f1_score(Y, said, labels=range(3), average=None))
+    assert one["confusion"] == metrics.confusion_matrix(Y, said, labels=range(3)).tolist()
+    assert one["history"] == {"loss": [2.0, None]} and one["costs"] == []
+    assert sum(share for _, _, share in one["calibration"]) == pytest.approx(1.0)
+    assert [set(each) for each in one["disagreements"]] == [{"index", "distance", "label", "student", "teacher"}] * 2
+    assert found["models"]["teacher"]["disagreements"] == []
 
 
 def test_json_is_the_dict_and_has_no_numbers_that_json_lacks(tmp_path):

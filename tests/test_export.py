@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting import Artefact, ExportReport
+from keras_kd.exporting import Artefact, ExportReport, interface
+from keras_kd.exporting.interface import Spec
 from keras_kd.exporting.scratch import scratch
 from tests.models import Subclassed, batch, dense, linear, mlp, numbers, softmax, statistical, tagger
 
@@ -90,6 +93,56 @@ def test_the_report_tells_what_was_written_and_how_far_it_is(tmp_path):
     assert report.size == sum(file.stat().st_size for file in files)
     assert 0.0 <= report.difference < 1e-5
     assert str(tmp_path / "1") in str(report) and "KiB" in str(report) and "5 examples" in str(report)
+
+
+def test_a_report_counts_and_shows_what_passed_and_names_what_failed(tmp_path):
+    said = {"agreement": 0.995, "accuracy": -0.012, "latency": (0.5, 1.25), "note": "Of one."}
+    good = Artefact("saved_model", tmp_path, size=3000, difference=2e-6, **said)
+    other = Artefact("onnx", tmp_path / "student.onnx", size=2_048_000, difference=3e-6, latency=(10.0, 20.0))
+    bad = Artefact("litert int8", tmp_path / "failed" / "s.tflite", error="Too far.", size=10, difference=float("nan"))
+    report = ExportReport(tmp_path, 40, (good, bad, other), "Weak.")
+    assert (report.size, report.difference, report.passed) == (2_051_000, 3e-6, False)
+    first, *table = str(report).splitlines()[:4]
+    assert first == f"{tmp_path}, compared with the student on 40 examples:"
+    assert [re.split("  +", line) for line in table] == [
+        ["format", "size", "difference", "top class", "accuracy", "p50", "p95"],
+        ["saved_model", "3 KiB", "2.0e-06", "99.5%", "-1.2%", "0.50 ms", "1.25 ms"],
+        ["onnx", "2,000 KiB", "3.0e-06", "10.00 ms", "20.00 ms"],
+    ]
+    assert len({len(line) for line in table}) == 1  # aligned to the right
+    assert str(report).splitlines()[4:] == ["Weak.", "saved_model: Of one.", "litert int8: FAILED. Too far."]
+    assert report["onnx"] is other
+    with pytest.raises(KeyError, match="'litert int8', 'onnx', 'saved_model'.*Received: 'keras'"):
+        report["keras"]
+    report.write(tmp_path)
+    written = json.loads((tmp_path / "export.json").read_text())
+    assert (written["examples"], written["note"], written["keras"]) == (40, "Weak.", keras.__version__)
+    assert [each["path"] for each in written["artefacts"]] == [".", "failed/s.tflite", "student.onnx"]
+    assert [each["passed"] for each in written["artefacts"]] == [True, False, True]
+    assert [each["difference"] for each in written["artefacts"]] == [2e-6, "nan", 3e-6]  # JSON has no NaN
+
+
+def test_sizes_that_differ_between_batches_are_free_and_numbers_of_64_bits_have_32():
+    batches = [
+        {"b": np.zeros((3, 4, 2)), "a": np.full((3, 1), "x")},
+        {"b": np.zeros((2, 5, 2)), "a": np.full((2, 1), "y")},
+    ]
+    specs = interface.inputs_of(batches)
+    assert (specs["b"], specs["a"]) == (Spec("b", (None, None, 2), "float32"), Spec("a", (None, 1), "string"))
+    assert interface.inputs_of(batches[:1])["b"].shape == (None, 4, 2)
+    assert interface.inputs_of([np.zeros((3, 2), "int64")]) == Spec("input_0", (None, 2), "int64")
+    with pytest.raises(ValueError, match="one rank"):
+        interface.inputs_of([np.zeros((3, 2)), np.zeros((3, 2, 1))])
+
+
+def test_inputs_and_outputs_are_named_by_their_keys_or_else_by_number():
+    one = np.zeros((2, 3), "float32")
+    assert [spec.name for spec in interface.inputs_of([[one, one]])] == ["input_0", "input_1"]
+    same = interface.inputs_of([{"a-b": one, "a b": one}])
+    assert {key: spec.name for key, spec in same.items()} == {"a b": "a_b_0", "a-b": "a_b_1"}
+    assert interface.output_names({"b c": one, "a": one}) == ("a", "b_c")
+    assert interface.output_names(one) == ("output_0",)
+    assert interface.output_names([one, one]) == interface.output_names({"a": [one, one]}) == ("output_0", "output_1")
 
 
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file"])

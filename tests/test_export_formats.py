@@ -19,6 +19,7 @@ import tensorflow as tf
 import keras_kd as kd
 from keras_kd import data
 from keras_kd.exporting import conversion, verification
+from keras_kd.exporting.deviation import Deviation, Tolerance
 from keras_kd.exporting.formats import chosen
 from keras_kd.exporting.sample_inputs import prepare
 from keras_kd.exporting.source import Source
@@ -522,6 +523,66 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         export(mlp(1), tmp_path / "1", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("formats", "quantize", "message"),
+    [
+        (("tflite",), None, "some of .*'onnx'.*Received: .'tflite'"),
+        ("litert", None, "formats=.'litert',.*Received: 'litert'"),
+        ((), None, "some of"),
+        (("litert",), (), "or several of them. Received: .."),
+        (("litert",), "int4", "'float16', 'dynamic', 'int8'.*Received: 'int4'"),
+        (("onnx",), "float16", "Expected 'litert' among `formats`"),
+    ],
+)
+def test_formats_that_there_are_not_are_refused(formats, quantize, message):
+    with pytest.raises(ValueError, match=message):
+        chosen(formats, quantize)
+
+
+def test_each_format_may_differ_by_so_much_of_the_scale_and_integers_by_two_steps_of_a_probability():
+    found = chosen(ALL, (None, "float16", "dynamic", "int8", "int8"))
+    assert {each.name: (each.file, each.of_scale, each.resolution) for each in found} == {
+        "saved_model": ("saved_model", 1e-5, 0.0),
+        "keras": ("student.keras", 1e-5, 0.0),
+        "litert float32": ("student.tflite", 1e-4, 0.0),
+        "litert float16": ("student.float16.tflite", 1e-2, 0.0),
+        "litert dynamic": ("student.dynamic.tflite", 0.25, 0.0),
+        "litert int8": ("student.int8.tflite", 0.4, 2 / 256),
+        "onnx": ("student.onnx", 1e-5, 0.0),
+    }
+    assert [each.name for each in chosen(("keras", "keras"), None)] == ["keras"]
+    int8 = {each.name: each for each in found}["litert int8"]
+    assert int8.tolerance(2e-2, probabilities=True) == Tolerance(0.4, 2e-2, 2 / 256)
+    assert int8.tolerance(2e-2, probabilities=False) == Tolerance(0.4, 2e-2, 0.0)
+
+
+def test_agreement_is_over_all_outputs_and_the_worst_is_nearest_to_what_it_may_differ():
+    near, far = Deviation(3.0, 10.0, 30, 1, 4.0), Deviation(0.4, 1.0, 10, 3, 2.0)
+    both = verification.Comparison((near, far), None, (1.0, 2.0))
+    assert both.worst is far
+    assert (both.agreement, both.least_agreement) == (1 - 4 / 40, 1 - 6 / 40)
+    assert verification.Comparison((Deviation(1.0, 1.0, 0, 0, 0.0),), None, (1.0, 2.0)).agreement is None
+    assert verification.Comparison((Deviation(1.0, 1.0, 2, 0, 9.0),), None, (1.0, 2.0)).least_agreement == 0.0
+
+
+def test_a_thousand_examples_of_more_are_taken_with_their_labels():
+    x, y = batch(1100)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    for given in ((x, y), dataset, dataset.batch(100)):
+        _, examples = prepare(mlp(1), given)
+        assert examples.count == 1000 and {len(leaves[0]) for leaves in examples.batches} == {100}
+        np.testing.assert_array_equal(np.concatenate([leaves[0] for leaves in examples.batches]), x[:1000])
+        np.testing.assert_array_equal(np.concatenate(examples.labels), y[:1000])
+        np.testing.assert_allclose(
+            np.concatenate([leaves[0] for leaves in examples.expected]), hand(mlp(1), x[:1000]), atol=1e-5
+        )
+
+
+def test_nothing_is_run_in_a_process_of_its_own_where_that_is_not_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("a process was started"))
+    assert export(mlp(1), tmp_path / "1", formats=("saved_model", "keras")).passed
 
 
 def test_a_name_without_a_version_is_refused_beside_versions(tmp_path):

@@ -111,6 +111,24 @@ def test_a_process_that_ends_while_it_writes_its_results_has_none(tmp_path, monk
     assert process.run(module, job, tmp_path, fresh=True) == {"error": "its process ended with 5: "}
 
 
+@pytest.mark.parametrize(("end", "name"), [("sys.exit(7)", "7"), ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL")])
+def test_a_process_that_fails_has_its_results_and_the_last_that_it_wrote_in_any_encoding(tmp_path, end, name):
+    lines = [
+        "import json, os, pathlib, signal, sys",
+        "job = json.loads(pathlib.Path(sys.argv[1]).read_text())",
+        "pathlib.Path(job['results']).write_text(json.dumps({'seen': job['value'], 'variable': os.environ['KIND']}))",
+        "sys.stderr.buffer.write(bytes(700) + b'\\xff was the last\\n')",
+        "sys.stderr.flush()",
+        end,
+    ]
+    (tmp_path / "failing.py").write_text("\n".join(lines))
+    module, job = types.SimpleNamespace(__file__=tmp_path / "failing.py"), {"results": f"{tmp_path}/r.json", "value": 3}
+    found = process.run(module, job, tmp_path, fresh=True, environment={"KIND": "one"})
+    assert (found["seen"], found["variable"]) == (3, "one")
+    assert found["error"].startswith(f"its process ended with {name}: ")
+    assert found["error"].endswith("\ufffd was the last") and len(found["error"]) < 650
+
+
 class Logarithm(keras.layers.Layer):
     """Minus infinity for 0, in the middle of a student."""
 

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting.scores import heads_of, scores_of
-from keras_kd.exporting.serving import Served, serve
+from keras_kd.exporting.scores import OutputHead, heads_of, scores_of
+from keras_kd.exporting.serving import Served, check_head, serve
 from tests.models import Subclassed, batch, dense, headed, linear, mlp, numbers, softmax
 
 X, _ = batch(40)
@@ -191,6 +191,39 @@ def test_a_name_that_is_not_that_of_the_largest_score_is_found():
     assert scores_of(served, [classes, scores])[0] is scores
     with pytest.raises(ValueError, match="not that of its largest score"):
         scores_of(served, [classes[::-1], scores])
+
+
+def test_names_of_every_batch_and_position_are_held_against_the_scores():
+    served = Served(linear(1), class_names=NAMES)
+    batches = [np.random.default_rng(seed).normal(size=(5, 4, 3)).astype("float32") for seed in range(2)]
+    given = [np.array([name.encode() for name in NAMES])[each.argmax(-1)] for each in batches]
+    assert scores_of(served, [given[0], batches[0], given[1], batches[1]]) == batches
+    with pytest.raises(ValueError, match="not that of its largest score"):
+        scores_of(served, [given[0], batches[0], given[0], batches[1]])
+    assert scores_of(linear(1), batches) is batches  # without names there is nothing to compare
+
+
+def test_one_unit_is_cut_where_its_head_is_known_to_be_a_probability():
+    sigmoid, softmax, logits = (headed(1, head) for head in ("sigmoid", "softmax", "logits"))
+    one, plain = fraud("sigmoid"), fraud(None)
+    assert heads_of(one, [1]) == [OutputHead(True, 0.5)]
+    assert heads_of(plain, [1]) == heads_of(logits, [3]) == [OutputHead(False, None)]
+    assert heads_of(softmax, [3]) == heads_of(sigmoid, [3]) == [OutputHead(True, None)]
+    assert heads_of(Subclassed(dense(1, 1)), [1]) == [OutputHead(False, None)]
+    # Where it is asked for or has names, the threshold is the cut, of a logit its logarithm.
+    assert heads_of(Served(plain, outputs="sigmoid"), [1]) == [OutputHead(True, 0.5)]
+    assert heads_of(Served(one, outputs="logits"), [1]) == [OutputHead(False, 0.0)]
+    assert heads_of(Served(one, class_names=("no", "yes"), threshold=0.8), [1]) == [OutputHead(True, 0.8)]
+    named = heads_of(Served(plain, class_names=("no", "yes"), threshold=0.8), [1])
+    assert named == [OutputHead(False, pytest.approx(np.log(4)))]
+
+
+def test_a_look_at_the_head_leaves_statistics_as_they_were():
+    student = Subclassed(keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(), dense(3, 1)]))
+    student.build((None, 4))
+    before = numbers(student)
+    check_head(Served(student, outputs="softmax"), X)
+    np.testing.assert_equal(numbers(student), before)
 
 
 def several():

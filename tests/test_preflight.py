@@ -1,5 +1,6 @@
 """What goes wrong without an error is said before it has cost anything."""
 
+import re
 import time
 import warnings
 
@@ -7,11 +8,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import optimize
 
 import keras_kd as kd
 from keras_kd.preflight.findings import Report
-from keras_kd.preflight.judge import judge
-from keras_kd.preflight.view import View
+from keras_kd.preflight.judge import guesses, judge
+from keras_kd.preflight.view import Rows, View
 from tests.models import Subclassed, assert_same, batch, dense, mlp, numbers, softmax, statistical, tagger
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -361,6 +363,15 @@ def test_memory_counts_weights_gradients_optimizer_and_outputs():
     assert report.memory == weights + outputs
 
 
+def test_of_several_teachers_the_largest_output_counts():
+    sizes = {units: mlp(2, units=units) for units in (7, 9, 6)}
+    memory = {
+        key: compiled(teacher, student=mlp(1)).check(*batch(64), batch_size=16, batches=1).memory
+        for key, teacher in (("all", list(sizes.values())), (9, sizes[9]))
+    }
+    assert memory["all"] - memory[9] == 4 * (sizes[7].count_params() + sizes[6].count_params())
+
+
 def test_nothing_is_changed_by_looking(digits):
     x, y = batch(24)
     student, teacher = statistical(1), statistical(2)
@@ -415,6 +426,139 @@ def expected_of(teacher, student, x, y, weights):
 
 def assert_reported(report, expected):
     assert {name: getattr(report, name) for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def judged(teacher, labels, student=None, weights=None, per_label=False, temperature=1.0):
+    """Return the report on logits and labels that are given."""
+    student = np.zeros_like(teacher) if student is None else student
+    weights = np.ones(len(teacher)) if weights is None else np.asarray(weights, "float64")
+    ids = None if labels is None or labels.ndim > 1 else (labels.min(), labels.max())
+    report = Report(examples=len(teacher))
+    judge(report, Rows(student, teacher, teacher / temperature, labels, weights, ids), temperature, per_label)
+    return report
+
+
+def test_yes_and_no_are_judged_by_label_and_by_the_weights_of_the_rows():
+    random = np.random.default_rng(0)
+    teacher, student = random.normal(size=(2, 50, 3))
+    labels, weights = (random.random((50, 3)) < 0.4).astype(int), random.uniform(0.5, 3, 50)
+    p, q = 1 / (1 + np.exp(-teacher)), 1 / (1 + np.exp(-teacher / 2))
+    entropies = -(q * np.log(q) + (1 - q) * np.log(1 - q)).mean(-1) / np.log(2)
+    expected = {
+        "teacher_accuracy": np.average(((p > 0.5) == labels).mean(-1), weights=weights),
+        "student_accuracy": np.average(((student > 0) == labels).mean(-1), weights=weights),
+        "guessing": 1 - np.average(labels.mean(-1), weights=weights),  # no is the more frequent
+        "confidence": np.average(np.maximum(p, 1 - p).mean(-1), weights=weights),
+        "entropy": np.average(entropies, weights=weights),
+    }
+    assert_reported(judged(teacher, labels, student, weights, True, 2.0), expected)
+    swapped = judged(-teacher, 1 - labels, -student, weights, True, 2.0)
+    assert_reported(swapped, expected)
+
+
+def test_a_class_is_renamed_by_what_it_mostly_stands_for_in_the_other_half():
+    predicted = np.array([0, 0, 0, 0, 1, 1])
+    labels, weights = np.array([1, 2, 2, 1, 0, 1]), [1, 5, 3, 1, 1, 2]
+    # Of the first, third and fifth, 0 is mostly 2, and 1 is 0: right on the second. Of the others, 0 is mostly 2, and
+    # 1 is 1: right on the third.
+    assert judged(np.eye(3)[predicted], labels, weights=weights).renamed_accuracy == pytest.approx((5 + 3) / 13)
+
+
+@pytest.mark.parametrize(
+    ("guessing", "least"),
+    [
+        (0.25, 0.25 + 3 * np.sqrt(0.25 * 0.75 / 100)),
+        (0.9, 0.9 - 3 * np.sqrt(0.9 * 0.1 / 100)),  # where one label is so frequent, guessing is good
+        (1.0, 1.0 - 3 * np.sqrt(1 / 100 / 100)),
+    ],
+)
+def test_a_teacher_guesses_within_three_standard_deviations_of_guessing(guessing, least):
+    for accuracy in (least - 1e-6, least + 1e-6):
+        report = Report(examples=100, rows=100, teacher_accuracy=accuracy, guessing=guessing)
+        assert guesses(report) == (accuracy < least)
+    assert not guesses(Report(examples=100, rows=100))
+
+
+def test_a_teacher_of_logits_four_times_as_large_as_a_trained_students_is_told_of_standardisation():
+    labels = np.arange(90) % 3
+    logits = 3.0 * np.eye(3)[labels]
+    for factor, told in ((3.9, False), (4.1, True)):
+        report = judged(factor * logits / 4, labels, logits / 4, temperature=factor)
+        assert any("standardized" in each for each in report.advice) == told
+        untrained = judged(factor * logits / 4, labels, -logits / 4, temperature=factor)
+        assert not any("standardized" in each for each in untrained.advice)
+
+
+def test_a_student_is_better_than_its_teacher_beyond_chance_alone():
+    labels = np.arange(100) % 2
+    teacher = 0.5 * np.eye(2)[np.where(np.arange(100) < 80, labels, 1 - labels)]  # right on 80
+    for right, told in ((94, False), (96, True)):  # three standard deviations are 3 * sqrt(0.5 * 0.5 / 100) = 0.15
+        student = np.eye(2)[np.where(np.arange(100) < right, labels, 1 - labels)]
+        report = judged(teacher, labels, student)
+        assert report.student_accuracy == pytest.approx(right / 100)
+        assert any("better than its teacher" in each for each in report.advice) == told
+
+
+def sure(confidence, classes, predicted):
+    """Return logits that give the predicted class so much probability, and the others as much as one another."""
+    return np.log((classes - 1) * confidence / (1 - confidence)) * np.eye(classes)[predicted]
+
+
+def test_a_teacher_may_be_surer_than_it_is_right_by_a_quarter():
+    labels = np.arange(400) // 2 % 4
+    predicted = np.where(np.arange(400) < 240, labels, np.arange(400) // 8 % 4)  # right on 240, and on 40 by chance
+    for confidence, told in ((0.94, False), (0.96, True)):
+        report = judged(sure(confidence, 4, predicted), labels)
+        assert (report.teacher_accuracy, report.confidence) == (pytest.approx(0.7), pytest.approx(confidence))
+        assert any("it is not shown" in each for each in report.advice) == told
+
+
+def test_classes_stand_in_another_order_where_renaming_makes_a_teacher_as_good_as_it_is_sure():
+    labels = np.arange(400) // 2 % 4
+    predicted = (np.where(np.arange(400) < 240, labels, np.arange(400) // 8 % 4) + 1) % 4
+    for confidence, told in ((0.94, "another order"), (0.96, "it is not shown")):
+        report = judged(sure(confidence, 4, predicted), labels)
+        assert (report.teacher_accuracy, report.renamed_accuracy) == (pytest.approx(0.1), pytest.approx(0.7))
+        assert told in report.advice[0]
+
+
+@pytest.mark.parametrize(("better", "told"), [(0.2, False), (0.3, True), (1.0, True), (45.0, True), (60.0, False)])
+def test_a_temperature_is_recommended_at_which_targets_have_three_tenths_of_the_largest_entropy(better, told):
+    labels = np.arange(60) // 2 % 5
+
+    def entropy(distance):  # of one logit that is so far above four others, as a share of log 5
+        p = softmax(np.array([distance, 0, 0, 0, 0]))
+        return -np.sum(p * np.log(p)) / np.log(5)
+
+    distance = optimize.brentq(lambda each: entropy(each) - 0.3, 1.0, 8.0)
+    for now in (1e-2 * better, 1e3 * better):
+        report = judged(better * distance * np.eye(5)[labels], labels, temperature=now)
+        (advice,) = [each for each in report.advice if "the teacher's targets say" in each]
+        assert (f"Around temperature={better:.2g} they would say more" in advice) == told
+        assert ("hardly more than a label" in advice) == (now < better)
+
+
+def test_a_report_prints_what_is_known_and_its_advice():
+    known = {"teacher_accuracy": 0.9312, "student_accuracy": 0.1, "guessing": 0.2, "confidence": 0.8, "entropy": 0.25}
+    scales = {"teacher_scale": 3.2109, "student_scale": 0.5, "temperature": 4.0}
+    report = Report(
+        96, memory=2_500_000, epoch_seconds=90.0, teacher_seconds=30.25, advice=["Look."], **known, **scales
+    )
+    assert [line.split("  ") for line in re.sub("   *", "  ", str(report)).splitlines()] == [
+        ["teacher's accuracy", "93.1 %", "on 96 examples"],
+        ["student's accuracy", "10.0 %", "as it is now"],
+        ["guessing", "20.0 %", "the most frequent label"],
+        ["teacher's confidence", "80.0 %", "mean of the largest probability"],
+        ["teacher's logits", "3.21", "standard deviation over the classes"],
+        ["student's logits", "0.5"],
+        ["entropy of targets", "25.0 %", "of the largest, at T = 4"],
+        ["memory", "2.5 MB", "about"],
+        ["epoch", "90.0 s", "about"],
+        ["teacher in it", "30.2 s"],
+        [""],
+        ["- Look."],
+    ]
+    assert str(Report(3)) == "\n- Nothing looks wrong."
 
 
 def test_examples_count_by_their_weights():
@@ -474,6 +618,26 @@ def test_a_good_teacher_of_mostly_padded_positions_is_not_accused():
         distiller.fit(words, y, sample_weight=weights, batch_size=1, epochs=20, steps_per_epoch=1, verbose=0)
 
 
+@pytest.mark.parametrize("form", ["a column", "one-hot"])
+def test_labels_of_two_classes_may_be_a_column_or_one_hot(form):
+    x, y = batch(32, classes=2)
+    student, teacher = statistical(1, classes=2), mlp(2, classes=2)
+    distiller = kd.Distiller(student=student, teacher=teacher)
+    loss = keras.losses.CategoricalCrossentropy if form == "one-hot" else keras.losses.SparseCategoricalCrossentropy
+    distiller.compile("adam", loss(from_logits=True))
+    report = distiller.check(x, np.eye(2)[y] if form == "one-hot" else y[:, None])
+    right = [float(np.mean(each.predict(x, verbose=0).argmax(-1) == y)) for each in (teacher, student)]
+    assert [report.teacher_accuracy, report.student_accuracy] == pytest.approx(right)
+    assert report.guessing == pytest.approx(max(np.mean(y), 1 - np.mean(y)))
+
+
+def test_labels_that_are_whole_in_one_batch_alone_are_no_classes():
+    x, y = batch(8)
+    view = View(compiled(mlp(2), student=mlp(1)))
+    assert view.read([(x, y + 0.0, None)]).labels is not None
+    assert view.read([(x, y + 0.0, None), (x, y + 0.5, None)]).labels is None
+
+
 def test_each_of_several_outputs_has_its_own_labels_and_weights():
     x, y = batch(32)
     weights = np.random.default_rng(1).choice([0.0, 2.0], 32).astype("float32")
@@ -494,7 +658,7 @@ def test_each_of_several_outputs_has_its_own_labels_and_weights():
 def test_where_nothing_counts_there_is_a_cost_and_no_accuracy():
     x, y = batch(8)
     report = compiled(mlp(2), student=mlp(1)).check(x, y, sample_weight=np.zeros(8, "float32"))
-    assert report.teacher_accuracy is None and report.epoch_seconds > 0
+    assert report.teacher_accuracy is None and report.epoch_seconds > 0 and report.rows == 0
 
 
 def test_without_labels_the_targets_are_still_looked_at():

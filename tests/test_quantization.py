@@ -165,6 +165,10 @@ def test_a_range_holds_zero_and_survives_zeros_and_an_empty_batch():
         assert float(layer.minimum) == 0.0 < float(layer.maximum) < 1e-4
 
 
+def test_replicas_hold_the_mean_of_their_ranges():
+    assert [(each.aggregation, each.trainable) for each in rounding(-1.0, 1.0).variables] == [("mean", False)] * 2
+
+
 def test_fit_moves_the_ranges_and_predict_and_evaluate_do_not():
     model = kd.quantization_aware(small(), X)
     model.compile("sgd", "mse", run_eagerly=True)
@@ -239,6 +243,46 @@ def test_a_saved_model_loads_without_custom_objects_and_goes_on_learning(tmp_pat
     loaded.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", run_eagerly=True)
     losses = loaded.fit(IMAGES, np.zeros(64), epochs=3, batch_size=64, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+def steps(model):
+    """Return the layers of a model after its input, by kind and name."""
+    return [(type(layer).__name__, layer.name) for layer in model.layers[1:]]
+
+
+def test_each_value_is_rounded_once_and_probabilities_are_not():
+    start = [("FakeQuantize", "numbers_quantized"), ("QuantizedDense", "hidden"), ("FakeQuantize", "hidden_quantized")]
+    ends = {
+        None: [("QuantizedDense", "scores_float"), ("FakeQuantize", "scores")],
+        "softmax": [("QuantizedDense", "scores_float"), ("FakeQuantize", "scores_quantized"), ("Activation", "scores")],
+    }
+    for head, end in ends.items():
+        assert steps(kd.quantization_aware(small(head), X)) == start + end
+
+
+def test_nothing_is_rounded_between_a_convolution_its_normalisation_and_its_relu():
+    stack = [weighted(layers.Conv2D, "conv"), layers.BatchNormalization(name="norm"), layers.ReLU(name="relu")]
+    student = keras.Sequential([keras.Input((8, 8, 2), name="images"), *stack, layers.MaxPooling2D(name="pool")])
+    assert steps(kd.quantization_aware(student, IMAGES)) == [
+        ("FakeQuantize", "images_quantized"),
+        ("QuantizedConv2D", "conv"),
+        ("Identity", "norm"),
+        ("ReLU", "relu"),
+        ("FakeQuantize", "relu_quantized"),
+        ("MaxPooling2D", "pool"),  # which takes and hands on the same integers
+    ]
+
+
+@pytest.mark.parametrize("head", [layers.Softmax(name="p"), layers.Activation("sigmoid", name="p")])
+def test_a_layer_of_probabilities_follows_rounded_logits(head):
+    student = keras.Sequential([keras.Input((4,), name="numbers"), dense(3, 4, name="logits"), head])
+    model = kd.quantization_aware(student, X)
+    assert steps(model)[1:] == [
+        ("QuantizedDense", "logits"),
+        ("FakeQuantize", "logits_quantized"),
+        (type(head).__name__, "p"),
+    ]
+    np.testing.assert_allclose(model.predict(X, verbose=0), student.predict(X, verbose=0), atol=0.03)
 
 
 def test_every_layer_keeps_its_name():
@@ -317,6 +361,18 @@ def bad(*stack, shape=(8, 8, 2)):
     return keras.Sequential([keras.Input(shape), *stack])
 
 
+def forked():
+    """A convolution whose output goes into a normalisation, and somewhere else."""
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(2, 1)(inputs)
+    return keras.Model(inputs, layers.Add()([layers.BatchNormalization(name="read twice")(x), x]))
+
+
+def sum_of_three():
+    inputs = keras.Input((8, 8, 2))
+    return keras.Model(inputs, layers.Add(name="three")([layers.Conv2D(2, 1)(inputs) for _ in range(3)]))
+
+
 SHARED = layers.Dense(2, name="shared")
 NOT_COVERED = {
     "'gate' \\(Activation\\): the activation 'swish'|'silu'": lambda: bad(layers.Activation("silu", name="gate")),
@@ -327,6 +383,20 @@ NOT_COVERED = {
     "'early' \\(Softmax\\): probabilities": lambda: bad(layers.Softmax(name="early"), layers.Flatten()),
     "'inner' \\(Sequential\\): a nested": lambda: bad(keras.Sequential([layers.Flatten()], name="inner")),
     "'shared' \\(Dense\\): called more": lambda: bad(layers.Flatten(), SHARED, SHARED, shape=(2,)),
+    "'capped' \\(ReLU\\): not a plain": lambda: bad(layers.ReLU(max_value=4.0, name="capped")),
+    "'late' \\(ReLU\\): not a plain": lambda: bad(layers.ReLU(threshold=0.5, name="late")),
+    "'bent' \\(Dense\\): the activation 'tanh'": lambda: bad(layers.Dense(2, "tanh", name="bent"), shape=(2,)),
+    "'even' \\(Dense\\): probabilities": lambda: bad(
+        layers.Dense(2, "softmax", name="even"), layers.ReLU(), shape=(2,)
+    ),
+    "'swapped' \\(Conv2D\\): channels first": lambda: bad(
+        layers.Conv2D(2, 1, data_format="channels_first", name="swapped")
+    ),
+    "'rows' \\(BatchNormalization\\): normalises": lambda: bad(
+        layers.Conv2D(2, 1), layers.BatchNormalization(1, name="rows")
+    ),
+    "'read twice' \\(BatchNormalization\\): not the only": forked,
+    "'three' \\(Add\\): 3 inputs": sum_of_three,
 }
 
 

@@ -74,7 +74,7 @@ def test_a_remembered_teacher_still_answers_for_other_examples():
 
 
 def test_a_remembered_teacher_is_asked_again_for_other_names():
-    known = kd.teachers.Remembered(teacher())
+    known = kd.teachers.InMemory(teacher())
     trained(known)
     terms = lambda: [kd.Term(kd.losses.cosine, at=("scores", "scores"))]  # noqa: E731
     assert_same(trained(known, terms=terms()), trained(teacher(), terms=terms()), 1e-6)

@@ -16,7 +16,7 @@ import keras_kd as kd
 from keras_kd._internal.files import replace
 from keras_kd._keras.tuner_records import written_with
 from keras_kd.experiments import Trial, TuneResult
-from keras_kd.tuning.space import ask
+from keras_kd.experiments.search_space import ask
 from tests.benchmarks import LOSS, net, part, teacher
 
 if importlib.util.find_spec("keras_tuner") is None:
