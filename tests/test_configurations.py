@@ -88,6 +88,9 @@ CANCELLING = (
 )
 ROUNDING = 1e-6
 
+#: A graph rounds features of 16 bits at other places than the layers called one by one: once, where two are fused.
+ROUNDING_OF_FEATURES = {"mixed_float16": 2**-10, "mixed_bfloat16": 2**-7}
+
 #: Why a configuration may be refused, with what the message has to say.
 REASONS = {
     "weights without labels": "labels beside `sample_weight`",
@@ -435,7 +438,8 @@ def reference(drawn, distiller):
             bridged = sides[f"hint_{number}"]
             value = mean_of(loss, bridged, sides["teacher_hidden"], rows, sides["mask"], given, {})
             parts[f"hint_{number}"] += share * value
-            close = rounding_of(loss, bridged[rows], sides["teacher_hidden"][rows])
+            unit = ROUNDING_OF_FEATURES.get(drawn["policies"][0], ROUNDING)
+            close = rounding_of(loss, bridged[rows], sides["teacher_hidden"][rows], unit)
             rounding[f"hint_{number}"] = max(rounding[f"hint_{number}"], 10 * ROUNDING, close)
             parts["distillation_loss"] += share * weight * value
     rounding["distillation_loss"] = sum(term.weight * rounding[term.name] for term in distiller.terms)
@@ -468,7 +472,7 @@ def mean_of(loss, student, teacher, rows, mask, given, labels):
     return np.sum(weighted[mask]) / max(np.sum(mask), 1)
 
 
-def rounding_of(loss, student, teacher):
+def rounding_of(loss, student, teacher, unit=ROUNDING):
     """Return by how much a loss may differ in float32: much, where it divides by what is next to nothing."""
     if loss in (losses.inter_class_relation, losses.intra_class_relation):  # by the spread of probabilities
         flat = (softmax(side.reshape(-1, side.shape[-1])) for side in (student, teacher))
@@ -480,7 +484,7 @@ def rounding_of(loss, student, teacher):
     if loss in (losses.rkd_angle, losses.rkd_distance):  # by the distance of two examples
         flat = [side.reshape(len(side), -1) for side in (student, teacher)]
         apart = [np.linalg.norm(side[:, None] - side[None], axis=-1) + 9.0 * np.eye(len(side)) for side in flat]
-        return min(2.0, ROUNDING + ROUNDING / max(np.min(apart), ROUNDING))
+        return min(2.0, ROUNDING + unit / max(np.min(apart), unit))
     return 4 * ROUNDING if loss in CANCELLING else 0.0
 
 

@@ -128,7 +128,7 @@ def test_labels_judged_one_by_one_have_the_average_of_the_sigmoids(temperature, 
         (None, softmax, np.log),
         ("sigmoid", lambda z: 1 / (1 + np.exp(-z)), lambda p: np.log(p) - np.log(1 - p)),
     ],
-    ids=str,
+    ids=["softmax", "logits", "sigmoid"],
 )
 def test_a_loss_on_numbers_reads_the_average_that_the_heads_of_the_members_mean(activation, function, back):
     student, members = linear(9), [linear(1), linear(2)]
