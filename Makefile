@@ -6,7 +6,7 @@ BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .NOTPARALLEL:
-.PHONY: help quickstart test test-oldest docs notebooks lint format types wheel clean
+.PHONY: help quickstart test test-oldest test-newest docs notebooks lint format types wheel clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -20,6 +20,9 @@ test: .venv/.installed-test  ## run the tests
 
 test-oldest: .venv-oldest/.installed  ## run them with the oldest TensorFlow and Keras that are supported
 	.venv-oldest/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-newest: .venv-newest/.installed  ## run them with pre-releases of TensorFlow and Keras
+	.venv-newest/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 docs: .venv/.installed-docs  ## run the notebooks and build the site in docs/_build/html; ARGS=--smoke in minutes
 	$(BIN)/python docs/build.py $(ARGS)
@@ -43,7 +46,7 @@ wheel: .venv/.installed-dev  ## build a wheel in dist
 	$(BIN)/python -m build --quiet --wheel
 
 clean:  ## remove .venv and what was built, but not runs
-	rm -rf .venv .venv-oldest build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-newest build dist docs/_build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra: it is installed again only when what it depends on has changed.
@@ -55,6 +58,14 @@ clean:  ## remove .venv and what was built, but not runs
 .venv-oldest/.installed: setup.cfg pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --disable-pip-version-check --constraint tests/oldest.txt --editable '.[test]'
+	@touch $@
+
+# The packages keras and keras-nightly hold the same files, and others ask for either: both go before one comes.
+.venv-newest/.installed: setup.cfg pyproject.toml tests/newest.txt
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --disable-pip-version-check --constraint tests/newest.txt --editable '.[test]'
+	.venv-newest/bin/python -m pip uninstall --disable-pip-version-check --yes keras keras-nightly
+	.venv-newest/bin/python -m pip install --disable-pip-version-check --no-deps --requirement tests/newest.txt
 	@touch $@
 
 $(BIN)/python:

@@ -1,13 +1,15 @@
-"""The shape of the package: imports run down, none in a circle, and a name stands once."""
+"""The shape of the package: imports run down, none in a circle; what stands in one place stands nowhere else."""
 
 import ast
 import collections
 import graphlib
+import importlib
 import pathlib
 
 import pytest
 
 import keras_kd
+from tests import private_names
 
 ROOT = pathlib.Path(keras_kd.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -73,3 +75,45 @@ def test_no_imports_run_in_a_circle():
 def test_a_file_name_stands_once():
     counts = collections.Counter(path.name for path in FILES if path.name not in ("__init__.py", "base.py"))
     assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_private_names_of_other_packages_stand_in_one_folder():
+    trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in FILES}
+    inside = [tree for path, tree in trees.items() if path.parts[0] == "_keras"]
+    outside = {path: tree for path, tree in trees.items() if path.parts[0] != "_keras"}
+    relied_on = set.union(*(private_names.used(tree) | private_names.named(tree) for tree in inside))
+    own = set.union(*map(private_names.defined, outside.values())) - relied_on
+    found = {str(path): private_names.used(tree) - own for path, tree in outside.items()}
+    assert {path: names for path, names in found.items() if names} == {}, "Move these into keras_kd/_keras."
+
+
+def test_private_methods_of_other_packages_are_overridden_in_one_folder():
+    modules = [importlib.import_module(name) for name in IMPORTS if not name.startswith("keras_kd._keras")]
+    classes = {each for module in modules for each in vars(module).values() if isinstance(each, type)}
+    own = {each for each in classes if each.__module__.startswith("keras_kd.") and "._keras." not in each.__module__}
+    foreign = {(each, base) for each in own for base in each.__mro__ if not base.__module__.startswith("keras_kd.")}
+    found = {(each.__name__, name) for each, base in foreign for name in vars(each).keys() & vars(base).keys()}
+    assert {pair for pair in found if private_names.PRIVATE.fullmatch(pair[1])} == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "layer._metrics",
+        "self._compile_loss",
+        "getattr(output, '_keras_logits', None)",
+        "tensor._keras_mask = mask",
+        "import keras.src.losses",
+        "from tensorflow.python.eager import record",
+        "from concurrent.futures import _base",
+        "tf.__internal__.tracking.AutoTrackable()",
+        "importlib.import_module('keras_tuner.src.engine.stateful')",
+    ],
+)
+def test_a_private_name_is_found_in_each_way_to_use_it(code):
+    assert len(private_names.used(ast.parse(code))) == 1
+
+
+@pytest.mark.parametrize("code", ["pair._replace(x=1)", "os._exit(0)", "a.__name__", "import keras_kd._keras.loops"])
+def test_a_name_that_is_documented_or_our_own_is_not(code):
+    assert private_names.used(ast.parse(code)) == set()

@@ -1,6 +1,5 @@
 """One device, two replicas, two workers: the same numbers. What tests/strategies.py leaves, in processes of its own."""
 
-import inspect
 import json
 import os
 import pathlib
@@ -8,13 +7,9 @@ import socket
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
-from keras.src.backend.tensorflow import trainer
 
-from keras_kd import Distiller
-from keras_kd._keras import gradients
 from tests.strategies import CASES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -79,21 +74,3 @@ def test_curves_with_batch_normalization_and_adam_are_those_of_one_device(tmp_pa
     for kind, found in curves.items():
         assert np.all(np.abs(np.mean(found - expected, axis=0)) < spread), kind
     np.testing.assert_allclose(curves["worker 0"], curves["worker 1"], rtol=1e-5)
-
-
-def test_keras_still_has_what_fit_on_several_machines_leans_on():
-    # keras_kd/_keras/replicas.py replaces `_maybe_symbolic_build`, and gives scalars the axis along which
-    # `reduce_per_replica` takes the mean. If Keras changes either, see whether this is still needed.
-    fit = inspect.getsource(trainer.TensorFlowTrainer.fit)
-    assert "self._maybe_symbolic_build(iterator=epoch_iterator)" in fit
-    original = inspect.getsource(trainer.TensorFlowTrainer._maybe_symbolic_build)
-    assert "self._symbolic_build(data_batch=data_batch)" in original and "axis=None" in original
-    assert 'strategy.reduce("MEAN", v, axis=0)' in inspect.getsource(trainer.reduce_per_replica)
-    assert Distiller._maybe_symbolic_build is not keras.Model._maybe_symbolic_build
-
-
-def test_tensorflow_still_has_the_registry_that_holds_graphs_for_ever():
-    # keras_kd/_keras/gradients.py takes out of it what a Distiller has put there. Without it, memory is not freed.
-    assert gradients.gradient_registry is not None
-    assert isinstance(gradients.gradient_registry._registry, dict)
-    assert "MatMul" in gradients.gradient_registry.list()

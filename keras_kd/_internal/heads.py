@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd._internal import graphs
+from keras_kd._keras import history
 from keras_kd._types import Tensor
 
 KINDS = ("auto", "logits", "softmax", "sigmoid", "values")
@@ -136,7 +137,7 @@ def _unrounded(output: Tensor, kind: str) -> tuple[Tensor | None, str | None]:
     They are better than any logarithm: nothing has been rounded to 0 or 1 yet. Keras does not distinguish the two, nor
     the axis; a softmax over another one than the last leaves none here.
     """
-    logits = getattr(output, "_keras_logits", None)
+    logits = history.logits(output)
     activation = None if logits is None else _activation(output, logits, kind)
     return (None, None) if activation is None else (logits, activation)
 

@@ -1,4 +1,4 @@
-"""What Keras keeps of how a symbolic tensor was made."""
+"""What Keras keeps of how a tensor was made."""
 
 import functools
 from typing import Any
@@ -15,6 +15,11 @@ def producer(tensor: Tensor) -> tuple[Any, int, list[Tensor]]:
     """
     operation, node, index = tensor._keras_history
     return operation, index, operation._inbound_nodes[node].input_tensors
+
+
+def logits(output: Tensor) -> Tensor | None:
+    """Return what Keras's softmax or sigmoid has turned into `output`, or None where Keras has left it nowhere."""
+    return getattr(output, "_keras_logits", None)
 
 
 def outputs_of_calls(layer: keras.layers.Layer) -> list[Tensor]:
