@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.evaluation import costs, memory, runtimes, sizes, timing
+from keras_kd.evaluation import costs, memory, runners, sizes
 from keras_kd.evaluation.predictors import Predictor
+from keras_kd.runtimes import runtime, timing
 from tests.models import Subclassed, batch, dense, linear, mlp
 
 X = batch(8)[0]
@@ -105,7 +106,7 @@ def test_the_garbage_collector_waits_for_the_timed_calls():
 
 
 def test_a_model_is_run_with_the_head_that_it_has():
-    answer = runtimes.in_keras(Predictor("model", linear(1, activation="softmax"))).prepare(X)()
+    (answer,) = runners.in_keras(Predictor("model", linear(1, activation="softmax")))(X)()
     np.testing.assert_allclose(answer.sum(-1), 1.0, atol=1e-6)
 
 
@@ -255,77 +256,121 @@ def test_what_keras_cannot_write_has_no_file():
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model of 9 million weights, 36 MB, and its exports."""
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("onnxruntime")
     folder, x = tmp_path_factory.mktemp("exports"), keras.Input((3000,))
     model = keras.Model(x, keras.layers.Dense(3000)(x))
     kd.export(model, folder / "saved_model")
-    return model, folder / "saved_model", litert(model, folder / "litert")
-
-
-def litert(model, folder):
-    kd.export(model, folder, formats=("litert",), fresh=False)
-    return folder / "student.tflite"
+    kd.export(model, folder / "files", formats=("litert", "onnx", "keras"), fresh=False)
+    return (
+        model,
+        folder / "saved_model",
+        *(folder / "files" / f"student.{name}" for name in ("tflite", "onnx", "keras")),
+    )
 
 
 @pytest.mark.slow
 def test_costs_are_measured_through_each_export(exported):
-    pytest.importorskip("ai_edge_litert")
     model, *paths = exported
     x = np.zeros((4, 3000), "float32")
-    found = costs.measured({"big": model}, costs.exported({"big": paths}), x, 10, True)["big"]
-    assert [cost.runtime for cost in found] == ["Keras", "SavedModel", "LiteRT"]
+    found = costs.measured({"big": model}, costs.exported({"big": paths}, {"big": model}), x, 10, True)["big"]
+    assert [cost.runtime for cost in found] == ["Keras", "SavedModel", "LiteRT", "ONNX", "Keras file"]
     assert {cost.parameters for cost in found} == {3000 * 3001}
     assert {cost.flops for cost in found} == {2 * 3000 * 3000 + 3000}
-    folder, file = paths
+    folder, *files = paths
     assert found[1].file_bytes == sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
-    assert found[2].file_bytes == file.stat().st_size
+    assert [cost.file_bytes for cost in found[2:]] == [file.stat().st_size for file in files]
     for cost in found:
         assert 0 < cost.p50_ms <= cost.p95_ms <= cost.p99_ms
         assert cost.file_bytes > 4 * 3000 * 3000
-        assert 0.9 * 36e6 < cost.memory_bytes < 5 * 36e6  # the weights at least; some runtimes keep a copy or two
+        copies = 8 if cost.runtime == "Keras file" else 5  # Keras makes weights of its own before it reads the file's
+        assert 0.9 * 36e6 < cost.memory_bytes < copies * 36e6  # some runtimes keep a copy or two
 
 
-def test_litert_says_what_the_model_says(tmp_path):
-    pytest.importorskip("ai_edge_litert")
+FILES = [
+    ("saved_model", "", None),
+    ("litert", "student.tflite", "ai_edge_litert"),
+    ("onnx", "student.onnx", "onnxruntime"),
+    ("keras", "student.keras", None),
+]
+
+
+@pytest.mark.parametrize(("kind", "file", "package"), FILES)
+def test_a_file_outputs_what_the_model_outputs(tmp_path, kind, file, package):
+    package and pytest.importorskip(package)
     a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
     model = keras.Model({"a": a, "b": b}, dense(3, 1)(keras.layers.Concatenate()([a, b])))
-    path = litert(model, tmp_path / "litert")
-    x = {"b": X[:, :2], "a": X}
-    (said,) = runtimes.of_export(path).prepare(x)()
-    np.testing.assert_allclose(said, model(x), atol=1e-5)
-    with pytest.raises(ValueError, match="keys.*'a', 'c'"):
-        runtimes.of_export(path).prepare({"a": X, "c": X[:, :2]})
+    kd.export(model, tmp_path / "1", formats=(kind,), fresh=False)
+    runner = runners.of_export(tmp_path / "1" / file, model)
+    x = {"b": X[:, :2].astype("float64"), "a": X, "not_of_this_model": X}
+    one, all_of_them = runner({name: leaf[:1] for name, leaf in x.items()}), runner(x)
+    expected = model({"a": X, "b": X[:, :2]})
+    for call, count in ((one, 1), (all_of_them, 8), (one, 1)):
+        np.testing.assert_allclose(call()[0], expected[:count], atol=1e-5)
+    if package:
+        with pytest.raises(ValueError, match="keys.*'a', 'c'"):
+            runners.of_export(tmp_path / "1" / file)({"a": X, "c": X[:, :2]})
+
+
+def test_a_comparison_shows_each_file_with_its_runtime(tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = linear(1)
+    kd.export(model, tmp_path / "1", formats=("onnx", "keras"), fresh=False)
+    exports = {"model": [tmp_path / "1" / "student.onnx", tmp_path / "1" / "student.keras"]}
+    comparison = kd.compare({"model": model}, batch(8), teacher=None, exports=exports, rounds=10, memory=False)
+    assert "model (ONNX)" in str(comparison) and "model (Keras file)" in str(comparison)
+    comparison.to_html(tmp_path / "page.html")
+    assert "model (ONNX)" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_keras_file_with_a_class_of_a_script_has_latency_and_no_memory(tmp_path):
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    x = keras.Input((4,))
+    model = keras.Model(x, Doubled()(x))
+    model.save(tmp_path / "model.keras")
+    _, cost = costs.measured({"m": model}, costs.exported({"m": tmp_path / "model.keras"}, {"m": model}), X, 10, True)[
+        "m"
+    ]
+    assert cost.p50_ms > 0 and cost.file_bytes > 0 and cost.memory_bytes is None
 
 
 def test_inputs_are_quantised_as_the_file_says():
     details = {"dtype": np.int8, "quantization": (0.5, 3)}
-    received = runtimes.as_input(np.float32([0.0, 1.0, -0.7, 1000.0]), details)
+    received = runtime.as_input(np.float32([0.0, 1.0, -0.7, 1000.0]), details)
     np.testing.assert_array_equal(received, np.int8([3, 5, 2, 127]))  # round(x / 0.5) + 3, clipped
-    same = runtimes.as_input(X, {"dtype": np.float32, "quantization": (0.0, 0)})
+    same = runtime.as_input(X, {"dtype": np.float32, "quantization": (0.0, 0)})
     np.testing.assert_array_equal(same, X)
 
 
 def test_what_is_no_export_is_refused(tmp_path):
     (tmp_path / "model.h5").write_text("")
     for path in (tmp_path / "model.h5", tmp_path / "missing"):
-        with pytest.raises(ValueError, match=f"SavedModel, or a .tflite.*{path.name}"):
-            runtimes.of_export(path)
+        with pytest.raises(ValueError, match=f"SavedModel, or a .tflite, .onnx or .keras file.*{path.name}"):
+            runners.of_export(path)
 
 
-def test_litert_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
-    (tmp_path / "m.tflite").write_bytes(b"")
+@pytest.mark.parametrize(
+    ("file", "package", "extra"), [("m.tflite", "ai_edge_litert", "litert"), ("m.onnx", "onnxruntime", "onnx")]
+)
+def test_a_runtime_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, file, package, extra):
+    (tmp_path / file).write_bytes(b"")
     real = builtins.__import__
 
     def without(name, *rest):
-        if name.startswith("ai_edge_litert"):
+        if name.startswith(package):
             raise ImportError(name)
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"keras_kd\[litert\]"):
-        costs.exported({"m": tmp_path / "m.tflite"})
+    with pytest.raises(ImportError, match=rf"keras_kd\[{extra}\]"):
+        costs.exported({"m": tmp_path / file}, {"m": None})
 
 
 def test_memory_that_cannot_be_measured_is_none():
     model, function = linear(1), slow(None)
-    assert memory.peaks({"f": (runtimes.in_keras(Predictor("f", function)), function)}, X) == {"f": None}
-    assert memory.peaks({"m": (runtimes.in_keras(Predictor("m", model)), model)}, X, seconds=0.01) == {"m": None}
+    assert memory.peaks({"f": (runners.in_keras(Predictor("f", function)), function)}, X) == {"f": None}
+    assert memory.peaks({"m": (runners.in_keras(Predictor("m", model)), model)}, X, seconds=0.01) == {"m": None}

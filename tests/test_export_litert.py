@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting import conversion, process
+from keras_kd.exporting import conversion
 from keras_kd.exporting.formats import litert
+from keras_kd.runtimes import process
 from tests.models import batch, dense, mlp
 
 pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
@@ -89,6 +90,7 @@ def test_a_converter_that_crashes_is_the_error_of_one_file_and_others_are_conver
     (tmp_path / "crashing.py").write_text(CRASHING)
     monkeypatch.setattr(litert, "conversion", types.SimpleNamespace(__file__=str(tmp_path / "crashing.py")))
     monkeypatch.setattr(litert, "save", lambda *arguments: None)
+    monkeypatch.setattr(litert, "_floating", lambda path: "")
     interface = types.SimpleNamespace(specs=[])
     source = types.SimpleNamespace(
         folder=tmp_path, fresh=True, student=mlp(1), in_float32=None, interface=interface, batches=""

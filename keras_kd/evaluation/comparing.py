@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd.evaluation import batches, costs, tasks, timing
+from keras_kd.evaluation import batches, costs, tasks
 from keras_kd.evaluation.comparison import Comparison
 from keras_kd.evaluation.disagreements import DisagreementCollector
 from keras_kd.evaluation.quality import Answers, Measures, stream
 from keras_kd.evaluation.values import Regression
+from keras_kd.runtimes import timing
 
 
 def compare(
@@ -45,8 +46,9 @@ def compare(
         data: see `comparison.measure`.
         teacher: name of the model that the others are compared with; None for no such comparison.
         task: see `comparison.measure`.
-        exports: by name, a SavedModel's folder or a .tflite file, or a list of these: the costs are measured through
-            each as well. Quality is that of the model itself.
+        exports: by name, the folder of a SavedModel, or a .tflite, .onnx or .keras file, as `export` writes them, or a
+            list of these: the costs are measured through each as well. Quality is that of the model itself. The memory
+            of a .keras file with classes of a script or notebook cannot be measured.
         histories: by name, what `fit` returned, or its `history`: for learning curves.
         class_names: names of the classes or labels, in their order.
         top_k: see `comparison.measure`.
@@ -62,7 +64,7 @@ def compare(
     Raises:
         TypeError: not a model, or not data.
         ValueError: names that are not among the models, or what `comparison.measure` refuses.
-        ImportError: an export to LiteRT, and the extra `litert` is not installed.
+        ImportError: an export to LiteRT or ONNX, and the extra `litert` or `onnx` is not installed.
 
     Example:
         >>> comparison = kd.compare({"teacher": teacher, "alone": alone, "distilled": distilled}, (x_test, y_test))
@@ -71,7 +73,7 @@ def compare(
     """
     exports, histories = exports or {}, histories or {}
     _check(models, teacher, {"exports": exports, "histories": histories})
-    ways = costs.exported(exports)
+    ways = costs.exported(exports, models)
     rounds = rounds and timing.check(rounds)
     evidence = DisagreementCollector(teacher, worst)
     with _progress(evidence, batches.count(data, batch_size), verbose) as watch:

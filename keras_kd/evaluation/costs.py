@@ -8,8 +8,10 @@ import numpy as np
 from keras import tree
 
 from keras_kd._types import Tensors
-from keras_kd.evaluation import memory, runtimes, sizes, timing
+from keras_kd.evaluation import memory, runners, sizes
 from keras_kd.evaluation.predictors import Predictor
+from keras_kd.evaluation.runners import Runner
+from keras_kd.runtimes import timing
 
 #: Share of the timed calls that go to batches; they are means, which need fewer than a p99.
 _BATCH_ROUNDS = 5
@@ -22,7 +24,7 @@ class Cost:
     """What it costs to run a model in one way.
 
     Attributes:
-        runtime: "Keras", "SavedModel" or "LiteRT".
+        runtime: "Keras", "SavedModel", "LiteRT", "ONNX" or "Keras file".
         path: of the export; None in Keras.
         parameters: weights of the model; None for a function.
         flops: operations for one example, a multiplication and an addition being two; see `sizes.flops`.
@@ -50,19 +52,19 @@ class Cost:
     calls: int
 
 
-def exported(exports: dict[str, Export | list[Export]]) -> dict[str, list[runtimes.Runtime]]:
-    """Return what runs the files or folders that were given by name.
+def exported(exports: dict[str, Export | list[Export]], models: dict[str, Any]) -> dict[str, list[Runner]]:
+    """Return what runs the files or folders that were given by the names of models.
 
     Raises:
         ValueError: one is no export.
-        ImportError: one is for LiteRT, and the extra `litert` is not installed.
+        ImportError: one is for LiteRT or ONNX, and that extra is not installed.
     """
     paths = {name: list(given) if isinstance(given, (list, tuple)) else [given] for name, given in exports.items()}
-    return {name: [runtimes.of_export(path) for path in given] for name, given in paths.items()}
+    return {name: [runners.of_export(path, models[name]) for path in given] for name, given in paths.items()}
 
 
 def measured(
-    models: dict[str, Any], exports: dict[str, list[runtimes.Runtime]], x: Tensors, rounds: int, with_memory: bool
+    models: dict[str, Any], exports: dict[str, list[Runner]], x: Tensors, rounds: int, with_memory: bool
 ) -> dict[str, list[Cost]]:
     """Return the costs of each model, in Keras and through its exports.
 
@@ -75,13 +77,13 @@ def measured(
     """
     predictors = {name: Predictor(name, model) for name, model in models.items()}
     ways = {
-        (name, place): runtime
+        (name, place): runner
         for name, predictor in predictors.items()
-        for place, runtime in enumerate([runtimes.in_keras(predictor), *exports.get(name, [])])
+        for place, runner in enumerate([runners.in_keras(predictor), *exports.get(name, [])])
     }
     one = tree.map_structure(lambda each: each[:1], x)
-    single = timing.in_turns({key: way.prepare(one) for key, way in ways.items()}, rounds)
-    batches = timing.in_turns({key: way.prepare(x) for key, way in ways.items()}, max(10, rounds // _BATCH_ROUNDS))
+    single = timing.in_turns({key: way(one) for key, way in ways.items()}, rounds)
+    batches = timing.in_turns({key: way(x) for key, way in ways.items()}, max(10, rounds // _BATCH_ROUNDS))
     peaks = memory.peaks({key: (way, models[key[0]]) for key, way in ways.items()}, x) if with_memory else {}
     static = {name: (sizes.parameters(predictor), sizes.flops(predictor, x)) for name, predictor in predictors.items()}
     batch = len(tree.flatten(x)[0])

@@ -27,7 +27,7 @@ _TEACHER, _STUDENTS = (
     ("#0b7a75", "#d1495b", "#e09f3e", "#3d6fb4", "#8f5aa8", "#7a8b2a", "#4fb0c6", "#a0522d"),
 )
 
-_MARKERS = {"Keras": "o", "SavedModel": "s", "LiteRT": "^"}
+_MARKERS = {"Keras": "o", "SavedModel": "s", "LiteRT": "^", "ONNX": "D", "Keras file": "v"}
 
 #: With more classes, their names or numbers no longer fit.
 _MOST_NAMED, _MOST_NUMBERED = 25, 12

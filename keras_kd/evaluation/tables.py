@@ -72,7 +72,7 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-_EXPORTED = ("SavedModel", "LiteRT")
+_EXPORTED = ("SavedModel", "LiteRT", "ONNX", "Keras file")
 
 #: Two copies of one model, measured side by side on a busy machine, differed by up to 1 % in median and memory, 15 % in
 #: throughput. In the tail they differed by up to five times: there, none is called the best.

@@ -1,7 +1,7 @@
 """The student alone, in one or several formats, each reloaded and compared with the student before it is called good.
 
-A format is a module that writes a file or folder; `formats.py` lists them, `runtime.py` runs what they wrote, and
-`deviation.py` compares its outputs with the student's.
+A format is a module that writes a file or folder; `formats` lists them, `keras_kd.runtimes` runs what they
+wrote, and `deviation.py` compares its outputs with the student's.
 """
 
 from keras_kd.exporting.export import export as export

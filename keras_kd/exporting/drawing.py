@@ -9,10 +9,10 @@ from keras import layers, tree
 
 from keras_kd._internal import taps
 from keras_kd._keras import layer_tree
-from keras_kd.exporting import runtime
 from keras_kd.exporting.interface import Spec
 from keras_kd.exporting.serving import Served
 from keras_kd.quantization.graph import Graph
+from keras_kd.runtimes import runtime
 
 #: Examples that are drawn.
 COUNT = 16

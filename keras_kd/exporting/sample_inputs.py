@@ -9,10 +9,11 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._internal.arrays import as_arrays
-from keras_kd.exporting import drawing, runtime
+from keras_kd.exporting import drawing
 from keras_kd.exporting.export_report import brief
 from keras_kd.exporting.interface import Interface, Spec, declared_inputs, inputs_of, output_names
 from keras_kd.exporting.serving import Unservable
+from keras_kd.runtimes import runtime
 
 #: Enough for the largest difference to be a large one, and for agreement in steps of a tenth of a per cent.
 _MOST = 1000

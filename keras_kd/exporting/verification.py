@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.exporting import deviation, process, runtime, scores
+from keras_kd._keras import layer_tree
+from keras_kd.exporting import deviation, scores
 from keras_kd.exporting.deviation import Deviation
-from keras_kd.exporting.formats import Format, keras_file
+from keras_kd.exporting.formats import Format
 from keras_kd.exporting.sample_inputs import Examples
 from keras_kd.exporting.source import Source
+from keras_kd.runtimes import process, runtime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,24 +87,30 @@ def _processes(source: Source, written: dict[pathlib.Path, Format]) -> dict[tupl
 
 def _importable(source: Source) -> bool:
     """Return whether a fresh process can have the student's own classes; those of a script or notebook it cannot."""
-    needed = keras_file.classes(source.student)
-    return all(module != "__main__" and "<locals>" not in qualified for module, qualified in needed)
+    needed = layer_tree.custom_classes(source.student)
+    return all(each.__module__ != "__main__" and "<locals>" not in each.__qualname__ for each in needed)
 
 
 def _job(source: Source, written: dict[pathlib.Path, str], results: pathlib.Path) -> dict[str, Any]:
-    interface, folder = source.interface, results.parent
-    custom = "keras" in written.values()
+    """Return a job, see `runtime.main`. What runs by its signature takes inputs by name, a model its own structure."""
+    interface, specs, custom = source.interface, source.interface.specs, "keras" in written.values()
+    named = {spec.name: number for number, spec in enumerate(specs)}
+    own = layer_tree.custom_classes(source.student) if custom else []
+    classes = [(each.__module__, each.__qualname__) for each in own]
     return {
-        "inputs": [spec.name for spec in interface.specs],
-        "outputs": list(interface.outputs),
-        "structure": interface.pack(list(range(len(interface.specs)))),
-        "batches": str(source.batches),
+        "measure": "outputs",
         "artefacts": [
-            {"runtime": name, "path": str(path), "outputs": str(folder / f"{path.name}.npz")}
-            for path, name in written.items()
+            {
+                "name": str(path),
+                "file": {"kind": kind, "path": str(path), "outputs": interface.outputs, "classes": classes},
+                "arrays": str(source.batches),
+                "structure": interface.pack(list(named.values())) if kind == "keras" else named,
+                "width": len(specs),
+                "outputs": str(results.parent / f"{path.name}.npz"),
+            }
+            for path, kind in written.items()
         ],
         "results": str(results),
-        "classes": keras_file.classes(source.student) if custom else [],
         "import_paths": sys.path if custom else [],
     }
 

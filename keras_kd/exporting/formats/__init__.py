@@ -1,4 +1,4 @@
-"""The list of formats. One more is one more module with a `write`, one line here, and one in `runtime.py`."""
+"""The list of formats. One more is one more module with a `write`, one line here, and one in `runtime.open_file`."""
 
 import dataclasses
 import importlib.util
@@ -19,7 +19,7 @@ class Format:
         name: in the report.
         file: name of the file or folder.
         write: writes it, and returns what the user must know of it, if anything.
-        runtime: runs it, see `runtime.py`.
+        runtime: the kind of file, see `runtimes.runtime.open_file`.
         of_scale: largest difference accepted between student and artefact, as a part of an output's scale.
         extra: of keras_kd, that brings `packages`.
         packages: that it needs beside TensorFlow.

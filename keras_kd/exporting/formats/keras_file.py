@@ -23,10 +23,3 @@ def write(source: Source, path: pathlib.Path) -> None:
             "Put their code in a registered layer: keras.saving.register_keras_serializable."
         )
     (cloning.copy_model(student) if student.compiled else student).save(path)
-
-
-def classes(student: keras.Model) -> list[tuple[str, str]]:
-    """Return module and name of the classes that are not Keras's and that a process must import to load the file."""
-    kinds = {type(layer) for layer in [student, *layer_tree.all_layers(student)]}
-    own = [kind for kind in kinds if not kind.__module__.startswith("keras.")]
-    return sorted((kind.__module__, kind.__qualname__) for kind in own)

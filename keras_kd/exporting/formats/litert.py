@@ -5,10 +5,13 @@ import re
 import tempfile
 from collections.abc import Sequence
 
-from keras_kd.exporting import conversion, process
+import numpy as np
+
+from keras_kd.exporting import conversion
 from keras_kd.exporting.formats.saved_model import save
 from keras_kd.exporting.interface import Interface
 from keras_kd.exporting.source import Source
+from keras_kd.runtimes import process, runtime
 
 #: TensorFlow converts on the CPU, and would take the memory of a GPU, of which the student's process has most. Its own
 #: log would be in the way of what a crash leaves.
@@ -60,6 +63,8 @@ class Files:
                 rest = {kind: files[kind] for kind in lists if kind not in (*self._singly, "int8")}
                 self._singly |= _convert(source, source.interface.of_one(), rest)
             error = self._singly[quantize]
+        if not error and quantize == "int8":
+            error = _floating(files[quantize])
         if error:
             raise ValueError(_reason(name, error, quantize))
         files[quantize].rename(path)
@@ -84,6 +89,14 @@ def _convert(source: Source, interface: Interface, files: dict[str | None, pathl
             return {**errors, kind: results["error"]}
         errors[kind] = results[str(file)].get("error", "")
     return errors
+
+
+def _floating(path: pathlib.Path) -> str:
+    """Return the inputs and outputs of a file that are floats, as an error, or nothing; ids stay integers."""
+    interpreter = runtime.interpreter_of(path)
+    ends = [*interpreter.get_input_details(), *interpreter.get_output_details()]
+    floats = [end["name"] for end in ends if np.issubdtype(end["dtype"], np.floating)]
+    return f"{floats} stay floating point." if floats else ""
 
 
 def _reason(name: str, message: str, quantize: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Run a module of this folder as a job, in a process of its own, which may crash, or in this one."""
+"""Run a module as a job, in a process of its own, which may crash, or in this one."""
 
 import json
 import os
@@ -16,6 +16,7 @@ def run(
     folder: pathlib.Path,
     fresh: bool,
     environment: dict[str, str] | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """Run a job.
 
@@ -26,6 +27,7 @@ def run(
         folder: for the job's file.
         fresh: in a process of its own.
         environment: more variables for that process.
+        seconds: after which that process is ended; None for no limit.
 
     Returns:
         The results; where the process ended too early, those that it had written by then, and the "error".
@@ -37,7 +39,11 @@ def run(
         return _read(job)
     command = [sys.executable, "-P", str(module.__file__), str(path)]
     variables = {**os.environ, **(environment or {})}
-    ended = subprocess.run(command, capture_output=True, text=True, errors="replace", env=variables)
+    arguments: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "env": variables}
+    try:
+        ended = subprocess.run(command, timeout=seconds, **arguments)
+    except subprocess.TimeoutExpired:
+        return {**_read(job), "error": f"its process took more than {seconds:g} seconds"}
     results = _read(job)
     if ended.returncode:
         results["error"] = f"its process ended with {_name(ended.returncode)}: {ended.stderr.strip()[-600:]}"
