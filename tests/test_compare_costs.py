@@ -139,7 +139,7 @@ def test_costs_are_those_of_each_way_of_running_a_model(monkeypatch, tmp_path):
 
     monkeypatch.setattr(timing, "in_turns", in_turns)
     monkeypatch.setattr(memory, "peaks", lambda ways, x: {key: 7 for key in ways})
-    export = runtimes.Runtime("SavedModel", lambda x: lambda: x, tmp_path)
+    export = runners.Runner("SavedModel", lambda x: lambda: x, lambda x: x, tmp_path)
     plain, exported = costs.measured({"model": linear(1)}, {"model": [export]}, X, 60, True)["model"]
     assert rounds == [60, 12]  # a fifth of them for batches
     # Of 1, 2, ... 101 milliseconds the percentile q is q + 1; of the export all are twice as long.
