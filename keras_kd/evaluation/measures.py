@@ -139,30 +139,29 @@ def line(measure: Measure, values: list[float | None]) -> Line:
 
 def as_text(table: Table) -> str:
     """Return aligned lines; the best of each is marked with a star."""
-    head = [table.title, *(f"{name} " for name in table.columns)]
-    rows = [
-        [each.title, *(f"{cell}{'*' if place in each.best else ' '}" for place, cell in enumerate(each.cells))]
-        for each in table.lines
-    ]
-    return "\n".join(tables.aligned([head, *rows], "<>", rule=True))
+    rows = _rows(table, lambda cell, is_best: f"{cell}{'*' if is_best else ' '}")
+    return "\n".join(tables.aligned(rows, "<>", rule=True))
 
 
 def as_markdown(table: Table) -> str:
     """Return a table of GitHub's Markdown; the best of each line is bold."""
-    rows = [
-        [each.title, *(f"**{cell}**" if place in each.best else cell for place, cell in enumerate(each.cells))]
-        for each in table.lines
-    ]
-    return tables.markdown([[table.title, *table.columns], *rows], "<>")
+    return tables.markdown(_rows(table, lambda cell, is_best: f"**{cell}**" if is_best else cell), "<>")
 
 
 def as_html(table: Table) -> str:
     """Return an HTML table; the best of each line has the class "best"."""
-    rows = [[table.title, *table.columns], *([each.title, *each.cells] for each in table.lines)]
-    return tables.hypertext(rows, [each.best for each in table.lines])
+    return tables.hypertext(_rows(table, lambda cell, is_best: cell), [each.best for each in table.lines])
 
 
 def as_fragment(found: list[Table], note: str) -> str:
     """Return tables as a piece of HTML that a notebook can show."""
     body = "".join(as_html(each) for each in found)
     return f"<div class='kd'><style>{tables.STYLE}</style>{body}<p class='note'>{tables.as_html(note)}</p></div>"
+
+
+def _rows(table: Table, mark: Callable[[str, bool], str]) -> list[list[str]]:
+    head = [table.title, *(mark(name, False) for name in table.columns)]
+    return [
+        head,
+        *([each.title, *(mark(cell, n in each.best) for n, cell in enumerate(each.cells))] for each in table.lines),
+    ]
