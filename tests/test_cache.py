@@ -332,7 +332,7 @@ def test_info_and_estimate_say_what_is_there(tmp_path):
     assert info.bytes_dense == 50 * (2 + 2 * CLASSES)
     assert info.seconds > 0 and info.break_even >= 1
     assert "bytes an example and view" in str(info) and "on disk" in str(estimate)
-    for epochs, words in ((3.25, "after    3.2 epochs"), (float("inf"), "never  reading took"), (None, "not known")):
+    for epochs, words in ((3.25, "after  3.2 epochs"), (float("inf"), "never  reading took"), (None, "not known")):
         assert words in str(info._replace(break_even=epochs)), str(info._replace(break_even=epochs))
 
 

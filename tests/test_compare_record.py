@@ -11,7 +11,7 @@ from scipy import special, stats
 from sklearn import metrics
 
 import keras_kd as kd
-from keras_kd.evaluation import tables
+from keras_kd.evaluation import measures
 from tests.models import batch, dense, headed, linear
 
 X, Y = batch(64)
@@ -203,12 +203,12 @@ def test_a_measure_that_should_be_small_is_best_where_it_is():
 
 
 def test_times_within_the_noise_are_equally_good_and_none_is_best_where_all_are():
-    time, size = tables.COSTS["p50_ms"], tables.COSTS["parameters"]
-    assert tables.line(time, [1.0, 1.05, 2.0, None]).best == {0, 1}
-    assert tables.line(time, [1.0, 1.05]).best == set()
-    assert tables.line(size, [100, 105]).best == {0}
-    assert tables.line(tables.COSTS["examples_per_second"], [100, 95, 50]).best == {0, 1}
-    assert tables.line(tables.COSTS["p99_ms"], [1.0, 2.0]).best == set()  # a tail is noise for the most part
+    time, size = measures.COSTS["p50_ms"], measures.COSTS["parameters"]
+    assert measures.line(time, [1.0, 1.05, 2.0, None]).best == {0, 1}
+    assert measures.line(time, [1.0, 1.05]).best == set()
+    assert measures.line(size, [100, 105]).best == {0}
+    assert measures.line(measures.COSTS["examples_per_second"], [100, 95, 50]).best == {0, 1}
+    assert measures.line(measures.COSTS["p99_ms"], [1.0, 2.0]).best == set()  # a tail is noise for the most part
 
 
 def of_export(runtime, path):
@@ -229,7 +229,7 @@ def of_export(runtime, path):
 def test_files_of_one_runtime_are_told_apart_by_as_much_of_their_paths_as_it_takes(paths, places):
     costs = [of_export("Keras", None), *(of_export("LiteRT", path) for path in paths), of_export("SavedModel", "m/1")]
     expected = ["a", *(f"a (LiteRT{place})" for place in places), "a (SavedModel)"]
-    assert tables.ways("a", costs) == expected
+    assert measures.ways("a", costs) == expected
 
 
 def test_a_function_has_no_parameters_that_could_be_best():

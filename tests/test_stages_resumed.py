@@ -1,8 +1,11 @@
 """A stage that was stopped ends as if it had not been, and its files are whole, or named."""
 
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -171,9 +174,8 @@ def test_no_file_of_a_stage_is_written_where_it_stands(monkeypatch, tmp_path):
         watch(owner, name)
     refined(tmp_path)
     names = {path.name for path in written}
-    assert {"plan.json", "state.npz", "best.json", "best-0.npz", "done.json", "model.keras"} <= {
-        name.removeprefix("partial-") for name in names
-    }
+    for each in ("plan.json", "state.npz", "best.json", "best-0.npz", "done.json", "model.keras"):
+        assert any(name.endswith(f"-{each}") for name in names), each
     assert all(name.startswith("partial-") for name in names)
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith("partial-")]
 
@@ -188,9 +190,49 @@ def test_who_is_stopped_while_a_file_is_written_leaves_the_one_before(tmp_path):
 
     with pytest.raises(StopError):
         files.replace(path, half)
-    assert path.read_text() == "whole"
+    assert path.read_text() == "whole" and len(list(tmp_path.iterdir())) == 1
     files.replace(path, lambda partial: partial.write_text("new"))
     assert path.read_text() == "new" and [each.name for each in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_two_writers_of_a_file_never_share_an_unfinished_one(tmp_path):
+    path = tmp_path / "record.json"
+
+    def write(partial):
+        partial.write_text("first")
+        files.replace(path, lambda other: other.write_text("second"))
+        assert partial.read_text() == "first"
+
+    files.replace(path, write)
+    assert path.read_text() == "first"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced = tmp_path / "record.json", []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((os.fstat(number).st_size, path.exists())))
+    files.replace(path, lambda partial: partial.write_text("new"))
+    assert synced == [(3, False)]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs processes that can be asked about")
+def test_what_a_killed_process_left_of_a_file_is_removed_when_it_is_written_again(tmp_path):
+    path = tmp_path / "record.json"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone, here = (
+        path.with_name(f"{files.partial_prefix()}{pid}-0123abcd-record.json") for pid in (ended.pid, os.getpid())
+    )
+    elsewhere = path.with_name(f"partial-elsewhere-{ended.pid}-0123abcd-record.json")
+    for each in (gone, here, elsewhere):
+        each.touch()
+    files.replace(path, lambda partial: partial.write_text("new"))
+    assert set(tmp_path.iterdir()) == {path, here, elsewhere}
+
+
+def test_a_long_name_leaves_room_for_that_of_the_unfinished_file(tmp_path):
+    path = tmp_path / ("a" * 245 + ".npz")
+    files.replace(path, lambda partial: np.savez(partial, x=1))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_best_weights_of_a_student_of_16_bits_are_read_back(tmp_path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import sys
 from collections.abc import Iterator
 
@@ -29,17 +28,3 @@ def quiet(active: bool = True) -> Iterator[None]:
     finally:
         # Whatever was called may have cleared Keras's session, and this setting with it.
         (keras.config.enable_interactive_logging if was else keras.config.disable_interactive_logging)()
-
-
-def size(count: float) -> str:
-    """Return a number of bytes to read."""
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    power = min(len(units) - 1, int(math.log10(max(count, 1)) // 3))
-    return f"{count / 1000**power:,.{1 if power else 0}f} {units[power]}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time to read."""
-    if seconds < 120:
-        return f"{seconds:,.1f} s"
-    return f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

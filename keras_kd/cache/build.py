@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal import soft_targets
+from keras_kd._internal.files import replace
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import row_checks, shards
 from keras_kd.cache.elements import Augment, Examples, Key, augmented, inputs_of, key_of
@@ -169,9 +170,7 @@ class Build:
                 "examples": self._spent["examples"] + rows,
                 "seconds": self._spent["seconds"] + seconds,
             }
-            partial = shards.partial_path(self._timing)
-            partial.write_text(json.dumps(self._spent))
-            partial.replace(self._timing)
+            replace(self._timing, lambda partial: partial.write_text(json.dumps(self._spent)))
         return 0, time.perf_counter()
 
     def _batches(self, view: int, first: int) -> Iterator[tuple[np.ndarray, Any]]:

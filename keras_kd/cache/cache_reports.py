@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_kd._internal.log import duration, size
+from keras_kd._internal.numbers import duration, size
+from keras_kd._internal.tables import aligned
 from keras_kd.cache.layout import Layout
 
 
@@ -34,13 +35,12 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         rows = "one example" if self.examples is None else f"{self.examples:,} examples"
-        return "\n".join(
-            [
-                f"{'time':<8}{duration(self.seconds):>12}  for {rows}",
-                f"{'size':<8}{size(self.nbytes):>12}  on disk",
-                f"{'memory':<8}{size(self.memory):>12}  while it is built, about",
-            ]
-        )
+        lines = [
+            ("time", duration(self.seconds), f"for {rows}"),
+            ("size", size(self.nbytes), "on disk"),
+            ("memory", size(self.memory), "while it is built, about"),
+        ]
+        return "\n".join(aligned(lines, "<><"))
 
 
 class Info(NamedTuple):
@@ -91,16 +91,15 @@ class Info(NamedTuple):
         if self.break_even is not None:
             pays = f"{self.break_even:.1f} epochs"
             if math.isinf(self.break_even):
-                pays, why = "never", "  reading took as long as asking"
-        return "\n".join(
-            [
-                f"{'examples':<14}{self.examples:>14,}  x {self.views} views",
-                f"{'size':<14}{size(self.nbytes):>14}  {self.bytes_per_example:.1f} bytes an example and view",
-                f"{'dense':<14}{size(self.bytes_dense):>14}  with all classes",
-                f"{'build':<14}{duration(self.seconds):>14}",
-                f"{'pays off after':<14}{pays:>14}{why}",
-            ]
-        )
+                pays, why = "never", "reading took as long as asking"
+        lines = [
+            ("examples", f"{self.examples:,}", f"x {self.views} views"),
+            ("size", size(self.nbytes), f"{self.bytes_per_example:.1f} bytes an example and view"),
+            ("dense", size(self.bytes_dense), "with all classes"),
+            ("build", duration(self.seconds), ""),
+            ("pays off after", pays, why),
+        ]
+        return "\n".join(aligned(lines, "<><"))
 
 
 class Verification(NamedTuple):
@@ -127,10 +126,8 @@ class Verification(NamedTuple):
         )
 
     def __str__(self) -> str:
-        width = max(len(name) for name in self.largest)
-        lines = [f"{'':<{width}}  {'largest':>9}  {'mean':>9}"]
-        lines += [f"{name:<{width}}  {self.largest[name]:>9.2e}  {self.mean[name]:>9.2e}" for name in self.largest]
-        return "\n".join(lines)
+        rows = [(name, f"{self.largest[name]:.2e}", f"{self.mean[name]:.2e}") for name in self.largest]
+        return "\n".join(aligned([("", "largest", "mean"), *rows], "<>"))
 
 
 def _dense_bytes(layout: Layout, dtype: str) -> int:

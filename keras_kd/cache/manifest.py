@@ -11,8 +11,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import IO, Any
 
+from keras_kd._internal.files import replace
 from keras_kd._internal.locks import lock_now
-from keras_kd.cache.shards import REMEDY, partial_path
+from keras_kd.cache.shards import REMEDY
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
 
@@ -32,13 +33,8 @@ _REMEDIES = {
 
 
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Write content and its checksum; who is killed meanwhile leaves what was there before."""
-    partial = partial_path(path)
-    with open(partial, "xb") as file:
-        file.write(_bytes(content))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Write content and its checksum, in one step."""
+    replace(path, lambda partial: partial.write_bytes(_bytes(content)))
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

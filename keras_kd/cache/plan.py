@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal import code_fingerprints
-from keras_kd._internal.log import duration, info
+from keras_kd._internal.log import info
+from keras_kd._internal.numbers import duration, size
 from keras_kd._version import __version__
 from keras_kd.cache import manifest, reading, shards
 from keras_kd.cache.elements import Augment, Examples
@@ -112,9 +113,9 @@ def announcement(folder: pathlib.Path, plan: dict[str, Any], job: Job) -> str:
     row_bytes = Layout.from_config(plan["layout"]).row_bytes
     if plan["count"] is None:
         return f"{row_bytes} bytes an example and view, into {folder}"
-    size = plan["count"] * plan["views"] * row_bytes / 1e6
+    written = size(plan["count"] * plan["views"] * row_bytes, "MB")
     share = f", {job.name}" if job.count > 1 else ""
-    return f"{plan['count']:,} examples x {plan['views']} views: {size:,.1f} MB into {folder}{share}"
+    return f"{plan['count']:,} examples x {plan['views']} views: {written} into {folder}{share}"
 
 
 def missing(folder: pathlib.Path, plan: dict[str, Any]) -> list[str]:

@@ -9,14 +9,13 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import secrets
-import socket
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_kd._internal.files import partial_path, partial_prefix, publish
 from keras_kd.cache.layout import Layout
 
 #: A TFRecord's length (8 bytes) and its checksum (4) stand before the data, the data's checksum (4) behind.
@@ -57,11 +56,6 @@ def shard_path(folder: pathlib.Path, view: int, number: int) -> pathlib.Path:
     return folder / f"view-{view:04d}" / f"shard-{number:06d}.tfrecord"
 
 
-def partial_path(path: pathlib.Path) -> pathlib.Path:
-    """Return a path for a file that is not finished, which no other process, on any machine, uses or can foresee."""
-    return path.with_name(f"{_partial_prefix()}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
-
-
 def remove_partial(folder: pathlib.Path, index: int, jobs: int) -> None:
     """Remove what builds on this machine left behind of a job's shards when they were killed; its lock is held.
 
@@ -70,7 +64,7 @@ def remove_partial(folder: pathlib.Path, index: int, jobs: int) -> None:
         index: of the job.
         jobs: their number.
     """
-    for path in folder.glob(f"view-*/{_partial_prefix()}*-shard-*.tfrecord"):
+    for path in folder.glob(f"view-*/{partial_prefix()}*-shard-*.tfrecord"):
         number = path.stem.rpartition("-")[2]
         if number.isdecimal() and int(number) % jobs == index:
             path.unlink(missing_ok=True)
@@ -88,10 +82,6 @@ def refuse_links(folder: pathlib.Path) -> None:
                 f"Expected the folder of a cache to contain files of its own. {str(path)!r} is a link to "
                 f"{os.readlink(path)!r}. Remove it; the folder itself may be a link to another disk."
             )
-
-
-def _partial_prefix() -> str:
-    return f"partial-{socket.gethostname()}-"
 
 
 class Writer:
@@ -119,9 +109,7 @@ class Writer:
         """Bring all to the disk, and give the file its name."""
         with self._explained():
             self._file.close()
-            with open(self.partial, "rb+") as file:
-                os.fsync(file.fileno())
-            self.partial.rename(self.path)
+            publish(self.partial, self.path)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.evaluation import tables
+from keras_kd._internal.tables import as_markdown
+from keras_kd.evaluation import measures
 from keras_kd.evaluation.costs import Cost
 from keras_kd.evaluation.disagreements import Disagreement
 
@@ -57,7 +58,7 @@ class Comparison:
         """The measure that stands for quality in plots."""
         return "rmse" if self.task == "regression" else "accuracy"
 
-    def as_tables(self, classes: int | None = None) -> list[tables.Table]:
+    def as_tables(self, classes: int | None = None) -> list[measures.Table]:
         """Return what is printed: quality, costs, and classes by their difference from the teacher.
 
         Args:
@@ -90,8 +91,8 @@ class Comparison:
 
     def to_markdown(self, path: str | pathlib.Path | None = None) -> str:
         """Return the tables in Markdown, and write them to `path` where there is one."""
-        text = "\n\n".join(tables.as_markdown(each) for each in self.as_tables(_CLASSES_SHOWN))
-        return _written(f"{text}\n\n{tables.markdown(self.footnote())}\n", path)
+        text = "\n\n".join(measures.as_markdown(each) for each in self.as_tables(_CLASSES_SHOWN))
+        return _written(f"{text}\n\n{as_markdown(self.footnote())}\n", path)
 
     def to_html(self, path: str | pathlib.Path) -> pathlib.Path:
         """Write one page with the tables and plots, which needs no other file and no network.
@@ -112,14 +113,14 @@ class Comparison:
         return path
 
     def __str__(self) -> str:
-        return "\n\n".join([*(tables.as_text(each) for each in self.as_tables(_CLASSES_SHOWN)), self.footnote()])
+        return "\n\n".join([*(measures.as_text(each) for each in self.as_tables(_CLASSES_SHOWN)), self.footnote()])
 
     def __repr__(self) -> str:
         return f"<Comparison of {list(self.quality)} on {self.examples} examples; print it for its tables>"
 
     def _repr_html_(self) -> str:
         """Show the tables in a notebook."""
-        return tables.fragment(self.as_tables(_CLASSES_SHOWN), self.footnote())
+        return measures.as_fragment(self.as_tables(_CLASSES_SHOWN), self.footnote())
 
     def footnote(self) -> str:
         """Return what the numbers were measured on."""
@@ -144,38 +145,40 @@ class Comparison:
             ],
         }
 
-    def _quality_table(self) -> tables.Table:
+    def _quality_table(self) -> measures.Table:
         names = list(self.quality)
         known = {key for each in self.quality.values() for key in each}
-        order = [key for key in known if key.startswith("top_")] + list(tables.QUALITY)
+        order = [key for key in known if key.startswith("top_")] + list(measures.QUALITY)
         keys = sorted(known, key=lambda key: (key != "accuracy", order.index(key)))
         lines = [
-            tables.line(tables.quality_measure(key), [self.quality[name].get(key) for name in names]) for key in keys
+            measures.line(measures.quality_measure(key), [self.quality[name].get(key) for name in names])
+            for key in keys
         ]
-        return tables.Table("quality", names, lines)
+        return measures.Table("quality", names, lines)
 
-    def _cost_table(self) -> tables.Table:
+    def _cost_table(self) -> measures.Table:
         columns = [(name, cost) for name, costs in self.costs.items() for cost in costs]
-        titles = [title for name, costs in self.costs.items() for title in tables.ways(name, costs)]
+        titles = [title for name, costs in self.costs.items() for title in measures.ways(name, costs)]
         lines = [
-            tables.line(measure, [getattr(cost, key) for _, cost in columns]) for key, measure in tables.COSTS.items()
+            measures.line(measure, [getattr(cost, key) for _, cost in columns])
+            for key, measure in measures.COSTS.items()
         ]
         measured = [line for line in lines if set(line.cells) != {"-"}]
-        return tables.Table("cost", titles, measured)
+        return measures.Table("cost", titles, measured)
 
-    def _class_table(self, classes: int | None) -> tables.Table:
+    def _class_table(self, classes: int | None) -> measures.Table:
         """Return the recall of the teacher by class, and what each student has more or less."""
         students = [name for name in self.quality if name != self.teacher]
         theirs = self.recall[self.teacher or ""]
         differences = np.stack([self.recall[name] - theirs for name in students])
         order = np.argsort(-np.nan_to_num(np.max(np.abs(differences), axis=0), nan=-1.0), kind="stable")[:classes]
-        shown = tables.Measure("", lambda value: f"{100 * value:+.1f}", 0)
+        shown = measures.Measure("", lambda value: f"{100 * value:+.1f}", 0)
         lines = []
         for place in order:
-            base = tables.line(tables.Measure(self.class_names[place], tables.percent, 0), [theirs[place]])
-            rest = tables.line(shown, [float(each) for each in differences[:, place]])
+            base = measures.line(measures.Measure(self.class_names[place], measures.percent, 0), [theirs[place]])
+            rest = measures.line(shown, [float(each) for each in differences[:, place]])
             lines.append(base._replace(cells=base.cells + rest.cells))
-        return tables.Table("recall by class, difference in points", [self.teacher or "", *students], lines)
+        return measures.Table("recall by class, difference in points", [self.teacher or "", *students], lines)
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """One page for a comparison, which needs no other file, no script and no network.
 
-Every text goes through `tables.escape`: names of models, classes and metrics are their users' own. A policy in the page
-keeps browsers from loading or running anything, should one slip through.
+Every text goes through `tables.as_html`: names of models, classes and metrics are their users' own. A policy in the
+page keeps browsers from loading or running anything, should one slip through.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_kd.evaluation import plots, tables
+from keras_kd._internal import tables
+from keras_kd._internal.numbers import percent, significant
+from keras_kd.evaluation import measures, plots
 from keras_kd.evaluation.disagreements import Disagreement
 
 if TYPE_CHECKING:
@@ -51,10 +53,10 @@ def of(comparison: Comparison) -> str:
         ImportError: the extra `plot` is not installed.
     """
     plots.check_installed()
-    title = tables.escape(f"{', '.join(comparison.quality)}: {comparison.task}")
+    title = tables.as_html(f"{', '.join(comparison.quality)}: {comparison.task}")
     quality, *others = comparison.as_tables()
     sections = [
-        _section("Numbers", "", "".join(tables.as_html(each) for each in [quality, *others[:1]])),
+        _section("Numbers", "", "".join(measures.as_html(each) for each in [quality, *others[:1]])),
         _section(
             f"{comparison.score} against size and time".capitalize(),
             "A point for each way of running a model: circles Keras, squares SavedModel, triangles LiteRT. "
@@ -74,7 +76,7 @@ def of(comparison: Comparison) -> str:
             "Of the examples of each true class, how many points more (red) or less (blue) the student puts where.",
             _figures(plots.confusions(comparison)),
         ),
-        _section("Classes", "", "".join(tables.as_html(each) for each in others[1:])),
+        _section("Classes", "", "".join(measures.as_html(each) for each in others[1:])),
         _section(
             "Where student and teacher disagree most",
             "The examples with the largest distance of the student's answer from the teacher's.",
@@ -86,7 +88,7 @@ def of(comparison: Comparison) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{title}</title><style>{tables.STYLE}{_STYLE}</style></head>"
-        f"<body class='kd'><main><h1>{title}</h1><p class='note'>{tables.escape(comparison.footnote())}</p>"
+        f"<body class='kd'><main><h1>{title}</h1><p class='note'>{tables.as_html(comparison.footnote())}</p>"
         f"{_legend(comparison)}{''.join(sections)}</main></body></html>\n"
     )
 
@@ -95,13 +97,13 @@ def _section(title: str, explained: str, body: str) -> str:
     """Return a section, or nothing where there is nothing to show."""
     if not body:
         return ""
-    note = f"<p>{tables.escape(explained)}</p>" if explained else ""
-    return f"<section><h2>{tables.escape(title)}</h2>{note}{body}</section>"
+    note = f"<p>{tables.as_html(explained)}</p>" if explained else ""
+    return f"<section><h2>{tables.as_html(title)}</h2>{note}{body}</section>"
 
 
 def _legend(comparison: Comparison) -> str:
     entries = "".join(
-        f"<span><i style='background:{color}'></i>{tables.escape(name)}</span>"
+        f"<span><i style='background:{color}'></i>{tables.as_html(name)}</span>"
         for name, color in plots.colors(comparison).items()
     )
     return f"<p class='legend'>{entries}</p>"
@@ -109,8 +111,8 @@ def _legend(comparison: Comparison) -> str:
 
 def _figures(drawn: list[plots.Plot]) -> str:
     figures = "".join(
-        f"<figure><figcaption>{tables.escape(each.title)}</figcaption>"
-        f"<img class='plot' alt='{tables.escape(each.title)}' src='{each.address}'></figure>"
+        f"<figure><figcaption>{tables.as_html(each.title)}</figcaption>"
+        f"<img class='plot' alt='{tables.as_html(each.title)}' src='{each.address}'></figure>"
         for each in drawn
     )
     return f"<div class='grid'>{figures}</div>" if figures else ""
@@ -118,7 +120,7 @@ def _figures(drawn: list[plots.Plot]) -> str:
 
 def _examples(comparison: Comparison, name: str, found: list[Disagreement]) -> str:
     cards = "".join(_example(comparison, name, each) for each in found)
-    return f"<h3>{tables.escape(name)}</h3><div class='grid examples'>{cards}</div>"
+    return f"<h3>{tables.as_html(name)}</h3><div class='grid examples'>{cards}</div>"
 
 
 def _example(comparison: Comparison, name: str, found: Disagreement) -> str:
@@ -131,7 +133,7 @@ def _example(comparison: Comparison, name: str, found: Disagreement) -> str:
         (name, _answer(comparison, found.student)),
         (unit, f"{found.distance:.3g}"),
     ]
-    listed = "".join(f"<dt>{tables.escape(term)}</dt><dd>{tables.escape(text)}</dd>" for term, text in lines)
+    listed = "".join(f"<dt>{tables.as_html(term)}</dt><dd>{tables.as_html(text)}</dd>" for term, text in lines)
     return f"<figure><figcaption>example {found.index}</figcaption>{image}<dl>{listed}</dl></figure>"
 
 
@@ -148,9 +150,9 @@ def _answer(comparison: Comparison, said: np.ndarray) -> str:
     if comparison.task == "regression":
         return _values(said)
     order = np.argsort(-said, kind="stable")[:_ANSWERS]
-    shown = [f"{comparison.class_names[place]} ({100 * said[place]:.0f}\u00a0%)" for place in order]
-    return ", ".join(shown)
+    shares = {place: percent(said[place], 0).replace(" ", "\u00a0") for place in order}
+    return ", ".join(f"{comparison.class_names[place]} ({share})" for place, share in shares.items())
 
 
 def _values(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.4g}" for value in values[:8]) + (", …" if len(values) > 8 else "")
+    return ", ".join(significant(value, 4) for value in values[:8]) + (", …" if len(values) > 8 else "")

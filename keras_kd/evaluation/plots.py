@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from keras_kd._internal.numbers import percent
+from keras_kd._internal.tables import printable
 from keras_kd.evaluation.accumulators import BINS
-from keras_kd.evaluation.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -239,7 +240,7 @@ def _reliability(comparison: Comparison, name: str) -> Plot:
         below.set(xlabel="confidence", ylabel="share, %")
 
     error = comparison.quality[name]["ece"]
-    return _plot(f"{name}: calibration error {100 * error:.2f} %", draw)
+    return _plot(f"{name}: calibration error {percent(error, 2)}", draw)
 
 
 def _confusion(comparison: Comparison, name: str) -> Plot:

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd._internal import directions
+from keras_kd._internal import directions, tables
 from keras_kd._internal.files import readable
 from keras_kd.experiments import scatter, statistics
 from keras_kd.experiments.controls import ALONE
 
 #: What a folder says beside its runs.
 ABOUT = "about.json"
+
+#: Names stand on the left, numbers on the right.
+_ALIGN = "<<>"
 
 
 @dataclasses.dataclass
@@ -156,23 +159,11 @@ class BenchmarkResult:
 
     def table(self) -> str:
         """Return the table in aligned columns, with a line on how to read it."""
-        head, lines = self._cells()
-        widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
-        aligned = [
-            "  ".join(
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in (head, *lines)
-        ]
-        return "\n".join([*aligned, "", self._legend()])
+        return "\n".join([*tables.aligned(self._cells(), _ALIGN), "", self._legend()])
 
     def to_markdown(self) -> str:
         """Return the table in Markdown."""
-        head, lines = self._cells()
-        rule = ["---", "---", *["---:"] * (len(head) - 2)]
-        rows = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in (head, rule, *lines)]
-        return "\n".join([*rows, "", self._legend()])
+        return "\n".join([tables.markdown(self._cells(), _ALIGN), "", self._legend()])
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain lists, dicts and numbers, for JSON."""
@@ -227,7 +218,7 @@ class BenchmarkResult:
             chosen=chosen,
         )
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
+    def _cells(self) -> list[list[str]]:
         head = [
             "student",
             "recipe",
@@ -238,7 +229,7 @@ class BenchmarkResult:
             "over alone",
             "p",
         ]
-        lines = []
+        lines = [head]
         if self.teacher:
             known = [f"{self.teacher[part][self.metric]:.4f}" for part in ("validation", "test")]
             lines.append(["teacher", "", f"{self.teacher_parameters:,}", "", *known, "", ""])
@@ -246,7 +237,7 @@ class BenchmarkResult:
             name = row.recipe + (" *" if row.chosen else "")
             cells = [row.student, name, f"{row.parameters:,}", str(row.seeds)]
             lines.append([*cells, _spread(row.validation), _spread(row.test), *_change(row.over_alone)])
-        return head, lines
+        return lines
 
     def _legend(self) -> str:
         seeds = max((row.seeds for row in self.rows()), default=0)

@@ -13,7 +13,8 @@ import numpy as np
 
 from keras_kd._internal import directions
 from keras_kd._internal.files import replace
-from keras_kd._internal.log import duration, info, quiet
+from keras_kd._internal.log import info, quiet
+from keras_kd._internal.numbers import duration
 from keras_kd.experiments import executors, run_settings, statistics
 from keras_kd.experiments.benchmark_result import ABOUT, BenchmarkResult, Run
 from keras_kd.experiments.controls import ALONE, SMOOTHING, smoothing_loss

@@ -15,7 +15,8 @@ from keras_kd import losses
 from keras_kd._internal import fingerprints
 from keras_kd._internal.cloning import fresh_model
 from keras_kd._internal.files import readable, replace
-from keras_kd._internal.log import duration, info
+from keras_kd._internal.log import info
+from keras_kd._internal.numbers import duration
 from keras_kd.distiller import Distiller
 from keras_kd.experiments import run_settings
 from keras_kd.experiments.benchmark_result import Run

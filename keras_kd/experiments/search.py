@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from keras_kd._internal import fingerprints
-from keras_kd._internal.log import duration, info
+from keras_kd._internal.log import info
+from keras_kd._internal.numbers import duration
 from keras_kd.distiller import Distiller
 from keras_kd.experiments import run_settings
 from keras_kd.experiments.data_splits import Part

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_kd._internal.numbers import significant
+from keras_kd._internal.tables import aligned
 from keras_kd.experiments.scatter import figure_class
 
 
@@ -81,9 +83,7 @@ class TuneResult:
         rows = [[*names, "epochs", f"validation {self.metric}"]]
         for trial in self.trials:
             rows.append([*(text(trial.settings[name]) for name in names), str(trial.epochs), f"{trial.score:.4f}"])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([*lines, "", self._flatness()])
+        return "\n".join([*aligned(rows, ">"), "", self._flatness()])
 
     def _flatness(self) -> str:
         if self.noise is None:
@@ -101,4 +101,4 @@ class TuneResult:
 
 def text(value: Any) -> str:
     """Return a value of a setting to read."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return significant(value) if isinstance(value, float) else str(value)

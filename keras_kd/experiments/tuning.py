@@ -113,7 +113,6 @@ def tune(
     parts = {"train": Part("train", train, batch_size), "validation": Part("validation", validation, batch_size)}
     for part in parts.values():
         part.check_order()
-    limits = {"max_epochs": epochs, "factor": _FACTOR} if tuner == "hyperband" else {"max_trials": trials}
     total = epochs * math.log(max(epochs, 3), _FACTOR) ** 2 if tuner == "hyperband" else float(trials * epochs)
     check_teacher(teacher)
     judged = fresh_student(student, seed, "student")
@@ -123,15 +122,8 @@ def tune(
     )
     _check_folder(pathlib.Path(folder), {**search.describe(), "tuner": tuner, "epochs": epochs, "mode": direction})
     with quiet(not verbose), tuner_records.written_with(replace):
-        with contextlib.redirect_stdout(io.StringIO()):  # KerasTuner prints where it reads from
-            tuning = getattr(keras_tuner, _TUNERS[tuner])(
-                search.as_hypermodel(keras_tuner),
-                objective=keras_tuner.Objective(f"val_{metric}", direction),
-                directory=str(folder),
-                project_name="trials",
-                seed=seed,
-                **limits,
-            )
+        limits = {"max_epochs": epochs, "factor": _FACTOR} if tuner == "hyperband" else {"max_trials": trials}
+        tuning = _tuning(keras_tuner, tuner, search, direction, folder, limits)
         search.go_on_from(tuning)
         ordered = _searched(tuning, epochs, direction)
         best = tuning.load_model(ordered[0]).student
@@ -139,6 +131,19 @@ def tune(
     is_share = isinstance(directions.metrics_of(judged, judged).get(metric), _SHARES)
     noise = _noise(found[0].score, parts["validation"]) if is_share else None
     return TuneResult(found[0].settings, best, found, metric, noise)
+
+
+def _tuning(keras_tuner: Any, tuner: str, search: Search, direction: str, folder: Any, limits: dict[str, int]) -> Any:
+    """Return KerasTuner's own object for a search, with the trials that are kept."""
+    with contextlib.redirect_stdout(io.StringIO()):  # KerasTuner prints where it reads from
+        return getattr(keras_tuner, _TUNERS[tuner])(
+            search.as_hypermodel(keras_tuner),
+            objective=keras_tuner.Objective(search.objective, direction),
+            directory=str(folder),
+            project_name="trials",
+            seed=search.seed,
+            **limits,
+        )
 
 
 def _searched(tuning: Any, epochs: int, direction: str) -> list[Any]:

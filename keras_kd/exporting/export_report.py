@@ -11,6 +11,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd._internal.numbers import milliseconds, percent, size
+from keras_kd._internal.tables import aligned
+
 #: Name of the report in the folder of the artefacts.
 FILE = "export.json"
 
@@ -96,11 +99,7 @@ class ExportReport:
         """Return a table for people."""
         rows: list[tuple[str, ...]] = [("format", "size", "difference", "top class", "accuracy", "p50", "p95")]
         rows += [_row(artefact) for artefact in self.artefacts if artefact.passed]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [f"{self.path}, compared with the student on {self.examples} examples:"]
-        for row in rows:
-            cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-            lines.append("  ".join(cells))
+        lines = [f"{self.path}, compared with the student on {self.examples} examples:", *aligned(rows, "<>")]
         lines += [self.note] if self.note else []
         lines += [f"{artefact.name}: {artefact.note}" for artefact in self.artefacts if artefact.note]
         lines += [f"{artefact.name}: FAILED. {artefact.error}" for artefact in self.artefacts if not artefact.passed]
@@ -145,10 +144,10 @@ def _row(artefact: Artefact) -> tuple[str, ...]:
     p50, p95 = artefact.latency or (0.0, 0.0)
     return (
         artefact.name,
-        f"{artefact.size / 1024:,.0f} KiB",
+        size(artefact.size, "KiB"),
         f"{artefact.difference:.1e}",
-        "" if artefact.agreement is None else f"{artefact.agreement:.1%}",
-        "" if artefact.accuracy is None else f"{artefact.accuracy:+.1%}",
-        f"{p50:.2f} ms",
-        f"{p95:.2f} ms",
+        "" if artefact.agreement is None else percent(artefact.agreement),
+        "" if artefact.accuracy is None else percent(artefact.accuracy, sign="+"),
+        milliseconds(p50),
+        milliseconds(p95),
     )

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
+from keras_kd._internal import numbers
 from keras_kd._internal.locks import lock_now
 
 #: Held while an export lives; where nobody holds it, its process is gone.
@@ -38,9 +39,8 @@ def scratch(path: pathlib.Path, size: int = 0) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise type(error)(f"Expected a folder that can be written to: {path.parent}. Received: {error}") from error
     if free < size:
-        raise OSError(
-            errno.ENOSPC, f"Expected room for at least {_mebibytes(size)} at {path.parent}. {_mebibytes(free)} are free"
-        )
+        needed, there = (numbers.size(each, "MiB") for each in (size, free))
+        raise OSError(errno.ENOSPC, f"Expected room for at least {needed} at {path.parent}. {there} are free")
     _make(folder, path)
     try:
         with _held(folder):
@@ -91,7 +91,3 @@ def _remove_abandoned(parent: pathlib.Path) -> None:
         with contextlib.suppress(OSError), open(lock, "r+b") as file:
             lock_now(file.fileno())
             shutil.rmtree(lock.parent)
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"

@@ -12,9 +12,10 @@ from keras import tree
 
 from keras_kd._internal import heads, soft_targets
 from keras_kd._internal.arrays import as_arrays
+from keras_kd._internal.numbers import percent
 from keras_kd._types import Tensors
 from keras_kd.preflight.epoch_cost import Batch, measure
-from keras_kd.preflight.findings import Report, percent
+from keras_kd.preflight.findings import Report
 from keras_kd.preflight.judge import guesses, judge, labels_fit
 from keras_kd.preflight.view import View
 from keras_kd.teachers.base import taken_for_logits

@@ -10,10 +10,10 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._internal import soft_targets, taps
-from keras_kd._internal.log import duration, size
+from keras_kd._internal.numbers import duration, percent, size
 from keras_kd._keras import history, layer_tree
 from keras_kd._types import Tensors
-from keras_kd.preflight.findings import Report, percent
+from keras_kd.preflight.findings import Report
 from keras_kd.teachers.in_memory import InMemory
 from keras_kd.teachers.stored import Cached
 

@@ -1,8 +1,11 @@
 """What the check before `fit` says."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
-from keras_kd._internal.log import duration, size
+from keras_kd._internal.numbers import duration, percent, significant, size
+from keras_kd._internal.tables import aligned
 
 
 @dataclasses.dataclass
@@ -48,30 +51,18 @@ class Report:
     advice: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
-        rows = [
-            ("teacher's accuracy", percent(self.teacher_accuracy), f"on {self.examples} examples"),
-            ("student's accuracy", percent(self.student_accuracy), "as it is now"),
-            ("guessing", percent(self.guessing), "the most frequent label"),
-            ("teacher's confidence", percent(self.confidence), "mean of the largest probability"),
-            ("teacher's logits", _number(self.teacher_scale), "standard deviation over the classes"),
-            ("student's logits", _number(self.student_scale), ""),
-            (
-                "entropy of targets",
-                percent(self.entropy),
-                f"of the largest, at T = {_number(self.temperature)}",
-            ),
-            ("memory", None if self.memory is None else size(self.memory), "about"),
-            ("epoch", None if self.epoch_seconds is None else duration(self.epoch_seconds), "about"),
-            ("teacher in it", None if self.teacher_seconds is None else duration(self.teacher_seconds), ""),
+        rows: list[tuple[str, Any, Callable[[Any], str], str]] = [
+            ("teacher's accuracy", self.teacher_accuracy, percent, f"on {self.examples} examples"),
+            ("student's accuracy", self.student_accuracy, percent, "as it is now"),
+            ("guessing", self.guessing, percent, "the most frequent label"),
+            ("teacher's confidence", self.confidence, percent, "mean of the largest probability"),
+            ("teacher's logits", self.teacher_scale, significant, "standard deviation over the classes"),
+            ("student's logits", self.student_scale, significant, ""),
+            ("entropy of targets", self.entropy, percent, f"of the largest, at T = {significant(self.temperature)}"),
+            ("memory", self.memory, size, "about"),
+            ("epoch", self.epoch_seconds, duration, "about"),
+            ("teacher in it", self.teacher_seconds, duration, ""),
         ]
-        lines = [f"{name:<22}{value:>10}  {note}".rstrip() for name, value, note in rows if value is not None]
+        known = [(name, write(value), note) for name, value, write, note in rows if value is not None]
+        lines = aligned(known, "<><") if known else []
         return "\n".join([*lines, "", *(f"- {each}" for each in self.advice or ["Nothing looks wrong."])])
-
-
-def percent(share: float | None) -> str | None:
-    """Return a share to read."""
-    return None if share is None else f"{100 * share:.1f} %"
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3g}"

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from keras_kd.preflight.findings import Report, percent
+from keras_kd._internal.numbers import percent
+from keras_kd.preflight.findings import Report
 from keras_kd.preflight.view import Rows
 
 #: A teacher whose confidence exceeds its accuracy by more than this is not shown what it was trained on; and one whose

@@ -114,8 +114,8 @@ class View:
 def _counted(logits: Tensor, teacher: Tensors) -> Tensor:
     """Return which examples or positions the masks of both sides leave in."""
     found = [masks.of(each) for each in (logits, *tree.flatten(teacher))]
-    masks = [ops.cast(mask, "bool") for mask in found if mask is not None]
-    return functools.reduce(ops.logical_and, masks, ops.ones(ops.shape(logits)[:-1], "bool"))
+    counted = [ops.cast(mask, "bool") for mask in found if mask is not None]
+    return functools.reduce(ops.logical_and, counted, ops.ones(ops.shape(logits)[:-1], "bool"))
 
 
 def _labels(y: Tensors, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

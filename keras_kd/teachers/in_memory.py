@@ -12,6 +12,7 @@ from keras_kd._internal import fingerprints, soft_targets
 from keras_kd._internal.arrays import as_arrays
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._internal.log import info
+from keras_kd._internal.numbers import size
 from keras_kd._types import Tensor, Tensors
 from keras_kd.teachers.base import Teacher, check_cacheable, encoded
 from keras_kd.teachers.ensemble import as_teacher
@@ -119,8 +120,8 @@ class InMemory(Teacher):
             if memory is None:
                 memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), predicted)
                 if verbose:
-                    size = soft_targets.nbytes(memory) / 1e6
-                    info(f"Keeping the teacher's targets: {count:,} examples, {size:,.1f} MB of memory")
+                    room = size(soft_targets.nbytes(memory), "MB")
+                    info(f"Keeping the teacher's targets: {count:,} examples, {room} of memory")
             for whole, part in zip(tree.flatten(memory), tree.flatten(predicted), strict=True):
                 whole[start : start + len(part)] = part
             progress.update(min(start + self.batch_size, count))

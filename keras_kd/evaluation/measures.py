@@ -1,13 +1,13 @@
-"""The tables of a comparison, and how they are written: as aligned text, Markdown or HTML."""
+"""The measures of a comparison, how each is shown, and the tables that they make."""
 
-import html
+import functools
 import math
 import pathlib
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from keras_kd.cache.cache_reports import size
+from keras_kd._internal import numbers, tables
+from keras_kd._internal.numbers import count, milliseconds, size
 
 if TYPE_CHECKING:
     from keras_kd.evaluation.costs import Cost
@@ -57,20 +57,8 @@ class Measure(NamedTuple):
     noise: float = 0.0
 
 
-def percent(value: float) -> str:
-    """Return 0.8472 as "84.72 %"."""
-    return f"{100 * value:.2f} %"
-
-
-def number(value: float) -> str:
-    """Return a number with four digits."""
-    return f"{value:.4g}"
-
-
-def count(value: float) -> str:
-    """Return 1234567 as "1,234,567"."""
-    return f"{value:,.0f}"
-
+percent = functools.partial(numbers.percent, digits=2)
+number = functools.partial(numbers.significant, digits=4)
 
 _EXPORTED = ("SavedModel", "LiteRT", "ONNX", "Keras file")
 
@@ -101,12 +89,12 @@ QUALITY = {
 COSTS = {
     "parameters": Measure("parameters", count, -1),
     "flops": Measure("FLOPs for one example", count, -1),
-    "file_bytes": Measure("file", lambda value: size(int(value)), -1),
-    "p50_ms": Measure("one example, p50", lambda value: f"{value:.3g} ms", -1, _NOISE),
-    "p95_ms": Measure("one example, p95", lambda value: f"{value:.3g} ms", 0),
-    "p99_ms": Measure("one example, p99", lambda value: f"{value:.3g} ms", 0),
+    "file_bytes": Measure("file", size, -1),
+    "p50_ms": Measure("one example, p50", milliseconds, -1, _NOISE),
+    "p95_ms": Measure("one example, p95", milliseconds, 0),
+    "p99_ms": Measure("one example, p99", milliseconds, 0),
     "examples_per_second": Measure("examples per second", count, 1, _NOISE),
-    "memory_bytes": Measure("peak memory", lambda value: size(int(value)), -1, _NOISE),
+    "memory_bytes": Measure("peak memory", size, -1, _NOISE),
 }
 
 
@@ -151,87 +139,29 @@ def line(measure: Measure, values: list[float | None]) -> Line:
 
 def as_text(table: Table) -> str:
     """Return aligned lines; the best of each is marked with a star."""
-    titles = [printable(each.title) for each in table.lines]
-    first = max(len(title) for title in [table.title, *titles])
-    cells = [
-        [f"{cell}{'*' if place in each.best else ' '}" for place, cell in enumerate(each.cells)] for each in table.lines
-    ]
-    names = [printable(name) + " " for name in table.columns]
-    widths = [max(len(each[place]) for each in [names, *cells]) for place in range(len(names))]
-
-    def row(title: str, parts: list[str]) -> str:
-        return f"{title:<{first}}" + "".join(f"  {part:>{width}}" for part, width in zip(parts, widths, strict=True))
-
-    rule = "-" * len(row("", names))
-    body = [row(title, each) for title, each in zip(titles, cells, strict=True)]
-    return "\n".join(each.rstrip() for each in [row(table.title, names), rule, *body])
+    rows = _rows(table, lambda cell, is_best: f"{cell}{'*' if is_best else ' '}")
+    return "\n".join(tables.aligned(rows, "<>", rule=True))
 
 
 def as_markdown(table: Table) -> str:
     """Return a table of GitHub's Markdown; the best of each line is bold."""
-    rows = [
-        [each.title, *(f"**{cell}**" if place in each.best else cell for place, cell in enumerate(each.cells))]
-        for each in table.lines
-    ]
-    rows = [[table.title, *table.columns], ["---", *["---:"] * len(table.columns)], *rows]
-    return "\n".join("| " + " | ".join(map(markdown, row)) + " |" for row in rows)
+    return tables.markdown(_rows(table, lambda cell, is_best: f"**{cell}**" if is_best else cell), "<>")
 
 
 def as_html(table: Table) -> str:
-    """Return an HTML table, everything in it escaped; the best of each line has the class "best"."""
-    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in table.columns)
-    rows = "".join(
-        f"<tr><th scope='row'>{escape(each.title)}</th>"
-        + "".join(
-            f"<td{' class=best' if place in each.best else ''}>{escape(cell)}</td>"
-            for place, cell in enumerate(each.cells)
-        )
-        + "</tr>"
-        for each in table.lines
-    )
-    return (
-        f"<div class='scroll'><table><thead><tr><th scope='col'>{escape(table.title)}</th>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    """Return an HTML table; the best of each line has the class "best"."""
+    return tables.hypertext(_rows(table, lambda cell, is_best: cell), [each.best for each in table.lines])
 
 
-#: Looks of tables and notes, of nothing outside them.
-STYLE = """
-.kd { font: 15px/1.5 system-ui, sans-serif; color: #1c2330; }
-.kd .scroll { overflow-x: auto; margin: 0.6em 0 1.4em; }
-.kd table { border-collapse: collapse; font-variant-numeric: tabular-nums; background: #fff; }
-.kd th, .kd td { padding: 0.3em 0.9em; text-align: right; white-space: nowrap; border: 0; }
-.kd th:first-child { text-align: left; font-weight: 400; }
-.kd thead th { border-bottom: 2px solid #1c2330; font-weight: 600; }
-.kd thead th:first-child { font-weight: 600; color: #5b6472; }
-.kd tbody tr { border-bottom: 1px solid #e3e6eb; background: #fff; }
-.kd thead th { white-space: normal; overflow-wrap: break-word; max-width: 12em; vertical-align: bottom; }
-.kd th:first-child { position: sticky; left: 0; background: inherit; white-space: normal; overflow-wrap: anywhere; }
-.kd th:first-child { min-width: 16em; }
-.kd thead tr { background: #fff; }
-@media (max-width: 600px) { .kd th, .kd td { padding: 0.3em 0.5em; font-size: 13px; } }
-@media (max-width: 600px) { .kd th:first-child { min-width: 7.5em; } .kd thead th { max-width: 7em; } }
-.kd td.best { font-weight: 700; color: #0b6b66; }
-.kd .note { color: #5b6472; font-size: 0.9em; }
-"""
-
-
-def fragment(found: list[Table], note: str) -> str:
+def as_fragment(found: list[Table], note: str) -> str:
     """Return tables as a piece of HTML that a notebook can show."""
     body = "".join(as_html(each) for each in found)
-    return f"<div class='kd'><style>{STYLE}</style>{body}<p class='note'>{escape(note)}</p></div>"
+    return f"<div class='kd'><style>{tables.STYLE}</style>{body}<p class='note'>{tables.as_html(note)}</p></div>"
 
 
-def markdown(text: str) -> str:
-    """Return text as Markdown that shows it as it is."""
-    return html.escape(printable(text), quote=False).replace("|", "\\|")
-
-
-def escape(text: str) -> str:
-    """Return text as HTML that shows it as it is."""
-    return html.escape(printable(text))
-
-
-def printable(name: str) -> str:
-    """Return a name without characters that break a line or colour a terminal, or that no text or SVG file may hold."""
-    return "".join(each if each.isprintable() or unicodedata.category(each) == "Zs" else "?" for each in name)
+def _rows(table: Table, mark: Callable[[str, bool], str]) -> list[list[str]]:
+    head = [table.title, *(mark(name, False) for name in table.columns)]
+    return [
+        head,
+        *([each.title, *(mark(cell, n in each.best) for n, cell in enumerate(each.cells))] for each in table.lines),
+    ]

@@ -1,0 +1,57 @@
+"""Tables of text and the numbers in them, as they are printed everywhere."""
+
+import pytest
+
+from keras_kd._internal import numbers, tables
+
+ROWS = [("name", "size", "note"), ("a|<b>", "1 kB", ""), ("c", "10 kB", "large")]
+
+
+def test_columns_stand_on_the_side_that_is_given_and_the_last_side_stands_for_the_rest():
+    assert tables.aligned(ROWS, "<>") == ["name    size   note", "a|<b>   1 kB", "c      10 kB  large"]
+    assert tables.aligned(ROWS, "<><") == ["name    size  note", "a|<b>   1 kB", "c      10 kB  large"]
+
+
+def test_a_rule_is_as_wide_as_the_widest_row():
+    assert tables.aligned(ROWS, "<", rule=True)[1] == "-" * len("a|<b>  10 kB  large")
+
+
+def test_markdown_shows_names_as_they_are():
+    assert tables.markdown(ROWS[:2], "<>").splitlines() == [
+        "| name | size | note |",
+        "| --- | ---: | ---: |",
+        "| a\\|&lt;b&gt; | 1 kB |  |",
+    ]
+
+
+def test_html_marks_the_cells_that_are_best():
+    text = tables.hypertext(ROWS, [frozenset({0}), frozenset()])
+    assert "<th scope='row'>a|&lt;b&gt;</th><td class=best>1 kB</td><td></td>" in text
+    assert "<th scope='row'>c</th><td>10 kB</td><td>large</td>" in text
+
+
+def test_no_cell_breaks_a_line_or_colours_a_terminal():
+    (line,) = tables.aligned([("a\nb", "\x1b[1m")], "<")
+    assert line == "a?b  ?[1m"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (numbers.percent(0.8472), "84.7 %"),
+        (numbers.percent(0.01, 2, "+"), "+1.00 %"),
+        (numbers.percent(None), "-"),
+        (numbers.size(999), "999 bytes"),
+        (numbers.size(1234567), "1.2 MB"),
+        (numbers.size(2**20, "KiB"), "1,024 KiB"),
+        (numbers.duration(119), "119.0 s"),
+        (numbers.duration(150), "2.5 min"),
+        (numbers.duration(9000), "2.5 h"),
+        (numbers.milliseconds(0.01234), "0.0123 ms"),
+        (numbers.significant(3.456), "3.46"),
+        (numbers.significant(None), "-"),
+        (numbers.count(1234567), "1,234,567"),
+    ],
+)
+def test_a_number_is_written_as_people_read_it(text, expected):
+    assert text == expected
