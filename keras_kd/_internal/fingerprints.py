@@ -1,11 +1,14 @@
-"""Fingerprints of a teacher: of its architecture, of every weight, and of its code as far as it can be read."""
+"""Fingerprints of arrays, and of a teacher: its architecture, every weight, and its code as far as it can be read."""
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Iterable
 
 import keras
+import numpy as np
 
 from keras_kd._internal import code_fingerprints, configuration_fingerprints
 from keras_kd._internal.configuration_fingerprints import of_config as of_config
+from keras_kd._types import Tensor
 
 
 def of_teacher(teacher: keras.layers.Layer, taps: Collection[str] = ()) -> dict[str, str]:
@@ -28,3 +31,13 @@ def of_teacher(teacher: keras.layers.Layer, taps: Collection[str] = ()) -> dict[
 def with_code(teacher: keras.layers.Layer, taps: Collection[str] = ()) -> dict[str, str]:
     """Return what `of_teacher` returns and a checksum of the teacher's code, see `code.read`."""
     return {**of_teacher(teacher, taps), "teacher_code": code_fingerprints.read(teacher).digest}
+
+
+def of_arrays(arrays: Iterable[Tensor]) -> str:
+    """Return a checksum of arrays: their types, shapes and values."""
+    digest = hashlib.blake2b()
+    for each in arrays:
+        array = np.ascontiguousarray(each)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.data if array.dtype != object else repr(array.tolist()).encode())
+    return digest.hexdigest()

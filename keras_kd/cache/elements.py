@@ -1,4 +1,8 @@
-"""The examples of a data set: arrays or a tf.data.Dataset, one by one, and the view of each that a teacher sees."""
+"""The examples of a data set: arrays or a tf.data.Dataset, one by one, and the view of each that a teacher sees.
+
+Batches for `fit` come from `_internal.batches`. A cache counts, compares and augments single examples, in the graph of
+a tf.data.Dataset, and cuts batches itself: they begin with any example.
+"""
 
 import functools
 import hashlib
@@ -10,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import soft_targets
-from keras_kd._internal.arrays import as_arrays
+from keras_kd._internal import batches, soft_targets
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import row_checks
 
@@ -43,7 +46,7 @@ class Examples:
                 "Expected a dataset that is not joined yet. Received one whose x carries targets. Several teachers: "
                 "cache the ensemble, TeacherCache(path, teacher=[first, second])."
             )
-        self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(as_arrays(data))
+        self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(batches.as_arrays(data))
         self._dataset = data
         self.spec: Any = spec_of(data if self._arrays is None else _first(self._arrays))
         row_checks.check_specs(self.x(self.spec))
@@ -175,9 +178,8 @@ class Examples:
             data = self.dataset if whole or self.is_dense else self.dataset.map(lambda *parts: (self.x(parts),))
             yield from data.skip(start).batch(batch_size).prefetch(tf.data.AUTOTUNE)
             return
-        for first in range(start, self.count or 0, batch_size):  # a dataset would copy each example by itself, twice
-            part = slice(first, first + batch_size)
-            yield (soft_targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[part]), self._arrays),)  # noqa: B023
+        for batch in batches.cut(self._arrays, batch_size, start):  # a dataset would copy each example by itself, twice
+            yield (soft_targets.map_arrays(tf.convert_to_tensor, batch),)
 
     def _probed(self) -> list[Tensors]:
         if self._probe is None:
@@ -243,24 +245,19 @@ def augmented(numbered: tf.data.Dataset, augment: Augment, key: Key | None, view
         ) from error
 
 
-def is_array(value: Any) -> bool:
-    """Return whether a value is an array or a tensor."""
-    return isinstance(value, (np.ndarray, tf.Tensor))
-
-
 def _checked(data: Any) -> Tensors:
     """Return arrays of x, a list of them as a tuple, or raise an error."""
-    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if isinstance(data, tuple) and not isinstance(data, soft_targets.Joined):
         raise TypeError(
             "Expected arrays of x alone: an array, a dict, or a list for a model of several inputs. Received a tuple, "
             "which could be (x, y). With y: tf.data.Dataset.from_tensor_slices((x, y))."
         )
-    if isinstance(data, soft_targets.Joined) or not leaves or not all(is_array(leaf) for leaf in leaves):
+    if isinstance(data, soft_targets.Joined) or not batches.are_arrays(data):
         raise TypeError(
             "Expected arrays of inputs, or a tf.data.Dataset of single examples, which is not joined yet. Received: "
             f"{type(data).__name__}"
         )
+    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if len({len(leaf) for leaf in leaves}) > 1:
         raise ValueError(f"Expected arrays of one length. Received: {[tuple(leaf.shape) for leaf in leaves]}")
     return tuple(data) if isinstance(data, list) else data

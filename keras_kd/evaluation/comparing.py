@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd.evaluation import batches, costs, tasks
+from keras_kd._internal import batches
+from keras_kd.evaluation import costs, tasks
 from keras_kd.evaluation.comparison import Comparison
 from keras_kd.evaluation.disagreements import DisagreementCollector
 from keras_kd.evaluation.quality import Answers, Measures, stream

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops, tree
 
-from keras_kd._internal import ensemble_logits
+from keras_kd._internal import batches, ensemble_logits, soft_targets
 from keras_kd._types import Tensors
-from keras_kd.evaluation import batches, tasks
+from keras_kd.evaluation import tasks
 from keras_kd.evaluation.classification import Classification
 from keras_kd.evaluation.multilabel import MultiLabel
 from keras_kd.evaluation.predictors import Predictor
@@ -135,6 +135,7 @@ def stream(
 def _answers(predictors: dict[str, Predictor], data: Any, task: str, batch_size: int) -> Iterator[tuple[str, Answers]]:
     start, size = 0, 0
     for x, y, sample_weight in batches.of(data, batch_size):
+        x = soft_targets.inputs(x)
         start, size = start + size, len(tree.flatten(x)[0])
         said = {name: predictor(x) for name, predictor in predictors.items()}
         shape = _one_shape({name: each for name, (each, _) in said.items()})

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd.stages.resumable import slices
+from keras_kd._internal import batches, fingerprints
 from keras_kd.teachers.base import Teacher
-from keras_kd.teachers.in_memory import digest_of
 
 
 class Part:
@@ -30,7 +28,9 @@ class Part:
         self.source = source
         self.batch_size = batch_size
         self.is_arrays = (
-            isinstance(source, (tuple, list)) and len(source) in (2, 3) and all(map(_is_array, _leaves(source)))
+            isinstance(source, (tuple, list))
+            and len(source) in (2, 3)
+            and all(map(batches.is_array, tree.flatten(source)))
         )
         if not (self.is_arrays or isinstance(source, tf.data.Dataset) or callable(source)):
             raise TypeError(
@@ -49,19 +49,16 @@ class Part:
             return self._dataset(seed)
         x, *others = self.source
         x = x if teacher is None else teacher.before_fit(x)
-        examples = slices((x, *others))
-        return examples.shuffle(len(examples), seed=seed).batch(self.batch_size).prefetch(tf.data.AUTOTUNE)
+        return batches.dataset((x, *others), self.batch_size, seed)
 
     def batches(self) -> tf.data.Dataset:
         """Return batches to evaluate on."""
-        return slices(self.source).batch(max(self.batch_size, 256)) if self.is_arrays else self._dataset(0)
+        return batches.dataset(self.source, max(self.batch_size, 256)) if self.is_arrays else self._dataset(0)
 
     def digest(self) -> str:
         """Return what tells this part from another: all of arrays, the first batch of anything else."""
-        if self.is_arrays:
-            return digest_of(_leaves(self.source))
-        batch = _first(self._dataset(0))
-        return digest_of([np.asarray(leaf) for leaf in _leaves(batch)])
+        data = self.source if self.is_arrays else next(iter(self._dataset(0).take(1)), ())
+        return fingerprints.of_arrays(tree.flatten(data))
 
     def check_order(self) -> None:
         """Refuse a dataset that is shuffled or augmented anew whenever it is read: no two runs would see the same."""
@@ -80,15 +77,3 @@ class Part:
         if not isinstance(data, tf.data.Dataset):
             raise TypeError(f"Expected `{self.name}` to return a tf.data.Dataset. Received: {data!r}")
         return data
-
-
-def _leaves(structure: Any) -> list[Any]:
-    return tree.flatten(structure)
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (np.ndarray, tf.Tensor))
-
-
-def _first(dataset: tf.data.Dataset) -> Any:
-    return next(iter(dataset.take(1)), ())

@@ -16,7 +16,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal import fingerprints
-from keras_kd.teachers.in_memory import digest_of
 
 #: Marks what is not plain JSON.
 _FUNCTION, _OBJECT = "__function__", "__keras__"
@@ -39,7 +38,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, types.FunctionType):
         return _of_function(value)
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)):
-        return ["array", digest_of([np.asarray(value)])]
+        return ["array", fingerprints.of_arrays([value])]
     if hasattr(value, "get_config"):  # Keras's objects have no one base class
         return [type(value).__name__, fingerprints.of_config(keras.saving.serialize_keras_object(value))[:16]]
     shown = repr(value)

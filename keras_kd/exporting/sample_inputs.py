@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal.arrays import as_arrays
+from keras_kd._internal import batches
 from keras_kd.exporting import drawing
 from keras_kd.exporting.export_report import brief
 from keras_kd.exporting.interface import Interface, Spec, declared_inputs, inputs_of, output_names
@@ -158,26 +158,18 @@ def _is_constant(batches: tuple[np.ndarray, ...]) -> bool:
 
 def _read(representative: Any, specs: Any) -> tuple[list[Any], list[np.ndarray] | None]:
     """Return at most `_MOST` examples in batches, and their labels if there are any."""
-    if not isinstance(representative, tf.data.Dataset):
+    if isinstance(representative, tf.data.Dataset):
+        data = _batched(representative, specs)
+    else:
         x, y = representative, None
         if isinstance(x, tuple) and (specs is None or len(tree.flatten(x)) != len(tree.flatten(specs))):
             x, y, _ = keras.utils.unpack_x_y_sample_weight(x)
-        x = tree.map_structure(np.asarray, as_arrays(x))
-        count = min(len(tree.flatten(x)[0]), _MOST)
-        starts = range(0, count, _BATCH)
-        parts = [tree.map_structure(lambda leaf, i=i: leaf[i : min(i + _BATCH, count)], x) for i in starts]
-        known = None if y is None else np.asarray(y)
-        return parts, None if known is None else [known[i : min(i + _BATCH, count)] for i in starts]
-    batches, labels, room = [], [], _MOST
-    for element in _batched(representative, specs).as_numpy_iterator():
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(element)
-        batches.append(tree.map_structure(lambda leaf, room=room: np.asarray(leaf)[:room], x))
-        if isinstance(y, np.ndarray):
-            labels.append(y[:room])
-        room -= len(tree.flatten(batches[-1])[0])
-        if room <= 0:
-            break
-    return batches, labels if len(labels) == len(batches) else None
+        data = (x, y)
+    parts, labels = [], []
+    for x, y, _ in batches.of(data, _BATCH, labels=False, rows=_MOST):
+        parts.append(tree.map_structure(np.asarray, x))
+        labels += [np.asarray(y)] if batches.is_array(y) else []
+    return parts, labels if len(labels) == len(parts) else None
 
 
 def _batched(dataset: tf.data.Dataset, specs: Any) -> tf.data.Dataset:

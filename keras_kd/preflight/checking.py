@@ -6,15 +6,14 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import heads, soft_targets
-from keras_kd._internal.arrays import as_arrays
+from keras_kd._internal import batches, heads, soft_targets
+from keras_kd._internal.batches import Batch
 from keras_kd._internal.numbers import percent
-from keras_kd._types import Tensors
-from keras_kd.preflight.epoch_cost import Batch, measure
+from keras_kd._types import Tensor, Tensors
+from keras_kd.preflight.epoch_cost import measure
 from keras_kd.preflight.findings import Report
 from keras_kd.preflight.judge import guesses, judge, labels_fit
 from keras_kd.preflight.view import View
@@ -79,7 +78,7 @@ def warn_of_a_guessing_teacher(
     Of a dataset or generator nothing is taken, as that could change what comes after it.
     """
     data = (x, y) if sample_weight is None else (x, y, sample_weight)
-    rows_of_data = soft_targets.count(x) if _are_arrays(data) else 0
+    rows_of_data = soft_targets.count(x) if _are_rows(data) else 0
     names = tuple(name for term in distiller.terms for name in term.teacher_names)
     if (
         y is None
@@ -89,7 +88,7 @@ def warn_of_a_guessing_teacher(
     ):
         return
     view = View(distiller)
-    rows = view.read(_batches((x, y, sample_weight), rows_of_data, _LOOKED_AT, 1))
+    rows = view.read(_sample((x, y, sample_weight), _LOOKED_AT))
     if rows is None or not labels_fit(rows):
         return
     report = Report(examples=len(rows.teacher))
@@ -108,10 +107,10 @@ def warn_of_probabilities(distiller: Any, x: Any) -> bool:
     Returns:
         Whether x are arrays. Of other data, `look_at_first_batch` sees what the first step is given.
     """
-    if not _are_arrays(x):
+    if not _are_rows(x):
         return False
     if _begins(distiller):
-        ((few, _, _),) = _batches((x, None, None), soft_targets.count(x), _FEW, 1)
+        ((few, _, _),) = _sample((x, None, None), _FEW)
         for warning in _doubts(distiller, few):
             warnings.warn(warning, stacklevel=3)
     return True
@@ -200,43 +199,35 @@ def _softened(distiller: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-def _are_arrays(data: Tensors) -> bool:
-    """Return whether data are arrays of one length, at least 1; an optional input may be None."""
-    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
-    if not all(isinstance(leaf, (np.ndarray, tf.Tensor)) and len(leaf.shape) > 0 for leaf in leaves):
+def _are_rows(data: Tensors) -> bool:
+    """Return whether data are arrays of one length, at least 1."""
+    if not batches.are_arrays(data):
         return False
-    sizes = {len(leaf) for leaf in leaves}
-    return len(sizes) == 1 and 0 not in sizes
+    shapes = [leaf.shape for leaf in tree.flatten(data) if leaf is not None]
+    return all(map(len, shapes)) and len({shape[0] for shape in shapes}) == 1 and shapes[0][0] > 0
 
 
 def _look(
-    distiller: Any, x: Any, y: Any, sample_weight: Any, batch_size: int, batches: int
+    distiller: Any, x: Any, y: Any, sample_weight: Any, batch_size: int, number: int
 ) -> tuple[list[Batch], int | None]:
     """Return a few batches, and how many an epoch has, None where that is not known."""
     if isinstance(x, tf.data.Dataset):
         data = distiller.teacher.before_fit(x)
-        count = int(data.cardinality())
-        seen = [keras.utils.unpack_x_y_sample_weight(batch) for batch in data.take(batches)]
-        return seen, count if count >= 0 else None
+        return list(batches.of(data.take(number), batch_size, labels=False)), batches.count(data, batch_size)
     if isinstance(x, (tuple, list)) and y is None and len(x) in (2, 3):
         raise TypeError("Expected arrays as `fit` takes them: check(x, y). Received one tuple of them.")
-    data = as_arrays((x, y, sample_weight))
+    data = batches.as_arrays((x, y, sample_weight))
     leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
     if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
         raise TypeError(f"Expected arrays, or a batched tf.data.Dataset. Received: {type(x).__name__}")
-    rows = soft_targets.count(data)
-    return _batches(data, rows, batch_size, batches), -(-rows // batch_size)
+    return _sample(data, batch_size, number), batches.count(data, batch_size)
 
 
-def _batches(data: tuple[Tensors, Tensors, Tensors], rows: int, batch_size: int, batches: int) -> list[Batch]:
-    """Return batches of rows from everywhere: data are often sorted by class."""
-    wanted = min(rows, batch_size * batches)
-    chosen = [number * rows // wanted for number in range(wanted)]
-    parts = [chosen[start : start + batch_size] for start in range(0, wanted, batch_size)]
-    return [soft_targets.map_arrays(lambda leaf: _taken(leaf, part), data) for part in parts]  # noqa: B023
+def _sample(data: Batch, batch_size: int, number: int = 1) -> list[Batch]:
+    """Return batches of rows from everywhere, as tensors; numbers come in the precision that `fit` gives them."""
+    return [soft_targets.map_arrays(_as_tensor, each) for each in batches.from_everywhere(data, batch_size, number)]
 
 
-def _taken(leaf: Any, places: list[int]) -> Any:
-    # An array is not made a tensor as a whole for a few of its rows. Numbers come in the precision that fit gives them.
-    rows = tf.convert_to_tensor(leaf[places]) if isinstance(leaf, np.ndarray) else tf.gather(leaf, places)
+def _as_tensor(rows: Any) -> Tensor:
+    rows = tf.convert_to_tensor(rows)
     return tf.cast(rows, keras.config.floatx()) if rows.dtype.is_floating else rows

@@ -10,14 +10,13 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._internal import soft_targets, taps
+from keras_kd._internal.batches import Batch
 from keras_kd._internal.numbers import duration, percent, size
 from keras_kd._keras import history, layer_tree
 from keras_kd._types import Tensors
 from keras_kd.preflight.findings import Report
 from keras_kd.teachers.in_memory import InMemory
 from keras_kd.teachers.stored import Cached
-
-Batch = tuple[Tensors, Tensors, Tensors]
 
 #: A teacher that takes a smaller share of a step, or fewer seconds of an epoch, is not worth a cache.
 _CHEAP, _SHORT = 0.15, 1.0

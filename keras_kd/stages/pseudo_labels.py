@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_kd._internal import ensemble_logits
+from keras_kd._internal import batches, ensemble_logits
 from keras_kd._types import Tensor, Tensors
 from keras_kd.stages.best import KeepBest
 from keras_kd.stages.resumable import Pipeline, Record, validation_data
@@ -186,11 +186,9 @@ def soft_labels(
 
 def _predict(teacher: Any, x: Tensors, batch_size: int, temperatures: tuple[float, float]) -> list[np.ndarray]:
     """Return the teacher's logits at each of the temperatures, which differ where it is an ensemble."""
-    count = len(tree.flatten(x)[0])
     parts: list[list[np.ndarray]] = [[] for _ in temperatures]
-    for start in range(0, count, batch_size):
-        batch = tree.map_structure(lambda each: ops.convert_to_tensor(each[start : start + batch_size]), x)  # noqa: B023
-        predicted = teacher(batch, {})["logits"]
+    for batch in batches.cut(x, batch_size):
+        predicted = teacher(tree.map_structure(ops.convert_to_tensor, batch), {})["logits"]
         for part, temperature in zip(parts, temperatures, strict=True):
             part.append(ops.convert_to_numpy(ensemble_logits.averaged(predicted, temperature, per_label=False)))
     return [np.concatenate(part) for part in parts]

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_kd._internal import batches
 from keras_kd._internal.files import plain, readable, replace
 from keras_kd._internal.log import info
 from keras_kd._keras import loops
@@ -273,7 +274,7 @@ def validation_data(arguments: dict[str, Any]) -> tf.data.Dataset | None:
     if data is None or isinstance(data, tf.data.Dataset):
         return data
     size = arguments.get("validation_batch_size") or arguments.get("batch_size") or 32
-    return slices(data).batch(size)
+    return batches.dataset(data, size)
 
 
 def _dataset(arguments: dict[str, Any], seed: int) -> tf.data.Dataset:
@@ -282,16 +283,13 @@ def _dataset(arguments: dict[str, Any], seed: int) -> tf.data.Dataset:
     shuffle = arguments.pop("shuffle", True)
     if isinstance(x, tf.data.Dataset):
         return x
-    if not all(isinstance(part, (np.ndarray, tf.Tensor)) for part in tree.flatten(x)):
+    if not all(map(batches.is_array, tree.flatten(x))):
         raise ValueError(
             "Expected the data of a stage as arrays or a tf.data.Dataset, which can be read again from any epoch. "
             f"Received: {type(x).__name__}"
         )
     size = arguments.pop("batch_size", None) or 32
-    data = slices((x, y, weight))
-    if shuffle:
-        data = data.shuffle(len(data), seed=seed)
-    return data.batch(size).prefetch(tf.data.AUTOTUNE)
+    return batches.dataset((x, y, weight), size, seed if shuffle else None)
 
 
 def _pass_over(data: Any, epochs: int) -> None:
@@ -307,13 +305,6 @@ def _seed_layers(model: keras.Model, seed: int) -> None:
     states = [each for each in _variables(model) if id(each) not in others]
     for state, value in zip(states, np.random.SeedSequence(seed).generate_state(len(states)), strict=True):
         state.assign([value, 0])
-
-
-def slices(parts: Iterable[Tensors]) -> tf.data.Dataset:
-    """Return a dataset of examples; tf.data takes a list of arrays for one array."""
-    return tf.data.Dataset.from_tensor_slices(
-        tuple(tuple(part) if isinstance(part, list) else part for part in parts if part is not None)
-    )
 
 
 def fresh_arguments(arguments: dict[str, Any], distils: bool) -> dict[str, Any]:

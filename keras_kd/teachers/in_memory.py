@@ -1,6 +1,5 @@
 """A teacher that runs once for each example."""
 
-import hashlib
 from typing import Any
 
 import keras
@@ -8,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import fingerprints, soft_targets
-from keras_kd._internal.arrays import as_arrays
+from keras_kd._internal import batches, fingerprints, soft_targets
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._internal.log import info
 from keras_kd._internal.numbers import size
@@ -74,20 +72,20 @@ class InMemory(Teacher):
         """Join the targets to the arrays; the teacher runs first where these are not the arrays of the last `fit`."""
         if isinstance(x, tf.data.Dataset) and soft_targets.are_in(x):
             return x  # of arrays that were joined before, by a pipeline of stages
-        x = as_arrays(x)
-        leaves = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
+        x = batches.as_arrays(x)
         if isinstance(x, soft_targets.Joined):
             raise ValueError(
                 "Expected arrays without targets. Received ones that another teacher has joined: keep a whole "
                 "ensemble at once, InMemory([first, second])."
             )
-        if not leaves or not all(isinstance(leaf, (np.ndarray, tf.Tensor)) for leaf in leaves):
+        if not batches.are_arrays(x):
             raise ValueError(
                 "Expected arrays, whose examples are the same in every epoch, under teachers.InMemory. Received: "
                 f"x of type {type(x).__name__}, which may order or augment them anew. Join the targets to a dataset "
                 "with keras_kd.TeacherCache, or let the teacher run live."
             )
-        digest = digest_of(leaves) + "".join(fingerprints.of_teacher(self.teacher).values())
+        given = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
+        digest = fingerprints.of_arrays(given) + "".join(fingerprints.of_teacher(self.teacher).values())
         if digest != self._digest:
             self._memory, self._digest = self._run(x, soft_targets.count(x), verbose), digest
         return soft_targets.Joined(x, self._memory)
@@ -113,26 +111,16 @@ class InMemory(Teacher):
         run = function.get_concrete_function(spec)  # or TensorFlow warns of several teachers in a process
         progress = keras.utils.Progbar(count, unit_name="example", verbose=1 if verbose == "auto" else verbose)
         memory: Any = None
-        for start in range(0, count, self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            batch = soft_targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[rows]), x)  # noqa: B023
-            predicted = tree.map_structure(np.asarray, run(batch))
+        done = 0
+        for batch in batches.cut(x, self.batch_size):
+            predicted = tree.map_structure(np.asarray, run(soft_targets.map_arrays(tf.convert_to_tensor, batch)))
             if memory is None:
                 memory = tree.map_structure(lambda part: np.empty((count, *part.shape[1:]), part.dtype), predicted)
                 if verbose:
                     room = size(soft_targets.nbytes(memory), "MB")
                     info(f"Keeping the teacher's targets: {count:,} examples, {room} of memory")
+            start, done = done, done + soft_targets.count(batch)
             for whole, part in zip(tree.flatten(memory), tree.flatten(predicted), strict=True):
-                whole[start : start + len(part)] = part
-            progress.update(min(start + self.batch_size, count))
+                whole[start:done] = part
+            progress.update(done)
         return memory
-
-
-def digest_of(leaves: list[Any]) -> str:
-    """Return a checksum of arrays: their types, shapes and values."""
-    digest = hashlib.blake2b()
-    for leaf in leaves:
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.data if array.dtype != object else repr(array.tolist()).encode())
-    return digest.hexdigest()

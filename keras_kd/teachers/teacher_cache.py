@@ -10,16 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import tree
 
-from keras_kd._internal import code_fingerprints, fingerprints, soft_targets
-from keras_kd._internal.arrays import as_arrays
+from keras_kd._internal import batches, code_fingerprints, fingerprints, soft_targets
 from keras_kd._internal.log import info
 from keras_kd.cache import format_1, manifest, reading, shards
 from keras_kd.cache.build import Build, TargetSpec, TeacherProgram, read_timing
 from keras_kd.cache.cache_reports import Estimate, Info, Verification
 from keras_kd.cache.cache_settings import check_taps, make_settings
-from keras_kd.cache.elements import Augment, Examples, Key, is_array, key_of
+from keras_kd.cache.elements import Augment, Examples, Key, key_of
 from keras_kd.cache.join import Source, arrays, by_key, by_position, mark
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.plan import (
@@ -237,10 +235,8 @@ class TeacherCache:
         source = Source(self.path, content, self._view)
         if self.key is None or content["views"] > 1:  # by key, what is read is compared as it is read
             source.check(0)
-        dataset = dataset if isinstance(dataset, tf.data.Dataset) else as_arrays(dataset)
-        if not isinstance(dataset, tf.data.Dataset) and all(
-            leaf is None or is_array(leaf) for leaf in tree.flatten(dataset)
-        ):
+        dataset = dataset if isinstance(dataset, tf.data.Dataset) else batches.as_arrays(dataset)
+        if batches.are_arrays(dataset):
             if self.augment is not None or content["views"] > 1 or self.key is not None:
                 raise ValueError(
                     "Expected a tf.data.Dataset, which is augmented and ordered anew in each epoch, for a cache with "

@@ -1,0 +1,57 @@
+"""Batches of whatever `fit` takes, cut in one place."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_kd._internal import batches
+
+X, Y = np.arange(10.0).reshape(10, 1), np.arange(10)
+
+
+class Sequence(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        return X[4 * number : 4 * number + 4], Y[4 * number : 4 * number + 4]
+
+
+DATA = {
+    "arrays": lambda: (X, Y),
+    "tensors": lambda: (tf.constant(X), tf.constant(Y)),
+    "tf.data": lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(4),
+    "PyDataset": Sequence,
+    "iterable": lambda: [(X[:4], Y[:4]), (X[4:8], Y[4:8]), (X[8:], Y[8:])],
+}
+
+
+@pytest.mark.parametrize("make", DATA.values(), ids=DATA)
+@pytest.mark.parametrize(("rows", "sizes"), [(None, [4, 4, 2]), (6, [4, 2]), (8, [4, 4]), (20, [4, 4, 2])])
+def test_all_kinds_of_data_give_the_same_batches_up_to_a_limit(make, rows, sizes):
+    found = list(batches.of(make(), 4, rows=rows))
+    assert [len(x) for x, _, _ in found] == sizes and all(weight is None for _, _, weight in found)
+    np.testing.assert_array_equal(np.concatenate([y for _, y, _ in found]), Y[: sum(sizes)])
+
+
+def test_a_dataset_without_an_end_is_read_up_to_a_limit_and_refused_without_one():
+    endless = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4).repeat()
+    assert sum(len(x) for x, _, _ in batches.of(endless, 4, rows=25)) == 25
+    with pytest.raises(ValueError, match="Expected a dataset with an end"):
+        next(batches.of(endless, 4))
+
+
+def test_labels_are_required_where_nothing_else_is_said():
+    with pytest.raises(ValueError, match="Expected data with labels"):
+        next(batches.of([X], 4))
+    assert next(batches.of([X], 4, labels=False))[1] is None
+
+
+def test_rows_from_everywhere_are_spread_evenly_and_an_input_that_is_not_given_stays_none():
+    (first, _), (second, nothing) = batches.from_everywhere((X, None), 2, 2)
+    assert np.ravel(first).tolist() == [0, 2] and np.ravel(second).tolist() == [5, 7] and nothing is None
+
+
+def test_rows_are_cut_from_any_one_on():
+    assert [each.tolist() for each in batches.cut(Y, 4, 3)] == [[3, 4, 5, 6], [7, 8, 9]]
