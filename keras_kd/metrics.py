@@ -10,7 +10,7 @@ from keras_kd._types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_kd")
-def same_answer(student: Tensor, teacher: Tensor, threshold: float | None = None) -> Tensor:
+def same_prediction(student: Tensor, teacher: Tensor, threshold: float | None = None) -> Tensor:
     """Return for each example whether the student predicts as the teacher: [argmax(student) = argmax(teacher)].
 
     It has no gradient. As a term of weight 0, not softened, it is logged while a `Distiller` trains, and changes
@@ -25,7 +25,7 @@ def same_answer(student: Tensor, teacher: Tensor, threshold: float | None = None
         1 or 0; by threshold, the share of outputs that agree; (...).
 
     Example:
-        >>> agreement = Term(metrics.same_answer, weight=0.0, soften=False, name="agreement")
+        >>> agreement = Term(metrics.same_prediction, weight=0.0, soften=False, name="agreement")
         >>> distiller = Distiller(student=student, teacher=teacher, terms=[*methods.kd(), agreement])
     """
     student, teacher = ops.convert_to_tensor(student), ops.convert_to_tensor(teacher)
@@ -41,7 +41,7 @@ class Agreement(keras.metrics.MeanMetricWrapper):
 
     The teacher's prediction takes the place of the labels, as for every metric: a model that is trained on a teacher's
     outputs as y can be compiled with it; a loop of one's own calls `update_state(teacher_output, student_output)`. In a
-    `Distiller`, metrics see the labels: there it is a term of weight 0, see `same_answer`.
+    `Distiller`, metrics see the labels: there it is a term of weight 0, see `same_prediction`.
 
     Args:
         threshold: None: the prediction is the class of the largest output. A number: every output is a yes-or-no of its
@@ -144,7 +144,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
 
 
 def _as_metric(teacher: Tensor, student: Tensor, threshold: float | None) -> Tensor:
-    return same_answer(student, teacher, threshold)
+    return same_prediction(student, teacher, threshold)
 
 
 def _ids(labels: Tensor, classes: int, rank: int) -> Tensor:

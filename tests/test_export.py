@@ -172,7 +172,7 @@ def test_a_student_that_does_not_repeat_itself_is_refused_and_leaves_nothing(tmp
 
     x = keras.Input((4,))
     noisy = keras.Model(x, Noise()(dense(3, 1)(x)), name="noisy")
-    with pytest.raises(ValueError, match="'noisy' does not say what the student says.*Nothing was written"):
+    with pytest.raises(ValueError, match="'noisy' does not agree with the student.*Nothing was written"):
         export(noisy, tmp_path / "1")
     assert list(tmp_path.iterdir()) == []
 

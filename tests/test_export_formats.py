@@ -387,7 +387,7 @@ def test_a_student_that_no_format_repeats_is_refused_and_leaves_nothing(tmp_path
 
     inputs = keras.Input((4,))
     student = keras.Model(inputs, Eager()(inputs), name="eager")
-    with pytest.raises(ValueError, match="The saved_model of 'eager' does not say.*The onnx of.*Nothing was written"):
+    with pytest.raises(ValueError, match="The saved_model of 'eager' does not agree.*The onnx of.*Nothing was written"):
         export(student, tmp_path / "1", formats=("saved_model", "onnx"), representative=X)
     assert list(tmp_path.iterdir()) == []
 
@@ -406,7 +406,7 @@ def test_a_file_that_is_coarser_than_allowed_is_in_failed_and_the_others_are_goo
     assert [each.passed for each in report.artefacts] == [True, True, False] and not report.passed
     assert failed.path == tmp_path / "1" / "failed" / "student.int8.tflite" and failed.path.exists()
     assert not (tmp_path / "1" / "student.int8.tflite").exists()
-    assert "litert int8: FAILED. The litert int8 of 'wide' does not say" in str(report)
+    assert "litert int8: FAILED. The litert int8 of 'wide' does not agree" in str(report)
     content = json.loads((tmp_path / "1" / "export.json").read_text())
     assert [each["path"] for each in content["artefacts"]] == [".", "student.tflite", "failed/student.int8.tflite"]
     assert report.size == sum(report[name].size for name in ("saved_model", "litert float32"))

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 from keras_kd import Distiller, Term, losses
 from keras_kd._internal.loss_tracker import LossTracker
 from keras_kd.evaluation.accumulators import Calibration
-from keras_kd.metrics import Agreement, ExpectedCalibrationError, same_answer
+from keras_kd.metrics import Agreement, ExpectedCalibrationError, same_prediction
 from tests.models import batch, linear, tagger
 
 RANDOM = np.random.default_rng(3)
@@ -128,7 +128,7 @@ def distilled(more, eagerly, rate):
 @pytest.mark.parametrize("eagerly", [True, False], ids=["eager", "graph"])
 def test_a_term_of_weight_0_logs_agreement_while_a_student_trains_and_changes_nothing(eagerly):
     (x, _), weights = batch(21), np.linspace(0.0, 2.0, 21)
-    term = Term(same_answer, weight=0.0, soften=False, name="agreement")
+    term = Term(same_prediction, weight=0.0, soften=False, name="agreement")
     same = linear(1).predict(x, verbose=0).argmax(-1) == linear(2).predict(x, verbose=0).argmax(-1)
     assert 0 < same.mean() < 1
     # Keras's mean of a batch is sum(w v) / examples, and the epoch's is over batches by their size.
@@ -140,9 +140,9 @@ def test_a_term_of_weight_0_logs_agreement_while_a_student_trains_and_changes_no
 
 
 def test_the_term_of_agreement_is_loaded_with_its_function():
-    term = Term(same_answer, weight=0.0, soften=False, threshold=0.5, name="agreement")
+    term = Term(same_prediction, weight=0.0, soften=False, threshold=0.5, name="agreement")
     loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(term))
-    assert loaded.loss is same_answer and loaded.get_config() == term.get_config()
+    assert loaded.loss is same_prediction and loaded.get_config() == term.get_config()
 
 
 def test_masked_positions_do_not_count():

@@ -533,8 +533,8 @@ def test_a_temperature_is_recommended_at_which_targets_have_three_tenths_of_the_
     distance = optimize.brentq(lambda each: entropy(each) - 0.3, 1.0, 8.0)
     for now in (1e-2 * better, 1e3 * better):
         report = judged(better * distance * np.eye(5)[labels], labels, temperature=now)
-        (advice,) = [each for each in report.advice if "the teacher's targets say" in each]
-        assert (f"Around temperature={better:.2g} they would say more" in advice) == told
+        (advice,) = [each for each in report.advice if "the teacher's targets contain" in each]
+        assert (f"Around temperature={better:.2g} they would be more informative" in advice) == told
         assert ("hardly more than a label" in advice) == (now < better)
 
 

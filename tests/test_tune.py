@@ -16,7 +16,7 @@ import keras_kd as kd
 from keras_kd._internal.files import replace
 from keras_kd._keras.tuner_records import written_with
 from keras_kd.experiments import Trial, TuneResult
-from keras_kd.experiments.search_space import ask
+from keras_kd.experiments.search_space import parameter
 from tests.benchmarks import LOSS, net, part, teacher
 
 if importlib.util.find_spec("keras_tuner") is None:
@@ -247,7 +247,7 @@ def test_temperature_is_drawn_by_its_logarithm_and_alpha_evenly():
     hp = keras_tuner.HyperParameters()
     asked = {"temperature": (1.0, 16.0), "alpha": (0.1, 1.0), "weight": [1.0, 2.0], "fixed": 3.0}
     for name, values in asked.items():
-        ask(hp, name, values)
+        parameter(hp, name, values)
     middle = {each.name: each.prob_to_value(0.5) for each in hp.space}
     assert middle["temperature"] == pytest.approx(4.0)  # (1 * 16) ** 0.5
     assert middle["alpha"] == pytest.approx(0.55)  # (0.1 + 1) / 2

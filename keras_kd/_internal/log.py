@@ -9,7 +9,7 @@ import keras
 
 
 def info(message: str) -> None:
-    """Write a line to the screen, or to the log where the user has asked Keras for that."""
+    """Write a line to the screen, or to the log where the user has chosen that in Keras."""
     if keras.config.is_interactive_logging_enabled():
         sys.stdout.write(message + "\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What a cache says about itself; each prints as a few aligned lines."""
+"""The reports of a cache; each prints as a few aligned lines."""
 
 import math
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ class Estimate(NamedTuple):
     """What a build would take.
 
     Attributes:
-        examples: their number, or None where the dataset does not say.
+        examples: their number, or None where the dataset does not know.
         seconds: of the teacher's work for all views, or for one example where their number is not known.
         nbytes: of the cache, or of one example where their number is not known.
         memory: bytes that the build holds, about.

@@ -1,4 +1,4 @@
-"""What a cache says of itself: JSON with a checksum, written in one step.
+"""The manifest of a cache: JSON with a checksum, written in one step.
 
 `plan.json` stands while a cache is built, `job-*.json` for each finished job, and `manifest.json` when all is done.
 """
@@ -106,7 +106,7 @@ def _locked(path: pathlib.Path) -> IO:
             lock_now(file.fileno())
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        except FileNotFoundError:  # whoever held the lock has removed the file since it was opened here
+        except FileNotFoundError:  # the process that held the lock has removed the file since it was opened here
             pass
         except (BlockingIOError, PermissionError) as error:
             file.close()

@@ -150,7 +150,7 @@ def check_sizes(folder: pathlib.Path, described: dict[str, dict[str, Any]]) -> N
 
     Args:
         folder: of the cache.
-        described: by the file's path in the folder, what `describe` has said of it.
+        described: by the file's path in the folder, what `describe` has returned for it.
 
     Raises:
         ValueError: a file is missing or damaged.

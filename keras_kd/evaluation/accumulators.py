@@ -30,7 +30,7 @@ class Calibration:
         self.weight, self.confidence, self.correct = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)
 
     def add(self, confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray) -> None:
-        """Add a batch: how sure of its answer the model was, and whether it was right, for each row."""
+        """Add a batch: how confident the model was, and whether it was right, for each row."""
         bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
         self.weight += np.bincount(bins, weights, BINS)
         self.confidence += np.bincount(bins, weights * confidence, BINS)
@@ -49,31 +49,31 @@ class Calibration:
 
 
 class Counts:
-    """How often each class was right, said and true.
+    """How often each class was right, predicted and true.
 
     Args:
         classes: their number.
     """
 
     def __init__(self, classes: int) -> None:
-        self.right, self.said, self.true = np.zeros(classes), np.zeros(classes), np.zeros(classes)
+        self.right, self.predicted, self.true = np.zeros(classes), np.zeros(classes), np.zeros(classes)
 
     def recall(self) -> np.ndarray:
         """Return, by class, the share of its examples that was found; NaN for a class without examples."""
         return _ratios(self.right, self.true, np.nan)
 
     def f1(self) -> np.ndarray:
-        """Return 2 right / (said + true) by class; NaN for a class that is neither said nor true."""
-        return _ratios(2 * self.right, self.said + self.true, np.nan)
+        """Return 2 right / (predicted + true) by class; NaN for a class that is neither predicted nor true."""
+        return _ratios(2 * self.right, self.predicted + self.true, np.nan)
 
     def f1_macro(self) -> float:
-        """Return the mean of F1 over the classes that are said or true, as scikit-learn takes it from labels."""
-        f1 = self.f1()[self.said + self.true > 0]
+        """Return the mean of F1 over the classes that are predicted or true, as scikit-learn takes it from labels."""
+        f1 = self.f1()[self.predicted + self.true > 0]
         return float(np.mean(f1)) if f1.size else float("nan")
 
     def f1_micro(self) -> float:
-        """Return F1 of all yes-or-no answers together; 0 where none is yes, in truth or in answer."""
-        total = float(np.sum(self.said) + np.sum(self.true))
+        """Return F1 of all yes-or-no decisions together; 0 where none is yes, neither true nor predicted."""
+        total = float(np.sum(self.predicted) + np.sum(self.true))
         return 2 * float(np.sum(self.right)) / total if total else 0.0
 
 

@@ -27,8 +27,8 @@ class Classification:
     def add(self, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> None:
         """Add a batch."""
         logarithms = log_softmax(logits)
-        said = np.argmax(logits, axis=-1)
-        correct = said == labels
+        predicted = np.argmax(logits, axis=-1)
+        correct = predicted == labels
         probabilities = np.exp(logarithms)
         off = probabilities.copy()
         off[np.arange(len(labels)), labels] -= 1.0
@@ -43,19 +43,19 @@ class Classification:
         self.calibration.add(np.max(probabilities, axis=-1), correct, weights)
         classes = len(self.counts.true)
         self.counts.right += np.bincount(labels[correct], weights[correct], classes)
-        self.counts.said += np.bincount(said, weights, classes)
+        self.counts.predicted += np.bincount(predicted, weights, classes)
         self.counts.true += np.bincount(labels, weights, classes)
 
     def add_teacher(
         self, logits: np.ndarray, teacher_logits: np.ndarray, labels: np.ndarray, weights: np.ndarray
     ) -> None:
-        """Add how a batch compares with what the teacher says of it."""
-        said, teachers = np.argmax(logits, axis=-1), np.argmax(teacher_logits, axis=-1)
-        self._means.add("agreement", said == teachers, weights)
+        """Add how a batch compares with the teacher's outputs."""
+        predicted, teachers = np.argmax(logits, axis=-1), np.argmax(teacher_logits, axis=-1)
+        self._means.add("agreement", predicted == teachers, weights)
         self._means.add("kl_teacher_student", kl_divergence(teacher_logits, logits), weights)
         self._means.add("kl_student_teacher", kl_divergence(logits, teacher_logits), weights)
         wrong = teachers != labels
-        self._means.add("agreement_where_teacher_wrong", (said == teachers)[wrong], weights[wrong])
+        self._means.add("agreement_where_teacher_wrong", (predicted == teachers)[wrong], weights[wrong])
 
     def result(self) -> dict[str, float]:
         """Return the measures by name."""

@@ -15,7 +15,7 @@ from keras_kd._internal import batches
 from keras_kd.evaluation import costs, tasks
 from keras_kd.evaluation.comparison import Comparison
 from keras_kd.evaluation.disagreements import DisagreementCollector
-from keras_kd.evaluation.quality import Answers, Measures, stream
+from keras_kd.evaluation.quality import Measures, Predictions, stream
 from keras_kd.evaluation.values import Regression
 from keras_kd.runtimes import timing
 
@@ -97,15 +97,15 @@ def compare(
 @contextlib.contextmanager
 def _progress(
     evidence: DisagreementCollector, total: int | None, verbose: int
-) -> Iterator[Callable[[str, Answers], None]]:
-    """Give what looks at each batch, and shows a bar where that is asked for."""
+) -> Iterator[Callable[[str, Predictions], None]]:
+    """Return a function that looks at each batch; with `verbose`, it shows a bar."""
     if not verbose:
         yield evidence.watch
         return
     bar = keras.utils.Progbar(total, unit_name="batch")
 
-    def watch(task: str, answers: Answers) -> None:
-        evidence.watch(task, answers)
+    def watch(task: str, predictions: Predictions) -> None:
+        evidence.watch(task, predictions)
         bar.update(evidence.batches, finalize=False)
 
     yield watch
@@ -131,7 +131,7 @@ def _first(x: Any, batch_size: int) -> Any:
 
 
 def _of_classes(measures: dict[str, Measures], class_names: Sequence[str] | None) -> dict[str, Any]:
-    """Return what a comparison says class by class."""
+    """Return the measures of a comparison by class."""
     judged = {name: each for name, each in measures.items() if not isinstance(each, Regression)}
     if not judged:
         nothing: dict[str, Any] = {"recall": {}, "f1": {}, "calibration": {}}

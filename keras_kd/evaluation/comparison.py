@@ -29,7 +29,7 @@ class Comparison:
         costs: by model, in Keras and through each export.
         class_names: of the classes or labels; empty for regression.
         recall: by model, for each class the share of its examples that was found; NaN for a class without any.
-        f1: by model, for each class; NaN for one that is neither said nor true.
+        f1: by model, for each class; NaN for one that is neither predicted nor true.
         support: for each class, the weight of its examples.
         calibration: by model, (mean confidence, accuracy, share) of the bins of confidence that are not empty.
         confusions: by model, (true class, predicted class), weights; empty where there are more than 100 classes.

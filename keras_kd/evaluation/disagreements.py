@@ -1,6 +1,6 @@
-"""What plots need and no number tells: confusions, and the examples on which student and teacher disagree most.
+"""What plots need beside numbers: confusions, and the examples on which student and teacher disagree most.
 
-Of all that the models say, only this is kept: one table of classes by classes for each model where the classes are few,
+Of the models' outputs, only this is kept: one table of classes by classes for each model where the classes are few,
 and a few examples with their inputs for each student.
 """
 
@@ -12,9 +12,9 @@ from keras import tree
 
 from keras_kd.evaluation.classification import kl_divergence, log_softmax
 from keras_kd.evaluation.multilabel import binary_kl, log_sigmoid
-from keras_kd.evaluation.quality import Answers
+from keras_kd.evaluation.quality import Predictions
 
-#: With more classes than this, nobody could read the table.
+#: With more classes than this, the table could not be read.
 MOST_CLASSES = 100
 
 
@@ -26,8 +26,8 @@ class Disagreement:
         index: its number in the data, in the order in which they came.
         distance: KL(teacher || student) in nats; for regression the mean absolute difference.
         label: class id, or the labels or values.
-        student: what the student says: probabilities, or values.
-        teacher: what the teacher says.
+        student: the student's output: probabilities, or values.
+        teacher: the teacher's output.
         x: the example's inputs.
     """
 
@@ -54,40 +54,40 @@ class DisagreementCollector:
         self.first: Any = None
         self._teacher, self._worst = teacher, worst
 
-    def watch(self, task: str, answers: Answers) -> None:
+    def watch(self, task: str, predictions: Predictions) -> None:
         """Look at a batch."""
         if self.first is None:
-            self.first = tree.map_structure(np.asarray, answers.x)
+            self.first = tree.map_structure(np.asarray, predictions.x)
         if task == "classification":
-            self._add_confusions(answers)
+            self._add_confusions(predictions)
         if self._teacher is not None and self._worst:
-            for name in [each for each in answers.logits if each != self._teacher]:
-                self._add_disagreements(task, name, answers)
-        self.examples = answers.start + len(tree.flatten(answers.x)[0])
+            for name in [each for each in predictions.logits if each != self._teacher]:
+                self._add_disagreements(task, name, predictions)
+        self.examples = predictions.start + len(tree.flatten(predictions.x)[0])
         self.batches += 1
 
-    def _add_confusions(self, answers: Answers) -> None:
-        for name, logits in answers.logits.items():
+    def _add_confusions(self, predictions: Predictions) -> None:
+        for name, logits in predictions.logits.items():
             classes = logits.shape[-1]
             if classes > MOST_CLASSES:
                 return
-            pairs = answers.labels * classes + np.argmax(logits, axis=-1)
-            counted = np.bincount(pairs, answers.weights, classes**2).reshape(classes, classes)
+            pairs = predictions.labels * classes + np.argmax(logits, axis=-1)
+            counted = np.bincount(pairs, predictions.weights, classes**2).reshape(classes, classes)
             self.confusions[name] = self.confusions.get(name, 0.0) + counted
 
-    def _add_disagreements(self, task: str, name: str, answers: Answers) -> None:
-        student, teacher = answers.logits[name], answers.logits[self._teacher or ""]
+    def _add_disagreements(self, task: str, name: str, predictions: Predictions) -> None:
+        student, teacher = predictions.logits[name], predictions.logits[self._teacher or ""]
         distances = _distance(task, student, teacher)
-        positions = answers.positions
+        positions = predictions.positions
         for row in np.argsort(-distances, kind="stable")[: self._worst]:
-            place = int(answers.rows[row]) // positions
+            place = int(predictions.rows[row]) // positions
             found = Disagreement(
-                index=answers.start + place,
+                index=predictions.start + place,
                 distance=float(distances[row]),
-                label=answers.labels[row],
+                label=predictions.labels[row],
                 student=_probabilities(task, student[row]),
                 teacher=_probabilities(task, teacher[row]),
-                x=tree.map_structure(lambda each: np.array(each[place]), answers.x),  # noqa: B023
+                x=tree.map_structure(lambda each: np.array(each[place]), predictions.x),  # noqa: B023
             )
             self.disagreements.setdefault(name, []).append(found)
         kept = sorted(self.disagreements.get(name, []), key=lambda each: -each.distance)
@@ -100,7 +100,7 @@ def _distance(task: str, student: np.ndarray, teacher: np.ndarray) -> np.ndarray
     return kl_divergence(teacher, student) if task == "classification" else binary_kl(teacher, student)
 
 
-def _probabilities(task: str, said: np.ndarray) -> np.ndarray:
+def _probabilities(task: str, predicted: np.ndarray) -> np.ndarray:
     if task == "regression":
-        return said
-    return np.exp(log_softmax(said) if task == "classification" else log_sigmoid(said))
+        return predicted
+    return np.exp(log_softmax(predicted) if task == "classification" else log_sigmoid(predicted))

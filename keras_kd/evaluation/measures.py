@@ -106,7 +106,7 @@ def quality_measure(name: str) -> Measure:
 
 
 def ways(name: str, costs: "Sequence[Cost]") -> list[str]:
-    """Return a heading for each way of running a model: its runtime, and as much of a path as tells two files apart."""
+    """Return a heading for each way of running a model: its runtime, and enough of a path to distinguish two files."""
     paths = {kind: [pathlib.Path(each.path or "") for each in costs if each.runtime == kind] for kind in _EXPORTED}
     titles = []
     for cost in costs:

@@ -22,7 +22,7 @@ _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def peaks(ways: dict[Key, tuple[Runner, Any]], x: Tensors, seconds: float = 300.0) -> dict[Key, int | None]:
-    """Return the most memory that each takes to be loaded and to answer a batch, in bytes.
+    """Return the most memory that each takes to be loaded and to run on a batch, in bytes.
 
     Each runs in a process of its own, on the processor: the most that it has held, less what it held before it loaded
     the model. What has no file is run as the SavedModel that is written of it. Some megabytes are noise.

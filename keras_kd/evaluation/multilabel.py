@@ -1,4 +1,4 @@
-"""Measures of models that answer several yes-or-no questions, or one.
+"""Measures of models that make several yes-or-no decisions, or one.
 
 Yes is a logit above 0. What is averaged over rows is first averaged over the labels of a row, as Keras does.
 """
@@ -22,8 +22,8 @@ class MultiLabel:
 
     def add(self, logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> None:
         """Add a batch."""
-        truth, said = labels > 0.5, logits > 0
-        correct = said == truth
+        truth, predicted = labels > 0.5, logits > 0
+        correct = predicted == truth
         log_yes, log_no = log_sigmoid(logits), log_sigmoid(-logits)
         self._means.add("accuracy", np.mean(correct, axis=-1), weights)
         self._means.add("exact_match", np.all(correct, axis=-1), weights)
@@ -31,14 +31,14 @@ class MultiLabel:
         self._means.add("brier", np.mean(np.square(np.exp(log_yes) - truth), axis=-1), weights)
         each = np.repeat(weights, logits.shape[-1])
         self.calibration.add(np.exp(np.maximum(log_yes, log_no)).ravel(), correct.ravel(), each)
-        self.counts.right += weights @ (said & truth)
-        self.counts.said += weights @ said
+        self.counts.right += weights @ (predicted & truth)
+        self.counts.predicted += weights @ predicted
         self.counts.true += weights @ truth
 
     def add_teacher(
         self, logits: np.ndarray, teacher_logits: np.ndarray, labels: np.ndarray, weights: np.ndarray
     ) -> None:
-        """Add how a batch compares with what the teacher says of it."""
+        """Add how a batch compares with the teacher's outputs."""
         same = (logits > 0) == (teacher_logits > 0)
         self._means.add("agreement", np.mean(same, axis=-1), weights)
         self._means.add("kl_teacher_student", binary_kl(teacher_logits, logits), weights)
@@ -63,5 +63,5 @@ def log_sigmoid(logits: np.ndarray) -> np.ndarray:
 
 def binary_kl(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the mean over the labels of KL(first || second) in nats, for each row of logits."""
-    answers = [np.stack([log_sigmoid(side), log_sigmoid(-side)], axis=-1) for side in (first, second)]
-    return np.mean(relative_entropy(*answers), axis=-1)
+    predictions = [np.stack([log_sigmoid(side), log_sigmoid(-side)], axis=-1) for side in (first, second)]
+    return np.mean(relative_entropy(*predictions), axis=-1)

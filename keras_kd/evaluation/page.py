@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from keras_kd.evaluation.comparison import Comparison
 
 #: Probabilities shown of each model beside an example.
-_ANSWERS = 3
+_SHOWN = 3
 
 _STYLE = """
 body { margin: 0; background: #f4f5f7; }
@@ -66,7 +66,7 @@ def of(comparison: Comparison) -> str:
         ),
         _section(
             "Reliability",
-            "How often a model is right when it is so sure of its answer. On the dashed line it is as sure as it "
+            "How often a model is right at a confidence. On the dashed line it is as confident as it "
             "should be; below it is overconfident.",
             _figures(plots.reliability(comparison)),
         ),
@@ -79,7 +79,7 @@ def of(comparison: Comparison) -> str:
         _section("Classes", "", "".join(measures.as_html(each) for each in others[1:])),
         _section(
             "Where student and teacher disagree most",
-            "The examples with the largest distance of the student's answer from the teacher's.",
+            "The examples with the largest distance of the student's output from the teacher's.",
             "".join(_examples(comparison, name, found) for name, found in comparison.disagreements.items()),
         ),
     ]
@@ -129,8 +129,8 @@ def _example(comparison: Comparison, name: str, found: Disagreement) -> str:
     unit = "difference" if comparison.task == "regression" else "KL"
     lines = [
         ("true", _label(comparison, found.label)),
-        (comparison.teacher or "", _answer(comparison, found.teacher)),
-        (name, _answer(comparison, found.student)),
+        (comparison.teacher or "", _output(comparison, found.teacher)),
+        (name, _output(comparison, found.student)),
         (unit, f"{found.distance:.3g}"),
     ]
     listed = "".join(f"<dt>{tables.as_html(term)}</dt><dd>{tables.as_html(text)}</dd>" for term, text in lines)
@@ -146,11 +146,11 @@ def _label(comparison: Comparison, label: np.ndarray | int) -> str:
     return _values(values)
 
 
-def _answer(comparison: Comparison, said: np.ndarray) -> str:
+def _output(comparison: Comparison, predicted: np.ndarray) -> str:
     if comparison.task == "regression":
-        return _values(said)
-    order = np.argsort(-said, kind="stable")[:_ANSWERS]
-    shares = {place: percent(said[place], 0).replace(" ", "\u00a0") for place in order}
+        return _values(predicted)
+    order = np.argsort(-predicted, kind="stable")[:_SHOWN]
+    shares = {place: percent(predicted[place], 0).replace(" ", "\u00a0") for place in order}
     return ", ".join(f"{comparison.class_names[place]} ({share})" for place, share in shares.items())
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from keras_kd.evaluation.comparison import Comparison
 
-#: The teacher's colour, then the students' in turn; told apart with the common kinds of colour blindness.
+#: The teacher's colour, then the students' in turn; distinguishable with the common kinds of colour blindness.
 _TEACHER, _STUDENTS = (
     "#3c4454",
     ("#0b7a75", "#d1495b", "#e09f3e", "#3d6fb4", "#8f5aa8", "#7a8b2a", "#4fb0c6", "#a0522d"),

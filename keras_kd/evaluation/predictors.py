@@ -1,4 +1,4 @@
-"""A model that is asked what it says of a batch, in logits or values whatever its head."""
+"""A model that predicts a batch, in logits or values whatever its head."""
 
 import warnings
 from typing import Any
@@ -15,12 +15,12 @@ from keras_kd.distiller import Distiller
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import taken_for_logits
 
-#: So many examples tell probabilities from logits.
+#: So many examples distinguish probabilities from logits.
 _FEW = 32
 
 
 class Predictor:
-    """A model that is asked for logits, and for the mask of what it says.
+    """A model that returns logits, and the mask of its output.
 
     Args:
         name: for error messages.
@@ -41,9 +41,9 @@ class Predictor:
         x = tree.map_structure(ops.convert_to_tensor, x)
         if self._specs is None or not all(map(_fits, tree.flatten(x), tree.flatten(self._specs))):
             self._specs = _specs(x, self._specs)
-            self._traced = tf.function(self._say).get_concrete_function(self._specs)
-        said, mask = self._traced(x)
-        return said, None if mask is None else ops.convert_to_numpy(mask)
+            self._traced = tf.function(self._output).get_concrete_function(self._specs)
+        predicted, mask = self._traced(x)
+        return predicted, None if mask is None else ops.convert_to_numpy(mask)
 
     def warn_of_probabilities(self, x: Tensors) -> None:
         """Warn where what is taken for logits looks like probabilities."""
@@ -52,12 +52,12 @@ class Predictor:
             warnings.warn(warning, stacklevel=2)
 
     def plain(self, x: Tensors) -> Any:
-        """Return what the model says with the head that it has: that costs time too."""
+        """Return the model's output with the head that it has: that costs time too."""
         if isinstance(self._model, keras.Model):
             return self._model(taps.select(self._model, x), training=False)
         return self.teacher(x, {})
 
-    def _say(self, x: Tensors) -> tuple[Any, Any]:
+    def _output(self, x: Tensors) -> tuple[Any, Any]:
         offered = self.teacher(x, {})
         if "logits" not in offered:
             raise ValueError(

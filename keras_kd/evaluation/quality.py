@@ -20,8 +20,8 @@ from keras_kd.evaluation.values import Regression
 Measures = Classification | MultiLabel | Regression
 
 
-class Answers(NamedTuple):
-    """What all models say of a batch.
+class Predictions(NamedTuple):
+    """The predictions of all models for a batch.
 
     Attributes:
         x: inputs, (batch, ...).
@@ -53,19 +53,19 @@ def measure(
 ) -> dict[str, float]:
     """Return how good a model is, and how faithful to a teacher, by name.
 
-    All are means over examples (or positions, where a model says something of each), weighted by `sample_weight`; what
-    has no weight, or is masked, is left out. Probabilities are at T = 1, logarithms natural, sums float64.
+    All are means over examples (or positions, where a model predicts something for each), weighted by `sample_weight`;
+    what has no weight, or is masked, is left out. Probabilities are at T = 1, logarithms natural, sums float64.
 
     - classification: "accuracy", "top_5_accuracy" (1 where there are no more classes), "nll" (from log_softmax),
-      "brier" (sum over the classes, 0 to 2), "f1_macro" (over the classes that are said or true, as in scikit-learn),
-      "ece" (15 equal bins of the confidence in the predicted class).
+      "brier" (sum over the classes, 0 to 2), "f1_macro" (over the classes that are predicted or true, as in
+      scikit-learn), "ece" (15 equal bins of the confidence in the predicted class).
     - multi-label: "accuracy" and "brier" (0 to 1) and "nll" (means over the labels), "exact_match", "f1_macro" (over
-      the labels that are said or true), "f1_micro", "ece" (of all yes-or-no answers, by the confidence in the answer).
-      Yes is a probability above 0.5.
+      the labels that are predicted or true), "f1_micro", "ece" (of all yes-or-no decisions, by the confidence in the
+      decision). Yes is a probability above 0.5.
     - regression: "mae", "rmse" (of the mean square over the outputs), "r2" (mean over the outputs).
-    - with a teacher: "agreement" (same answer), "kl_teacher_student" (KL(teacher || student), what distillation
+    - with a teacher: "agreement" (same prediction), "kl_teacher_student" (KL(teacher || student), what distillation
       minimises), "kl_student_teacher", and "agreement_where_teacher_wrong": how often, where the teacher is wrong, the
-      student says the same (of classes, the same wrong one); NaN if the teacher is never wrong. For regression
+      student predicts the same (of classes, the same wrong one); NaN if the teacher is never wrong. For regression
       "mae_to_teacher" and "rmse_to_teacher".
 
     Args:
@@ -99,7 +99,7 @@ def stream(
     task: str,
     top_k: int,
     batch_size: int,
-    watch: Callable[[str, Answers], None] | None = None,
+    watch: Callable[[str, Predictions], None] | None = None,
 ) -> tuple[str, dict[str, Measures]]:
     """Run all models over the data once, and return the task and the measures of each.
 
@@ -110,7 +110,7 @@ def stream(
         task: see `measure`.
         top_k: see `measure`.
         batch_size: see `measure`.
-        watch: is given the task and what was said of each batch.
+        watch: is given the task and the predictions of each batch.
     """
     if not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"Expected `top_k` to be a whole number, at least 1. Received: top_k={top_k!r}")
@@ -118,52 +118,54 @@ def stream(
     predictors = {name: Predictor(name, model) for name, model in models.items()}
     measures: dict[str, Measures] = {}
     weight = 0.0
-    for found, answers in _answers(predictors, data, task, batch_size):
-        for name, logits in answers.logits.items():
+    for found, predictions in _predictions(predictors, data, task, batch_size):
+        for name, logits in predictions.logits.items():
             measures.setdefault(name, _measures(found, logits.shape[-1], top_k))
-            measures[name].add(logits, answers.labels, answers.weights)
+            measures[name].add(logits, predictions.labels, predictions.weights)
             if teacher is not None and name != teacher:
-                measures[name].add_teacher(logits, answers.logits[teacher], answers.labels, answers.weights)
-        weight += float(np.sum(answers.weights))
+                measures[name].add_teacher(logits, predictions.logits[teacher], predictions.labels, predictions.weights)
+        weight += float(np.sum(predictions.weights))
         if watch is not None:
-            watch(found, answers)
+            watch(found, predictions)
     if not weight:
         raise ValueError("Expected at least one example with weight. Received none.")
     return found, measures
 
 
-def _answers(predictors: dict[str, Predictor], data: Any, task: str, batch_size: int) -> Iterator[tuple[str, Answers]]:
+def _predictions(
+    predictors: dict[str, Predictor], data: Any, task: str, batch_size: int
+) -> Iterator[tuple[str, Predictions]]:
     start, size = 0, 0
     for x, y, sample_weight in batches.of(data, batch_size):
         x = soft_targets.inputs(x)
         start, size = start + size, len(tree.flatten(x)[0])
-        said = {name: predictor(x) for name, predictor in predictors.items()}
-        shape = _one_shape({name: each for name, (each, _) in said.items()})
+        predicted = {name: predictor(x) for name, predictor in predictors.items()}
+        shape = _one_shape({name: each for name, (each, _) in predicted.items()})
         if task == "auto":
             task = tasks.recognise([predictor.teacher.kind("logits") for predictor in predictors.values()], shape, y)
         if start == 0 and task != "regression":
             for predictor in predictors.values():
                 predictor.warn_of_probabilities(x)
-        masks = [mask for _, mask in said.values() if mask is not None]
+        masks = [mask for _, mask in predicted.values() if mask is not None]
         labels, weights = tasks.rows(task, shape, y, sample_weight, masks)
         rows = np.flatnonzero(weights > 0)
-        logits = {name: _rows(each, task)[rows] for name, (each, _) in said.items()}
-        yield task, Answers(x, logits, labels[rows], weights[rows], rows, len(weights) // shape[0], start)
+        logits = {name: _rows(each, task)[rows] for name, (each, _) in predicted.items()}
+        yield task, Predictions(x, logits, labels[rows], weights[rows], rows, len(weights) // shape[0], start)
 
 
-def _one_shape(said: dict[str, Any]) -> tuple[int, ...]:
+def _one_shape(predicted: dict[str, Any]) -> tuple[int, ...]:
     shapes = {
         name: tuple((each.logits[0] if isinstance(each, ensemble_logits.Mixture) else each).shape)
-        for name, each in said.items()
+        for name, each in predicted.items()
     }
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"Expected models that say as much of an example. Received outputs of shapes {shapes}.")
+        raise ValueError(f"Expected models with outputs of one shape. Received outputs of shapes {shapes}.")
     shape = next(iter(shapes.values()))
     return shape if len(shape) > 1 else (*shape, 1)
 
 
-def _rows(said: Any, task: str) -> np.ndarray:
-    logits = ensemble_logits.averaged(said, 1.0, per_label=task == "multi-label")
+def _rows(predicted: Any, task: str) -> np.ndarray:
+    logits = ensemble_logits.averaged(predicted, 1.0, per_label=task == "multi-label")
     array = ops.convert_to_numpy(ops.cast(logits, "float64"))
     return array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array[:, None]
 

@@ -1,4 +1,4 @@
-"""How large a model is: parameters, operations, file. None where it cannot be said."""
+"""How large a model is: parameters, operations, file. None where it is unknown."""
 
 import contextlib
 import logging

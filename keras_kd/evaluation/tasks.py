@@ -22,12 +22,12 @@ def check(task: str) -> str:
 def recognise(kinds: Iterable[str], outputs: tuple[int, ...], labels: Tensors) -> str:
     """Return the task of models whose heads are `kinds`.
 
-    A head that is recognised decides. Plain logits are told by the labels: class ids or one-hot rows mean
+    A head that is recognised decides. For plain logits, the labels decide: class ids or one-hot rows mean
     classification; other rows of 0 and 1, or one logit with 0 and 1, mean yes-or-no labels; other numbers, regression.
 
     Args:
-        kinds: what `heads.recognise` says of each model.
-        outputs: shape of what a model says, (batch, ..., classes).
+        kinds: what `heads.recognise` returns for each model.
+        outputs: shape of a model's output, (batch, ..., classes).
         labels: a batch of y.
 
     Raises:
@@ -54,7 +54,7 @@ def rows(
 
     Args:
         task: one of `TASKS`, not "auto".
-        outputs: shape of what the models say, (batch, ..., classes).
+        outputs: shape of the models' outputs, (batch, ..., classes).
         y: labels: class ids, (batch, ...) or (batch, ..., 1), or one-hot; for other tasks as the outputs.
         sample_weight: (batch, ...), or None.
         masks: of the models' outputs, (batch, ...); what one of them masks has no weight.
@@ -93,7 +93,7 @@ def _ids(outputs: tuple[int, ...], labels: np.ndarray, weights: np.ndarray) -> n
         counted = labels.reshape(-1, classes)[weights > 0]
         if not (np.isin(counted, (0, 1)).all() and np.all(counted.sum(axis=-1) == 1)):
             raise ValueError(
-                "Expected class ids or one-hot labels for classification. Received rows that are not one-hot: say "
+                "Expected class ids or one-hot labels for classification. Received rows that are not one-hot: give "
                 'task="multi-label" where several classes may be true.'
             )
         return np.argmax(labels, axis=-1).ravel()

@@ -1,4 +1,4 @@
-"""Measures of models that say numbers."""
+"""Measures of models that predict numbers."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ class Regression:
     """Sums over the batches for one model, from values (rows, outputs) and true values (rows, outputs).
 
     Args:
-        outputs: numbers that the model says of a row.
+        outputs: numbers that the model predicts for a row.
     """
 
     def __init__(self, outputs: int) -> None:
@@ -40,7 +40,7 @@ class Regression:
         self._weight = total
 
     def add_teacher(self, values: np.ndarray, teacher: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> None:
-        """Add how a batch compares with what the teacher says of it."""
+        """Add how a batch compares with the teacher's outputs."""
         self._means.add("mae_to_teacher", np.mean(np.abs(values - teacher), axis=-1), weights)
         self._means.add("mse_to_teacher", np.mean(np.square(values - teacher), axis=-1), weights)
 

@@ -12,7 +12,7 @@ from keras_kd._internal.files import readable
 from keras_kd.experiments import scatter, statistics
 from keras_kd.experiments.controls import ALONE
 
-#: What a folder says beside its runs.
+#: What a folder contains beside its runs.
 ABOUT = "about.json"
 
 #: Names stand on the left, numbers on the right.
@@ -30,7 +30,7 @@ class Run:
         parameters: number of its weights.
         seconds: that the run took, evaluations included.
         epoch: the epoch that was kept, from 1 on.
-        train: what its own `evaluate` says, by name, on the training data.
+        train: what its own `evaluate` returns, by name, on the training data.
         validation: on the validation data.
         test: on the test data.
         history: the logs of every epoch: "loss" is the total, "student_loss" the hard and "distillation_loss" the soft.
@@ -91,7 +91,7 @@ class BenchmarkResult:
 
     Attributes:
         runs: all of them that are finished.
-        teacher: what the teacher's own evaluation says, by part and name; empty for one that cannot be evaluated.
+        teacher: what the teacher's own evaluation returns, by part and name; empty for one that cannot be evaluated.
         teacher_parameters: number of the teacher's weights.
         metric: what is compared.
         mode: "max" or "min": whether more or less of the metric is better.
@@ -177,7 +177,7 @@ class BenchmarkResult:
         """Draw the test metric over the number of parameters, and the front of what nothing else beats in both.
 
         Args:
-            path: of the picture; its ending says of which kind.
+            path: of the picture; its ending decides the format.
 
         Raises:
             ImportError: the extra `plot` is not installed.
@@ -242,7 +242,7 @@ class BenchmarkResult:
     def _legend(self) -> str:
         seeds = max((row.seeds for row in self.rows()), default=0)
         if seeds < 2:
-            noise = "One seed: nothing here can be told from noise. Give at least 3."
+            noise = "One seed: nothing here can be distinguished from noise. Give at least 3."
         else:
             noise = (
                 "Mean ± half of its 95 % interval (Student's t over the seeds); over alone: the same of the\n"

@@ -141,7 +141,7 @@ def benchmark(
     common = dataclasses.replace(common, mode=better(jobs[0].build(), compile_arguments, metric, mode))
     sent = (
         {} if executor is None else executors.send(common, jobs, executor)
-    )  # what cannot cross is said before any work
+    )  # what cannot cross raises an error before any work
     with quiet(not verbose):
         about = _teacher_of(common, jobs[0])
         runs = _run_all(common, jobs, executor, sent)
@@ -164,7 +164,7 @@ def _jobs(common: Common, students: Any, recipes: Any, seeds: int | Iterable[int
     if not jobs:
         raise ValueError(f"Expected at least one student. Received: students={students!r}")
     for job in {job.student: job for job in jobs}.values():
-        job.build()  # what cannot be built is said before the first run
+        job.build()  # what cannot be built raises an error before the first run
     return jobs
 
 
@@ -204,7 +204,7 @@ def _check_recipe(name: str, recipe: Any) -> None:
 
 
 def _teacher_of(common: Common, job: Job) -> dict[str, Any]:
-    """Return what a result says beside the runs, the teacher's evaluation first of all; kept for a later call."""
+    """Return what a result contains beside the runs, the teacher's evaluation first of all; kept for a later call."""
     path = common.folder / ABOUT
     decides = {"digests": common.digests, "compile": run_settings.describe(common.compile_arguments)}
     about = _kept_about(path, decides)

@@ -14,13 +14,13 @@ class Part:
 
     Args:
         name: "train", "validation" or "test", for messages.
-        source: arrays, (x, y) or (x, y, sample_weight); a batched tf.data.Dataset that says the same whenever it is
+        source: arrays, (x, y) or (x, y, sample_weight); a batched tf.data.Dataset that yields the same whenever it is
             read; or a function of a seed that returns a batched tf.data.Dataset.
         batch_size: of arrays.
 
     Raises:
         TypeError: `source` is none of these.
-        ValueError: a dataset that says something else each time.
+        ValueError: a dataset that yields something else each time.
     """
 
     def __init__(self, name: str, source: Any, batch_size: int) -> None:
@@ -56,7 +56,7 @@ class Part:
         return batches.dataset(self.source, max(self.batch_size, 256)) if self.is_arrays else self._dataset(0)
 
     def digest(self) -> str:
-        """Return what tells this part from another: all of arrays, the first batch of anything else."""
+        """Return a digest of this part: all of arrays, the first batch of anything else."""
         data = self.source if self.is_arrays else next(iter(self._dataset(0).take(1)), ())
         return fingerprints.of_arrays(tree.flatten(data))
 

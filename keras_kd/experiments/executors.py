@@ -73,7 +73,7 @@ def opened(executor: Any, jobs: int) -> Iterator[Executor]:
 
 
 def send(common: Common, jobs: list[Job], executor: Any) -> dict[Job, dict[str, Any]]:
-    """Write what all jobs share to files, and return each job as JSON that says where.
+    """Write what all jobs share to files, and return each job as JSON that contains their paths.
 
     Raises:
         ValueError: something that another process cannot make.
@@ -124,7 +124,7 @@ def work(sent: dict[str, Any]) -> float:
 
 @functools.lru_cache(maxsize=1)
 def _receive(path: str, changed: int) -> Common:
-    """Make what all jobs share, once in each process; `changed` tells one benchmark from the next."""
+    """Make what all jobs share, once in each process; `changed` distinguishes one benchmark from the next."""
     content = json.loads(pathlib.Path(path).read_text())
     teacher = content["teacher"]
     parts: dict[str, Any] = {name: Part(name, _receive_source(content[name]), content["batch_size"]) for name in PARTS}
@@ -224,7 +224,7 @@ class _Ray(Executor):
         self._sent: list[Any] = []
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future:
-        """Run `work`; Ray has been told of it before."""
+        """Run `work`, which was registered with Ray before."""
         self._sent.append(self._work.remote(*args, **kwargs))
         return self._sent[-1].future()
 

@@ -87,7 +87,7 @@ class Common:
 
     @functools.cached_property
     def remembered(self) -> Teacher:
-        """The one teacher that is asked once for all runs in this process."""
+        """The one teacher that runs once for all runs in this process."""
         return InMemory(self.teacher)
 
     def settings(self, job: Job, student: keras.Model) -> dict[str, Any]:
@@ -218,13 +218,13 @@ class Heartbeat(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Start the clock."""
-        self.started = self.said = time.perf_counter()
+        self.started = self.reported = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Say how far it is, after a while without a word."""
         now = time.perf_counter()
-        if epoch + 1 < self.epochs and now - self.said >= self.every:
-            self.said = now
+        if epoch + 1 < self.epochs and now - self.reported >= self.every:
+            self.reported = now
             left = (now - self.started) / (epoch + 1) * (self.epochs - epoch - 1)
             info(f"     {self.name}: epoch {epoch + 1} of {self.epochs}; about {duration(left)} left of this run")
 
@@ -259,9 +259,9 @@ def _compiled(common: Common, job: Job, student: keras.Model) -> keras.Model:
 
 
 def teacher_of_run(terms: list[Term], train: Part, teacher: Any, remembered: Teacher) -> Any:
-    """Return the teacher that is asked once for all runs, where that gives the same; else the live one.
+    """Return the teacher that runs once for all runs, where that gives the same; else the live one.
 
-    What a teacher says of the layers of all examples may be more than the memory holds: those are read as they come.
+    The targets of layers for all examples may be more than the memory holds: those are read as they come.
     """
     names = tuple(name for term in terms for name in term.teacher_names)
     once = train.is_arrays and set(names) == {"logits"} and as_teacher(teacher).cacheable(names)

@@ -57,16 +57,16 @@ def teacher_measured(
     """
     if not teacher.cacheable(("logits",)) or "logits" not in (teacher.specs() or {"logits": None}):
         return {}
-    said = Said(teacher, taps.Reader(student).kind("logits"))
-    said.compile(**fresh_arguments(compile_arguments, distils=False))
-    return {part.name: measured(said, part) for part in parts}
+    model = TeacherModel(teacher, taps.Reader(student).kind("logits"))
+    model.compile(**fresh_arguments(compile_arguments, distils=False))
+    return {part.name: measured(model, part) for part in parts}
 
 
-class Said(keras.Model):
+class TeacherModel(keras.Model):
     """A teacher as a model whose outputs are those that the student would give: logits, or probabilities.
 
     Args:
-        teacher: says "logits".
+        teacher: offers "logits".
         head: what the student's outputs are.
     """
 
@@ -78,6 +78,6 @@ class Said(keras.Model):
         self._per_label = head == "sigmoid"
 
     def call(self, x: Tensors, training: bool | None = None) -> Tensor:
-        """Return what the teacher says of x, in inference mode."""
+        """Return the teacher's outputs for x, in inference mode."""
         logits = averaged(self._untracked.teacher(x, {})["logits"], 1.0, self._per_label)
         return logits if self._activation is None else self._activation(logits)

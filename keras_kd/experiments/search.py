@@ -12,7 +12,7 @@ from keras_kd.distiller import Distiller
 from keras_kd.experiments import run_settings
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.runs import Student, digests, fresh_student, fresh_terms, teacher_of_run
-from keras_kd.experiments.search_space import ask, methods_of, weight_of
+from keras_kd.experiments.search_space import methods_of, parameter, weight_of
 from keras_kd.experiments.tune_result import text
 from keras_kd.stages.resumable import fresh_arguments
 from keras_kd.teachers.ensemble import as_teacher
@@ -32,7 +32,7 @@ class Search:
         objective: its name in the logs.
         epochs: of each trial, at most.
         total: epochs of the whole search, about.
-        talks: whether to say how far it is.
+        talks: whether to print progress.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Search:
             keras.config.disable_interactive_logging()  # KerasTuner has just cleared Keras's session, and this with it
         student = fresh_student(self.student, self.seed, "student")
         numbers = [name for name in ("temperature", "alpha") if name in self.space]
-        chosen: dict[str, Any] = {name: ask(hp, name, self.space[name]) for name in numbers}
+        chosen: dict[str, Any] = {name: parameter(hp, name, self.space[name]) for name in numbers}
         methods = methods_of(self.space)
         method = methods[hp.Choice("method", list(methods)) if "method" in self.space else next(iter(methods))]
         terms = method(student, self.teacher) if callable(method) else fresh_terms(method)
-        weights = {name: ask(hp, weight_of(name), each) for name, each in self.space.get("weights", {}).items()}
+        weights = {name: parameter(hp, weight_of(name), each) for name, each in self.space.get("weights", {}).items()}
         for term in terms:
             term.weight = weights.get(term.name, term.weight)
         teacher = teacher_of_run(terms, self.parts["train"], self.teacher, self.remembered)
@@ -113,7 +113,7 @@ class Search:
         info(f"tune: about {self.total:,.0f} epochs in all{found}")
 
     def fit(self, hp: Any, model: Distiller, **arguments: Any) -> keras.callbacks.History:
-        """Train a trial, and say how far the search is."""
+        """Train a trial, and report progress."""
         keras.utils.set_random_seed(self.seed)
         data = self.parts["train"].shuffled(self.seed, model.teacher)
         validation = self.parts["validation"].batches()

@@ -10,7 +10,7 @@ _NAMES = ("temperature", "alpha", "method", "weights")
 
 
 def check_space(space: dict[str, Any]) -> dict[str, Any]:
-    """Return the space, or raise an error that says what is wrong with it."""
+    """Return the space, or raise an error that describes what is wrong with it."""
     unknown = sorted(set(space) - set(_NAMES))
     if unknown or not space:
         raise ValueError(
@@ -42,7 +42,7 @@ def _check_weights(space: dict[str, Any]) -> None:
         raise ValueError(f"Expected `weights` to name terms: {sorted(names)}. Received: {unknown}")
 
 
-def ask(hp: Any, name: str, values: Any) -> Any:
+def parameter(hp: Any, name: str, values: Any) -> Any:
     """Ask KerasTuner for a value of a range or of a list; one number is itself."""
     if isinstance(values, tuple):
         sampling = "linear" if name == "alpha" else "log"

@@ -1,4 +1,4 @@
-"""Means over seeds, and whether a difference is more than noise. SciPy computes; this file only asks it."""
+"""Means over seeds, and whether a difference is more than noise. SciPy computes them."""
 
 import importlib
 import math

@@ -46,14 +46,14 @@ class TuneResult:
     noise: float | None
 
     def as_good(self) -> list[Trial]:
-        """Return the trials that cannot be told from the best: the wider their settings, the flatter the optimum."""
+        """Return the trials that are within noise of the best: the wider their settings, the flatter the optimum."""
         return [trial for trial in self.trials if abs(trial.score - self.trials[0].score) <= (self.noise or 0.0)]
 
     def plot(self, path: Any) -> None:
-        """Draw the score over each setting, and the band in which trials cannot be told from the best one.
+        """Draw the score over each setting, and the band in which trials cannot be distinguished from the best one.
 
         Args:
-            path: of the picture; its ending says of which kind.
+            path: of the picture; its ending decides the format.
 
         Raises:
             ImportError: the extra `plot` is not installed.
@@ -71,7 +71,7 @@ class TuneResult:
             if name == "temperature" or name.startswith("weight"):
                 axes.set_xscale("log", subs=(2, 5))
                 for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                    ticks("{x:g}")  # as powers of ten, the labels of a short range lie on one another
+                    ticks("{x:g}")  # as powers of ten, the labels of a short range overlap
             axes.set_xlabel(name)
             axes.grid(alpha=0.25)
         panels[0].set_ylabel(f"validation {self.metric}")
@@ -87,7 +87,7 @@ class TuneResult:
 
     def _flatness(self) -> str:
         if self.noise is None:
-            return f"Best of {len(self.trials)} trials. More seeds tell how much of its lead is chance: kd.benchmark."
+            return f"Best of {len(self.trials)} trials. More seeds show how much of its lead is chance: kd.benchmark."
         good, ranges = self.as_good(), []
         for name in self.best:
             values = sorted({trial.settings[name] for trial in good})

@@ -1,4 +1,4 @@
-"""`tune`: which temperature, alpha, method and weights? KerasTuner searches; this file asks it.
+"""`tune`: which temperature, alpha, method and weights? KerasTuner searches.
 
 What is not among these four is searched with a `keras_tuner.HyperModel` that builds a Distiller, like any other model.
 """

@@ -55,10 +55,10 @@ def export(
         path: a folder that does not exist yet. It appears when all is written and compared, or not at all.
         formats: one or several of the above.
         representative: real inputs to compare on, of the structure that the student takes, or a `tf.data.Dataset` of
-            batches or examples of them (batches, where the student does not say what it takes); with or without
+            batches or examples of them (batches, where the student does not declare its inputs); with or without
             labels, (x, y). At most 1,000 examples are taken. "int8" measures its ranges on the first 300. None: random
             ones of the student's input shapes: ids of its embeddings, words of its vocabularies, normal numbers. The
-            report and a warning tell where the values of an input cannot be known, and the comparison is weak.
+            report and a warning name where the values of an input cannot be known, and the comparison is weak.
         quantize: how LiteRT keeps numbers: None (float32), "float16" or "dynamic" (int8) for weights alone, "int8" for
             inputs, weights, activations and outputs; or several of these, for one file each.
         outputs: what the artefacts give: "logits", or the probabilities "softmax" (of one class among several) or
@@ -66,7 +66,7 @@ def export(
             is taken for logits. None: as the student has it.
         preprocessing: a Keras layer, a model or a function from raw inputs to what the student takes, to be part of
             what is written: `keras.layers.Rescaling(1 / 255)` for images of uint8. `representative` are raw inputs
-            then; they say which shapes and types are taken, unless it is a model with inputs of its own.
+            then; they determine which shapes and types are taken, unless it is a model with inputs of its own.
         class_names: one for each class, in their order. The outputs are then `scores` and, the name of the largest,
             `classes`, as TensorFlow Serving calls them. For a student with one output an example two names: that
             below the threshold and that from it, as in ("legitimate", "fraud").
@@ -81,7 +81,7 @@ def export(
         format, as report["litert int8"]. Of each, its `name` and `path`, whether it `passed` or by which `error` it
         failed, its `size` in bytes, the largest `difference` from the student beside what is `allowed`, `agreement`
         with its top class beside the `least_agreement` that the student's own margins let expect, `accuracy` less the
-        student's, `latency` in milliseconds, a `note` and `checksums`. A `note` of the report tells where the
+        student's, `latency` in milliseconds, a `note` and `checksums`. A `note` of the report names where the
         comparison is weak.
 
         What is allowed is a part of the scale of an output, which is that of 95 % of the examples (see
@@ -90,7 +90,7 @@ def export(
     Raises:
         TypeError: `student` is not a Keras model, or it is a Distiller; `preprocessing` is no function.
         ValueError: the student is not built, an argument does not fit, examples are not finite, the student cannot be
-            called on them, or no artefact says what the student says.
+            called on them, or no artefact agrees with the student.
         FileExistsError: `path` exists, and nothing is overwritten, or another export to it is going on.
         ImportError: a format needs a package that is not there.
         OSError: nothing can be written at `path`, or there is no room.
@@ -237,7 +237,7 @@ def _error(kind: str, result: Comparison, student: str) -> str:
                 f"another class for {output.disagreements} of {output.positions} examples, where the student's own "
                 f"margins let expect {output.tolerated:.1f} at most"
             )
-    return error and f"The {kind} of {student!r} does not say what the student says: {error}. {_hint(kind)}"
+    return error and f"The {kind} of {student!r} does not agree with the student: {error}. {_hint(kind)}"
 
 
 def _hint(kind: str) -> str:

@@ -1,4 +1,4 @@
-"""What an export says of itself: a table for people, JSON for machines."""
+"""The report of an export: a table for people, JSON for machines."""
 
 import dataclasses
 import hashlib
@@ -53,7 +53,7 @@ class Artefact:
 
     @property
     def passed(self) -> bool:
-        """Whether it says what the student says."""
+        """Whether it agrees with the student."""
         return not self.error
 
 
@@ -82,7 +82,7 @@ class ExportReport:
 
     @property
     def passed(self) -> bool:
-        """Whether all artefacts say what the student says."""
+        """Whether all artefacts agree with the student."""
         return all(artefact.passed for artefact in self.artefacts)
 
     @property

@@ -78,7 +78,7 @@ class Interface:
 
 
 def declared_inputs(student: keras.Model) -> Any:
-    """Return the Specs of a student that says what it takes, or None: a subclassed one does not."""
+    """Return the Specs of a student that declares its inputs, or None: a subclassed one does not."""
     first = student.first if isinstance(student, Served) else student
     if isinstance(first, keras.Sequential):
         tensors = first.inputs[0] if first.built and first.inputs else None

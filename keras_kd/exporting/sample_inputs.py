@@ -75,7 +75,7 @@ def _drawn(student: keras.Model, inputs: Any) -> tuple[Interface, Examples]:
     if inputs is None:
         raise ValueError(
             f"Expected `representative` inputs: {student.name!r} is subclassed, or its `preprocessing` no built model, "
-            "and does not say what it takes. Pass a batch of them, as in keras_kd.export(student, path, "
+            "and does not declare its inputs. Pass a batch of them, as in keras_kd.export(student, path, "
             "representative=x[:16])."
         )
     specs = tree.flatten(inputs)
@@ -173,7 +173,7 @@ def _read(representative: Any, specs: Any) -> tuple[list[Any], list[np.ndarray] 
 
 
 def _batched(dataset: tf.data.Dataset, specs: Any) -> tf.data.Dataset:
-    """Return batches; a dataset of single examples is told by the rank."""
+    """Return batches; a dataset of single examples is recognised by the rank."""
     spec = dataset.element_spec
     x = tree.flatten(spec[0] if isinstance(spec, tuple) else spec)[0]
     alone = specs is not None and x.shape.rank == len(tree.flatten(specs)[0].shape) - 1

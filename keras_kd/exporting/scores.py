@@ -30,9 +30,9 @@ def heads_of(student: keras.Model, widths: list[int]) -> list[OutputHead]:
         widths: units of each output.
     """
     if isinstance(student, Served):
-        if student.asked is None and student.class_names is None:
+        if student.requested is None and student.class_names is None:
             return heads_of(student.student, widths)
-        kind, binary = student.asked or student.kind, "sigmoid" in (student.asked, student.kind)
+        kind, binary = student.requested or student.kind, "sigmoid" in (student.requested, student.kind)
         return [_head(kind, widths[0], student.cut if binary or student.class_names else None)]
     graph = taps.functional(student)
     kinds = ["auto"] * len(widths) if graph is None else [heads.recognise(output) for output in graph.outputs]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from keras_kd._internal import numbers
 from keras_kd._internal.locks import lock_now
 
-#: Held while an export lives; where nobody holds it, its process is gone.
+#: Held while an export lives; where it is free, its process is gone.
 _LOCK = "keras_kd-export.lock"
 
 #: What a write ends with where there is no room: of the disk, of a quota, of what a process may write.

@@ -16,19 +16,19 @@ from keras_kd._types import Shape, Tensors
 #: Names of the outputs where classes are named: those of TensorFlow Serving's classification requests.
 SCORES, CLASSES = "scores", "classes"
 
-#: What can be asked for.
+#: What can be requested.
 _OUTPUTS = (None, "logits", "softmax", "sigmoid")
 
-#: Probability from which the one class of a sigmoid is chosen, if nothing else is asked for.
+#: Probability from which the one class of a sigmoid is chosen, if nothing else is requested.
 THRESHOLD = 0.5
 
 
 class Unservable(ValueError):
-    """What is asked for around a student does not fit it."""
+    """What is requested around a student does not fit it."""
 
 
 class Served(keras.Model):
-    """Prepare the input, run the student, turn its output into what was asked for, and name the largest.
+    """Prepare the input, run the student, turn its output into what was requested, and name the largest.
 
     Args:
         student: a built model.
@@ -48,7 +48,7 @@ class Served(keras.Model):
     ) -> None:
         super().__init__(name=student.name, dtype=student.dtype_policy, autocast=False)
         self.student = student
-        self.asked = outputs  # a Keras model has `outputs` of its own
+        self.requested = outputs  # a Keras model has `outputs` of its own
         self.preprocessing = preprocessing
         self.class_names = class_names
         self.threshold = threshold
@@ -57,7 +57,7 @@ class Served(keras.Model):
         self.built = True  # the student is, and Keras would try to build it again
 
     def call(self, x: Any, training: bool = False) -> Tensors:
-        """Return scores as they were asked for; where classes have names a dict of `scores` and `classes`.
+        """Return scores as they were requested; where classes have names a dict of `scores` and `classes`.
 
         Raises:
             ValueError: the student has several outputs, or another number of classes than there are names.
@@ -66,29 +66,29 @@ class Served(keras.Model):
         if self.class_names is None:
             return scores
         units = units_of(scores.shape)
-        _check_units(units, self.name, self.asked or self.kind, self.class_names, self.threshold)
+        _check_units(units, self.name, self.requested or self.kind, self.class_names, self.threshold)
         chosen = tf.cast(single(scores) >= self.cut, "int32") if units == 1 else tf.argmax(scores, axis=-1)
         return {SCORES: scores, CLASSES: tf.gather(tf.constant(self.class_names), chosen)}
 
     @property
     def cut(self) -> float:
         """The score of the threshold. A head that is not recognised is taken for a logit, as by `heads.Head`."""
-        probability = (self.asked or self.kind) == "sigmoid"
+        probability = (self.requested or self.kind) == "sigmoid"
         return self.threshold if probability else math.log(self.threshold / (1 - self.threshold))
 
     def _scores(self, output: Tensors) -> Tensors:
-        if self.asked is None and self.class_names is None:
+        if self.requested is None and self.class_names is None:
             return output
         if not tf.is_tensor(output):
             raise Unservable(
                 f"Expected a student with one output, for `outputs` and `class_names`. {self.name!r} has several: "
                 f"{sorted(output) if isinstance(output, dict) else len(output)}. Export a model of one of them."
             )
-        if self.asked in (None, self.kind):
+        if self.requested in (None, self.kind):
             return output
         logits = ops.cast(self.head(output), "float32")
         turn: dict[str | None, Any] = {"softmax": ops.softmax, "sigmoid": ops.sigmoid}
-        return turn[self.asked](logits) if self.asked in turn else logits
+        return turn[self.requested](logits) if self.requested in turn else logits
 
     @property
     def first(self) -> Any:
@@ -97,7 +97,7 @@ class Served(keras.Model):
 
     def around(self, student: keras.Model) -> "Served":
         """Return the same around another copy of the student."""
-        return Served(student, self.asked, self.preprocessing, self.class_names, self.threshold)
+        return Served(student, self.requested, self.preprocessing, self.class_names, self.threshold)
 
 
 def serve(
@@ -107,7 +107,7 @@ def serve(
     class_names: Sequence[str] | None,
     threshold: float = THRESHOLD,
 ) -> keras.Model:
-    """Return what is exported of a student: itself, or where something is asked for a `Served`.
+    """Return what is exported of a student: itself, or where something is requested a `Served`.
 
     Raises:
         TypeError: `preprocessing` is no function.
@@ -151,16 +151,16 @@ def check_head(served: Served, x: Any) -> None:
     """Warn, or refuse, where a head that is not recognised is taken for logits and looks like probabilities.
 
     Raises:
-        ValueError: names of one unit depend on it, and `outputs` does not tell what it is.
+        ValueError: names of one unit depend on it, and `outputs` leaves it open.
     """
-    if served.kind != "auto" or (served.asked is None and served.class_names is None):
+    if served.kind != "auto" or (served.requested is None and served.class_names is None):
         return
     output = served.student(x if served.preprocessing is None else served.preprocessing(x), training=False)
-    logits = np.asarray(output if served.asked is None else served.head(output), "float32")
+    logits = np.asarray(output if served.requested is None else served.head(output), "float32")
     if not np.all((logits >= 0) & (logits <= 1)):
         return
     seen = f"The outputs of {served.name!r} are all within 0 and 1, as probabilities are, and are taken for logits"
-    if served.asked is not None:
+    if served.requested is not None:
         warnings.warn(f"{seen}. If they are not, end the student in a layer with that activation.", stacklevel=3)
     elif units_of(logits.shape) == 1:
         raise Unservable(

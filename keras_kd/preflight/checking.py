@@ -22,7 +22,7 @@ from keras_kd.teachers.base import taken_for_logits
 #: `fit` looks at its teacher where it will take more steps than this, so that the look is cheap, and at so many rows.
 _LONG, _LOOKED_AT = 1000, 256
 
-#: So many rows tell probabilities from logits.
+#: So many rows distinguish probabilities from logits.
 _FEW = 32
 
 
@@ -96,7 +96,7 @@ def warn_of_a_guessing_teacher(
     if guesses(report):
         warnings.warn(
             f"The teacher is right on {percent(report.teacher_accuracy)} of {report.rows} of these examples, where "
-            f"guessing would be on {percent(report.guessing)}. `print(distiller.check(x, y))` says more.",
+            f"guessing would be on {percent(report.guessing)}. See `print(distiller.check(x, y))`.",
             stacklevel=3,
         )
 

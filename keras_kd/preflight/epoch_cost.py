@@ -43,13 +43,13 @@ def measure(report: Report, distiller: Any, batches: list[Batch], count: int | N
     names = tuple(name for term in distiller.terms for name in term.teacher_names)
     if isinstance(distiller.teacher, (Cached, InMemory)) or not distiller.teacher.cacheable(names):
         return
-    asked = min(step, _seconds(_ask(distiller), batches))
-    report.teacher_seconds = asked * count
-    if asked < _CHEAP * step or report.teacher_seconds < _SHORT:
+    teacher_time = min(step, _seconds(_teacher(distiller), batches))
+    report.teacher_seconds = teacher_time * count
+    if teacher_time < _CHEAP * step or report.teacher_seconds < _SHORT:
         return
     kept = "" if report.classes is None else f", for {size(2 * report.classes * rows * count)} on disk"
     report.advice.append(
-        f"The teacher takes {percent(asked / step)} of a step. Asked once for all epochs, it would save about "
+        f"The teacher takes {percent(teacher_time / step)} of a step. Run once for all epochs, it would save about "
         f"{duration(report.teacher_seconds)} in each one after the first{kept}: keras_kd.TeacherCache, or "
         "teachers.InMemory for arrays."
     )
@@ -66,8 +66,8 @@ def _step(distiller: Any) -> Callable[..., Any]:
     return run if distiller.run_eagerly else tf.function(run, reduce_retracing=True)
 
 
-def _ask(distiller: Any) -> Callable[..., Any]:
-    """Return what asks a teacher about a batch that needs no student for its answer."""
+def _teacher(distiller: Any) -> Callable[..., Any]:
+    """Return a function that runs a teacher on a batch, where it needs no student."""
 
     def run(x: Tensors, y: Tensors, sample_weight: Tensors) -> Any:
         return distiller.teacher(x, {})

@@ -1,4 +1,4 @@
-"""What the check before `fit` says."""
+"""The report of the check before `fit`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from keras_kd._internal.tables import aligned
 
 @dataclasses.dataclass
 class Report:
-    """What a few batches say; it prints as a short table with advice. None where something cannot be known.
+    """What a few batches show; it prints as a short table with advice. None where something cannot be known.
 
     Attributes:
         examples: how many were looked at.

@@ -1,4 +1,4 @@
-"""Is the teacher any good on these examples, and do its targets say something at this temperature?"""
+"""Is the teacher any good on these examples, and are its targets informative at this temperature?"""
 
 import math
 
@@ -15,7 +15,8 @@ _TOO_MUCH = 0.25
 #: Where one label is more frequent than this, a good teacher is hardly more often right than guessing.
 _COMMON = 0.8
 
-#: Targets with a smaller, or a larger, share of the largest possible entropy say little: the label alone, or nothing.
+#: Targets with a smaller, or a larger, share of the largest possible entropy are not informative: the label alone, or
+#: nothing.
 _SHARP, _FLAT = 0.02, 0.98
 
 #: The share of the largest possible entropy that another temperature is recommended by.
@@ -24,12 +25,12 @@ _WANTED = 0.3
 #: A temperature outside of this would hide that something else is wrong.
 _USUAL = (0.25, 50.0)
 
-#: A teacher whose logits are so many times the trained student's asks it for their size as well.
+#: A teacher whose logits are so many times the trained student's makes it learn their size as well.
 _LARGE = 4.0
 
 
 def judge(report: Report, rows: Rows, temperature: float, per_label: bool) -> None:
-    """Fill in what the logits say, and the advice that follows.
+    """Fill in what the logits show, and the advice that follows.
 
     Args:
         report: to be filled in.
@@ -88,12 +89,12 @@ def _ids(labels: np.ndarray) -> np.ndarray:
 
 
 def _compare_classes(report: Report, rows: Rows, ids: np.ndarray) -> None:
-    said = np.argmax(rows.teacher, axis=-1)
-    report.teacher_accuracy = _mean(said == ids, rows)
+    predicted = np.argmax(rows.teacher, axis=-1)
+    report.teacher_accuracy = _mean(predicted == ids, rows)
     report.student_accuracy = _mean(np.argmax(rows.student, axis=-1) == ids, rows)
     report.guessing = max(_mean(ids == label, rows) for label in np.unique(ids))
     report.confidence = _mean(np.max(_softmax(rows.teacher), axis=-1), rows)
-    report.renamed_accuracy = _renamed(said, ids, rows.weights)
+    report.renamed_accuracy = _renamed(predicted, ids, rows.weights)
 
 
 def _compare_yes_and_no(report: Report, rows: Rows) -> None:
@@ -147,7 +148,7 @@ def _judge_targets(report: Report, rows: Rows, per_label: bool) -> None:
         better = _temperature_for(_WANTED, rows.softened * temperature, rows.weights, per_label)
         what = "hardly more than a label" if entropy < _SHARP else "hardly anything: all classes are as probable"
         report.advice.append(
-            f"At T = {temperature:.3g} the teacher's targets say {what}. {_remedy(better, entropy < _SHARP)}"
+            f"At T = {temperature:.3g} the teacher's targets contain {what}. {_remedy(better, entropy < _SHARP)}"
         )
     trained = report.student_accuracy is not None and report.student_accuracy > (report.guessing or 0) + _TOO_MUCH
     if trained and (report.teacher_scale or 0) > _LARGE * (report.student_scale or 0):
@@ -158,10 +159,10 @@ def _judge_targets(report: Report, rows: Rows, per_label: bool) -> None:
 
 
 def _remedy(better: float | None, sharp: bool) -> str:
-    """Return what to do about targets that say little, for the temperature at which they would say more."""
+    """Return what to do about targets that are not informative, for the temperature at which they would be."""
     if better is not None and _USUAL[0] <= better <= _USUAL[1]:
         doubt = " Or x has another range than the teacher was trained on." if sharp else ""
-        return f"Around temperature={better:.2g} they would say more.{doubt}"
+        return f"Around temperature={better:.2g} they would be more informative.{doubt}"
     if sharp:
         return (
             "No usual temperature would soften them: x has another range than the teacher was trained on, or its "
@@ -170,15 +171,15 @@ def _remedy(better: float | None, sharp: bool) -> str:
     return "No usual temperature would sharpen them: is the teacher trained, and its weights loaded?"
 
 
-def _renamed(said: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> float:
-    """Return the accuracy after each class said is given the label it mostly stands for, learned on the other half."""
+def _renamed(predicted: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> float:
+    """Return the accuracy after each predicted class gets the label that it mostly has, learned on the other half."""
     right = 0.0
     for part in (0, 1):
-        learned_said, learned_ids, learned_weights = (each[part::2] for each in (said, ids, weights))
-        for each in np.unique(learned_said):
-            labels, places = np.unique(learned_ids[learned_said == each], return_inverse=True)
-            meant = labels[np.argmax(np.bincount(places, learned_weights[learned_said == each]))]
-            matched = (said[1 - part :: 2] == each) & (ids[1 - part :: 2] == meant)
+        learned_predicted, learned_ids, learned_weights = (each[part::2] for each in (predicted, ids, weights))
+        for each in np.unique(learned_predicted):
+            labels, places = np.unique(learned_ids[learned_predicted == each], return_inverse=True)
+            meant = labels[np.argmax(np.bincount(places, learned_weights[learned_predicted == each]))]
+            matched = (predicted[1 - part :: 2] == each) & (ids[1 - part :: 2] == meant)
             right += float(np.sum(weights[1 - part :: 2][matched]))
     return right / float(np.sum(weights))
 

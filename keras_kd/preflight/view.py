@@ -79,15 +79,15 @@ class View:
         term: Any = self.term
         reader = self.distiller._untracked.reader
         _, student = self.distiller._read_student(x, training=False)
-        said = self.distiller._read_teacher(x, student, y)[term.teacher_names[0]]
-        seen = said if term.transform is None else on_logits(term.transform, said)
+        predicted = self.distiller._read_teacher(x, student, y)[term.teacher_names[0]]
+        seen = predicted if term.transform is None else on_logits(term.transform, predicted)
         softened = averaged(seen, self.temperature, self.per_label) / self.temperature
         logits = student[term.student_names[0]]
         return (
             logits,
-            averaged(said, 1.0, self.per_label),
+            averaged(predicted, 1.0, self.per_label),
             softened,
-            _counted(logits, said),
+            _counted(logits, predicted),
             of_output(term, reader, student, y),
             of_output(term, reader, student, sample_weight),
         )

@@ -242,7 +242,7 @@ class _Keeper(keras.callbacks.Callback):
         replace(self.folder / "state.npz", lambda path: np.savez(path, **values))
 
     def finish(self) -> None:
-        """Save the model, then say that the stage is done."""
+        """Save the model, then mark the stage as done."""
         self.done = {"epochs": self.epochs, "seconds": self._seconds(), "logs": self.logs}
         if self.folder is not None:
             self._save_model()
@@ -300,7 +300,7 @@ def _pass_over(data: Any, epochs: int) -> None:
 
 
 def _seed_layers(model: keras.Model, seed: int) -> None:
-    """Set the random state of dropout and the like: it says how often a model has run, and no file holds it."""
+    """Set the random state of dropout and the like: it counts how often a model has run, and no file holds it."""
     others = {id(each) for each in (*model.weights, *model.optimizer.variables)}
     states = [each for each in _variables(model) if id(each) not in others]
     for state, value in zip(states, np.random.SeedSequence(seed).generate_state(len(states)), strict=True):

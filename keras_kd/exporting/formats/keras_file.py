@@ -13,7 +13,7 @@ def write(source: Source, path: pathlib.Path) -> None:
     """Write a `.keras` file without the optimizer.
 
     Raises:
-        ValueError: the student has a Lambda layer, which Keras loads only when told to trust the file with any code.
+        ValueError: the student has a Lambda layer, which Keras loads only outside of safe mode.
     """
     student = source.student
     code = [layer.name for layer in layer_tree.all_layers(student) if isinstance(layer, keras.layers.Lambda)]
