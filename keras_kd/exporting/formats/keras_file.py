@@ -6,6 +6,7 @@ import keras
 
 from keras_kd._internal import cloning
 from keras_kd._keras import layer_tree
+from keras_kd.exporting.formats.base import Format
 from keras_kd.exporting.source import Source
 
 
@@ -23,3 +24,8 @@ def write(source: Source, path: pathlib.Path) -> None:
             "Put their code in a registered layer: keras.saving.register_keras_serializable."
         )
     (cloning.copy_model(student) if student.compiled else student).save(path)
+
+
+def variants(kinds: tuple[str | None, ...]) -> list[Format]:
+    """Return the one format of a `.keras` file."""
+    return [Format("keras", "student.keras", write, "keras", 1e-5)]

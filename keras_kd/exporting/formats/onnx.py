@@ -5,6 +5,7 @@ import logging
 import pathlib
 from collections.abc import Iterator
 
+from keras_kd.exporting.formats.base import Format
 from keras_kd.exporting.source import Source
 
 #: Read by every onnxruntime since 1.14, and the newest that tf2onnx writes.
@@ -49,3 +50,8 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def variants(kinds: tuple[str | None, ...]) -> list[Format]:
+    """Return the one format of an ONNX file."""
+    return [Format("onnx", "student.onnx", write, "onnx", 1e-5, "onnx", ("onnx", "tf2onnx", "onnxruntime"))]

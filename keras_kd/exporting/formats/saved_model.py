@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_kd._keras import layer_tree, tracking
+from keras_kd.exporting.formats.base import Format
 from keras_kd.exporting.interface import Interface
 from keras_kd.exporting.source import Source
 
@@ -34,3 +35,8 @@ def save(student: keras.Model, interface: Interface, path: pathlib.Path) -> None
         if isinstance(value, tf.saved_model.experimental.TrackableResource)
     ]
     tf.saved_model.save(root, str(path), signatures={"serving_default": signature})
+
+
+def variants(kinds: tuple[str | None, ...]) -> list[Format]:
+    """Return the one format of a SavedModel."""
+    return [Format("saved_model", "saved_model", write, "saved_model", 1e-5)]
