@@ -139,9 +139,8 @@ def benchmark(
     )
     jobs = _jobs(common, students, recipes, seeds)
     common = dataclasses.replace(common, mode=better(jobs[0].build(), compile_arguments, metric, mode))
-    sent = (
-        {} if executor is None else executors.send(common, jobs, executor)
-    )  # what cannot cross raises an error before any work
+    # What cannot be sent raises an error before any work.
+    sent = {} if executor is None else executors.send(common, jobs, executor)
     with quiet(not verbose):
         about = _teacher_of(common, jobs[0])
         runs = _run_all(common, jobs, executor, sent)
