@@ -120,11 +120,7 @@ def benchmark(
     _check_numbers(epochs, batch_size, label_smoothing)
     metric = first_metric(compile_arguments) if metric is None else metric
     directions.check_mode(mode)
-    parts = {
-        name: Part(name, source, batch_size) for name, source in zip(PARTS, (train, validation, test), strict=True)
-    }
-    for part in parts.values():
-        part.check_order()
+    parts = _parts(batch_size, train, validation, test)
     common = Common(
         teacher=teacher,
         **parts,
@@ -145,6 +141,14 @@ def benchmark(
         about = _teacher_of(common, jobs[0])
         runs = _run_all(common, jobs, executor, sent)
     return BenchmarkResult(runs, **about)
+
+
+def _parts(batch_size: int, *sources: Any) -> dict[str, Part]:
+    """Return the training, validation and test data by name; each gives the same batches to every run."""
+    parts = {name: Part(name, source, batch_size) for name, source in zip(PARTS, sources, strict=True)}
+    for part in parts.values():
+        part.check_order()
+    return parts
 
 
 def _jobs(common: Common, students: Any, recipes: Any, seeds: int | Iterable[int]) -> list[Job]:
