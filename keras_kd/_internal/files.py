@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all, and that are named where they are damaged."""
+"""Atomic writes, and errors that name a damaged file."""
 
 import contextlib
 import os

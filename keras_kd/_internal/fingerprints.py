@@ -29,7 +29,7 @@ def of_teacher(teacher: keras.layers.Layer, taps: Collection[str] = ()) -> dict[
 
 
 def with_code(teacher: keras.layers.Layer, taps: Collection[str] = ()) -> dict[str, str]:
-    """Return what `of_teacher` returns and a checksum of the teacher's code, see `code.read`."""
+    """Return what `of_teacher` returns and a checksum of the teacher's code, see `code_fingerprints.read`."""
     return {**of_teacher(teacher, taps), "teacher_code": code_fingerprints.read(teacher).digest}
 
 

@@ -1,4 +1,4 @@
-"""The means that a Distiller logs, of the parts of its objective over the batches of an epoch."""
+"""The averages over an epoch of the parts of the objective, as a Distiller logs them."""
 
 import keras
 from keras import ops

@@ -1,4 +1,4 @@
-"""Which of the labels and weights given to `fit` are those of the output that a term reads."""
+"""Select the labels and weights of the output that a term reads, of those given to `fit`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Every private name of Keras, TensorFlow and KerasTuner that the library relies on."""
+"""Every private name of Keras, TensorFlow, KerasTuner and Ray that the library relies on."""

@@ -1,4 +1,4 @@
-"""Checks in a step, whose errors TensorFlow raises, and Keras wraps, in words of their own."""
+"""Errors of checks in a step, without the text that TensorFlow and Keras put around them."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What Keras keeps of how a tensor was made."""
+"""Which layer or operation has made a tensor, and of which inputs."""
 
 import functools
 from typing import Any

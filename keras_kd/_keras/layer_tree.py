@@ -1,4 +1,4 @@
-"""The layers in a layer, and the masks of what they return."""
+"""The layers in a layer, and what they draw their random numbers from."""
 
 import keras
 

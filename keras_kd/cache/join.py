@@ -171,7 +171,8 @@ class Known(NamedTuple):
         records: the rows, mapped from the files: each uint8, (rows of a record, row_bytes).
         keys: in their order, int64, (count,).
         order: the place of the example of each key, (count,).
-        whole: by place, what `checks.of_rows` returned when the files were as they had been written, int32, (count,).
+        whole: by place, what `row_checks.of_rows` returned when the files were as they had been written, int32,
+            (count,).
     """
 
     view: int

@@ -1,4 +1,4 @@
-"""Who writes what: the plan of a build, the share of each job, and the end of the last."""
+"""The plan of a build: which job writes which shards, and the end of the last job."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ def make_plan(
     """Return all that decides about the bytes of a cache, as plain values.
 
     Args:
-        settings: see `settings.make_settings`.
+        settings: see `cache_settings.make_settings`.
         layout: of a row.
         examples: the data set.
         augment: see `TeacherCache`.

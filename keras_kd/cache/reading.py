@@ -13,7 +13,7 @@ from typing import Any
 from keras_kd._internal import heads
 from keras_kd.cache import format_1, layout, manifest, row_checks, shards
 
-#: What `targets.encode` stores, and the types that it stores it in.
+#: What `soft_targets.encode` stores, and the types that it stores it in.
 _PARTS = re.compile(r"values|centred|mask|log_weights|log_probabilities|log_tail|indices_of_[1-9][0-9]{0,9}")
 _DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float16", "float32")
 
@@ -136,7 +136,7 @@ def _is_field(field: Any) -> bool:
 
 
 def _can_be_read(shapes: dict[str, list[int]]) -> bool:
-    """Return whether the shapes of a target's parts, of one example each, fit together; see `targets.decode`."""
+    """Return whether the shapes of a target's parts, of one example each, fit together; see `soft_targets.decode`."""
     classes = [(int(part.rpartition("_")[2]), shape) for part, shape in shapes.items() if part.startswith("indices_")]
     numbers = [shapes[part] for part in ("values", "centred", "log_probabilities") if part in shapes]
     if len(numbers) != 1 or len(classes) != ("log_probabilities" in shapes):

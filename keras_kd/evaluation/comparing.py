@@ -43,16 +43,16 @@ def compare(
     first batch, in turns, after a warm-up; memory in a process of its own for each model, which takes some seconds.
 
     Args:
-        models: by the names that the tables show; see `comparison.measure` for what may be a model.
-        data: see `comparison.measure`.
+        models: by the names that the tables show; see `quality.measure` for what may be a model.
+        data: see `quality.measure`.
         teacher: name of the model that the others are compared with; None for no such comparison.
-        task: see `comparison.measure`.
+        task: see `quality.measure`.
         exports: by name, the folder of a SavedModel, or a .tflite, .onnx or .keras file, as `export` writes them, or a
             list of these: the costs are measured through each as well. Quality is that of the model itself. The memory
             of a .keras file with classes of a script or notebook cannot be measured.
         histories: by name, what `fit` returned, or its `history`: for learning curves.
         class_names: names of the classes or labels, in their order.
-        top_k: see `comparison.measure`.
+        top_k: see `quality.measure`.
         batch_size: of arrays; throughput is measured in batches of this size, or as the dataset has them.
         rounds: timed calls with a single example, at least 10; 0 leaves all costs out.
         memory: whether to measure the peak memory.
@@ -64,7 +64,7 @@ def compare(
 
     Raises:
         TypeError: not a model, or not data.
-        ValueError: names that are not among the models, or what `comparison.measure` refuses.
+        ValueError: names that are not among the models, or what `quality.measure` refuses.
         ImportError: an export to LiteRT or ONNX, and the extra `litert` or `onnx` is not installed.
 
     Example:

@@ -25,7 +25,7 @@ class Comparison:
         task: "classification", "multi-label" or "regression".
         teacher: name of the model that the others are compared with, or None.
         examples: how many were seen.
-        quality: measures by model, see `comparison.measure`.
+        quality: measures by model, see `quality.measure`.
         costs: by model, in Keras and through each export.
         class_names: of the classes or labels; empty for regression.
         recall: by model, for each class the share of its examples that was found; NaN for a class without any.

@@ -1,4 +1,4 @@
-"""One trial after the other: what KerasTuner calls."""
+"""The trials of a search, as KerasTuner calls them."""
 
 import time
 from typing import Any

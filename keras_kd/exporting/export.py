@@ -1,4 +1,4 @@
-"""Write, run, compare; and only then give the folder its name."""
+"""`export`: write the files of a student, run them, compare them with it, and only then name the folder."""
 
 import dataclasses
 import errno

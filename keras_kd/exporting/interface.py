@@ -1,4 +1,4 @@
-"""What a student takes and gives, by name: the signature that all formats share."""
+"""The inputs and outputs of a student, by name: the signature that all formats share."""
 
 import dataclasses
 import re

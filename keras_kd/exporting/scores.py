@@ -1,4 +1,4 @@
-"""What is known of outputs that are compared: which are probabilities, and which class they choose."""
+"""The head of each output that is compared: whether it has probabilities, and how a class is chosen."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A student with what a service wants around it: raw inputs before it, a chosen kind of output and names after it."""
+"""A student with preprocessing and postprocessing: raw inputs, a chosen kind of output, names of classes."""
 
 import math
 import warnings

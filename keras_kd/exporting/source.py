@@ -1,4 +1,4 @@
-"""What every format is written from."""
+"""The student, its interface and its sample inputs, from which every format is written."""
 
 import dataclasses
 import functools

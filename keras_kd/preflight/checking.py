@@ -145,13 +145,13 @@ def _again(batches: list[Any], spec: Any) -> tf.data.Dataset:
     """Return a dataset of batches whose specification is that of where they come from: a step is not traced anew."""
 
     def as_before(*batch: Any) -> Any:  # tf.data passes the parts of a plain tuple one by one
-        return tf.nest.map_structure(_untrackedned, batch if type(spec) is tuple else batch[0], spec)
+        return tf.nest.map_structure(_with_unknown_sizes, batch if type(spec) is tuple else batch[0], spec)
 
     datasets = [tf.data.Dataset.from_tensors(batch).map(as_before) for batch in batches]
     return functools.reduce(lambda some, more: some.concatenate(more), datasets)
 
 
-def _untrackedned(value: Any, spec: Any) -> Any:
+def _with_unknown_sizes(value: Any, spec: Any) -> Any:
     """Return a tensor whose size is only known as far as `spec` knows it; of other values nothing is changed."""
     if not isinstance(value, tf.Tensor) or not isinstance(spec, tf.TensorSpec):
         return value

@@ -1,4 +1,4 @@
-"""How long calls take: warmed up, in turns, so that what else the machine does falls on all of them."""
+"""How long calls take: warmed up, and interleaved, so that other load on the machine falls on all of them."""
 
 import gc
 import time

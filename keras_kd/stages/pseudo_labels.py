@@ -1,4 +1,4 @@
-"""What labels add: a last stage on hard ones, and soft ones where there are none."""
+"""Pseudo-labels and soft labels of a teacher, and a last stage of refinement on hard labels."""
 
 import warnings
 from typing import Any, NamedTuple

@@ -89,7 +89,8 @@ class Teacher(keras.layers.Layer):
             step: the optimizer's step.
 
         Returns:
-            A dict from each name that was bound to a tensor, or to a `mixtures.Mixture` of several teachers' logits.
+            A dict from each name that was bound to a tensor, or to a `ensemble_logits.Mixture` of several teachers'
+            logits.
         """
         raise NotImplementedError(f"{type(self).__name__} must define call(x, student, labels, step).")
 
