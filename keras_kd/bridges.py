@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd._internal import taps
-from keras_kd._keras import history
+from keras_kd._internal import layer_reader
+from keras_kd._keras import tensor_origin
 from keras_kd._types import Shape, Tensor
 
 
@@ -175,8 +175,8 @@ def with_teacher_classifier(
 
     Reference: Chen et al., Knowledge Distillation with the Reused Teacher Classifier, 2022, arXiv 2203.14001.
     """
-    graph, [source] = taps.layer_outputs(student, (at[0],), "student")
-    target_graph, [target] = taps.layer_outputs(teacher, (at[1],), "teacher")
+    graph, [source] = layer_reader.layer_outputs(student, (at[0],), "student")
+    target_graph, [target] = layer_reader.layer_outputs(teacher, (at[1],), "teacher")
     bridge = auto(source.shape, target.shape)
     x = source if bridge is None else bridge(source)
     x = keras.layers.Identity(name=projection)(x)
@@ -193,7 +193,7 @@ def _after(graph: Any, tensor: Any, name: str) -> list[keras.layers.Layer]:
     chain: list[keras.layers.Layer] = []
     current = graph.outputs[0]
     while current is not tensor:
-        layer, _, inputs = history.producer(current)
+        layer, _, inputs = tensor_origin.producer(current)
         if len(inputs) != 1:
             raise ValueError(
                 f"Expected a plain chain of layers after {name!r} in the teacher. {layer.name!r} takes {len(inputs)} "

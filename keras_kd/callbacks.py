@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd._internal import directions
+from keras_kd._internal import metric_directions
 from keras_kd._keras.checkpoint import Checkpoint
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
@@ -42,7 +42,7 @@ class StudentCheckpoint(Checkpoint):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Find which way is better, in the Distiller's metrics: the student that is saved may have none."""
         if self.save_best_only:
-            self.mode = directions.direction(self._distiller, self._distiller.student, self.monitor, self.mode)
+            self.mode = metric_directions.direction(self._distiller, self._distiller.student, self.monitor, self.mode)
 
 
 class GradientDiagnostics(keras.callbacks.Callback):

@@ -9,9 +9,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd import losses, preflight, schedules
-from keras_kd._internal import guards, heads, output_labels, overrides, soft_targets, taps
+from keras_kd._internal import heads, layer_reader, output_labels, soft_targets, step_guards, student_overrides
 from keras_kd._internal.loss_tracker import LossTracker
-from keras_kd._keras import checks, compiled, gradients, layer_tree, loops, replicas
+from keras_kd._keras import compiled, gradients, layer_tree, loops, replicas, step_errors
 from keras_kd._keras.trainer import Trainer
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.teachers import Teacher, as_teacher
@@ -70,7 +70,7 @@ class Distiller(Trainer):
     ) -> None:
         if not isinstance(student, keras.Model):
             raise TypeError(f"Expected the student to be a keras.Model. Received: {student!r}")
-        overrides.check(student)
+        student_overrides.check(student)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         # What must not be tracked: the teacher, and numbers that a restored checkpoint of the best weights must leave.
         self._untracked = types.SimpleNamespace(
@@ -137,7 +137,7 @@ class Distiller(Trainer):
         """
         check_temperature(temperature)
         _check_alpha(alpha)
-        if loss is None and (callable(alpha) or alpha < 1) and not overrides.has(self.student, "compute_loss"):
+        if loss is None and (callable(alpha) or alpha < 1) and not student_overrides.has(self.student, "compute_loss"):
             raise ValueError(
                 f"Expected a `loss` for the labels' share of 1 - alpha. Received: loss=None, alpha={alpha!r}. "
                 "Give a loss, or compile with alpha=1.0 to learn from the teacher alone."
@@ -161,7 +161,7 @@ class Distiller(Trainer):
 
     def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
         """Run the student; targets that the inputs may carry are ignored."""
-        return self.student(taps.select(self.student, soft_targets.inputs(inputs)), training=training)
+        return self.student(layer_reader.select(self.student, soft_targets.inputs(inputs)), training=training)
 
     def fit(  # type: ignore[override]  # Keras's further arguments go by name
         self,
@@ -222,7 +222,7 @@ class Distiller(Trainer):
             scaled = self.optimizer.scale_loss(parts["loss"])
         variables = self.trainable_variables
         gradients = replicas.clip_together(self.optimizer, tape.gradient(scaled, variables))
-        gradients = checks.unless_stopped(self, parts["loss"], gradients)
+        gradients = step_errors.unless_stopped(self, parts["loss"], gradients)
         with tf.control_dependencies([scaled]):  # a step that a check has stopped is not counted either
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.teacher.after_step(self.student, self.optimizer.iterations)
@@ -231,8 +231,8 @@ class Distiller(Trainer):
     def test_step(self, data: Any) -> dict[str, Tensor]:
         """Evaluate the student alone; without labels or a loss, report how far it is from the teacher."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if overrides.has(self.student, "test_step"):
-            return replicas.with_axis(overrides.test_step(self, (self._view(x), y, sample_weight)))
+        if student_overrides.has(self.student, "test_step"):
+            return replicas.with_axis(student_overrides.test_step(self, (self._view(x), y, sample_weight)))
         y_pred, student = self._read_student(x, training=False)
         if self._has_student_loss(y):
             hard = self._student_loss(x, y, y_pred, sample_weight, training=False)
@@ -246,7 +246,7 @@ class Distiller(Trainer):
     def predict_step(self, data: Any) -> Tensors:
         """Predict as the student does."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self.student.predict_step((taps.select(self.student, soft_targets.inputs(x)),))
+        return self.student.predict_step((layer_reader.select(self.student, soft_targets.inputs(x)),))
 
     def objective(self, x: Tensors, y: Tensors = None, sample_weight: Tensors = None) -> dict[str, Tensor]:
         """Return every part of the objective for one batch, in inference mode, by its name in the logs.
@@ -282,11 +282,15 @@ class Distiller(Trainer):
         teacher = as_teacher(teacher) if teacher is not None else None
         ours = tuple(name for term in self.terms for name in term.student_names)
         theirs = tuple(name for term in self.terms for name in term.teacher_names)
-        reader = taps.Reader(self.student, ours, self.student_head, owner="student")
+        reader = layer_reader.Reader(self.student, ours, self.student_head, owner="student")
         if teacher is not None:
             teacher.bind(self.student, theirs)
             more = teacher.layers_of_student(theirs)
-            reader = taps.Reader(self.student, (*ours, *more), self.student_head, owner="student") if more else reader
+            reader = (
+                layer_reader.Reader(self.student, (*ours, *more), self.student_head, owner="student")
+                if more
+                else reader
+            )
             self.supports_jit = layer_tree.supports_jit(teacher)
         self._untracked.reader, self._untracked.teacher = reader, teacher
         self.stateful_teachers.clear()
@@ -312,7 +316,7 @@ class Distiller(Trainer):
     @alpha.setter
     def alpha(self, alpha: Schedule) -> None:
         alpha = _check_alpha(alpha)
-        if alpha != 1.0 and not (compiled.has_loss(self) or overrides.has(self.student, "compute_loss")):
+        if alpha != 1.0 and not (compiled.has_loss(self) or student_overrides.has(self.student, "compute_loss")):
             raise ValueError(f"Expected alpha=1.0 where `compile` was given no `loss`. Received: alpha={alpha!r}.")
         self._assign("alpha", alpha)
         if alpha != 1.0 and self._untracked.unlabelled:
@@ -425,12 +429,12 @@ class Distiller(Trainer):
 
     def _has_student_loss(self, y: Tensors) -> bool:
         labelled = y is not None and compiled.has_loss(self)
-        return labelled or overrides.has(self.student, "compute_loss")
+        return labelled or student_overrides.has(self.student, "compute_loss")
 
     def _student_loss(self, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors, training: bool) -> Tensor:
         """Return the labels' part, without the student's regularisation, divided by the number of replicas."""
-        if overrides.has(self.student, "compute_loss"):
-            whole = overrides.compute_loss(self, self._view(x), y, y_pred, sample_weight, training)
+        if student_overrides.has(self.student, "compute_loss"):
+            whole = student_overrides.compute_loss(self, self._view(x), y, y_pred, sample_weight, training)
             return whole - compiled.regularisation(self.student)
         return compiled.loss(self, y, y_pred, sample_weight)
 
@@ -468,9 +472,9 @@ class Distiller(Trainer):
         loss = alpha * soft + (1.0 - alpha) * hard + compiled.regularisation(self)
         loss = output_labels.guarded(loss, self.terms, reader, student, y)
         if training:
-            loss = guards.against_schedules(loss, self._ranges(), step)
+            loss = step_guards.against_schedules(loss, self._ranges(), step)
             terms = {term.name: parts[term.name] for term in self.terms}
-            loss = guards.against_targets(loss, terms, soft, parts.get("student_loss", y_pred), step)
+            loss = step_guards.against_targets(loss, terms, soft, parts.get("student_loss", y_pred), step)
         return {**parts, "distillation_loss": soft, "loss": loss}
 
     def _ranges(self) -> list[schedules.Range]:
@@ -488,8 +492,8 @@ class Distiller(Trainer):
         compiled.update_loss(self, parts["loss"], batch_size)
         self._means.update_state(parts, batch_size)
         silent = set(self._means.names) - parts.keys()
-        if overrides.has(self.student, "compute_metrics"):
-            results = overrides.compute_metrics(self, self._view(x), y, y_pred, sample_weight)
+        if student_overrides.has(self.student, "compute_metrics"):
+            results = student_overrides.compute_metrics(self, self._view(x), y, y_pred, sample_weight)
             results = self.get_metrics_result() | results | self._means.result()
         elif y is None:
             silent |= compiled.names(self)
@@ -559,7 +563,7 @@ class Distiller(Trainer):
                 f"Expected a student that can learn. {self.student.name!r} has no trainable weights: "
                 "set `trainable = True` on it, or on those of its layers that are to be trained."
             )
-        if y is not None or overrides.has(self.student, "compute_loss"):
+        if y is not None or student_overrides.has(self.student, "compute_loss"):
             return
         self._untracked.unlabelled = True
         if self.alpha != 1.0:
@@ -590,7 +594,7 @@ def _check_alpha(alpha: Schedule) -> Schedule:
 
 def _default_term(student: keras.Model, student_head: str | dict[str, str], teacher: AnyTeacher) -> Term:
     """Return plain knowledge distillation: of one yes-or-no unit where that is known, else of the softmax."""
-    reader = taps.Reader(student, head=student_head, owner="student")
+    reader = layer_reader.Reader(student, head=student_head, owner="student")
     output = (reader.specs or {}).get("logits")
     if output is None or output.shape[-1] != 1:
         return Term(losses.kl_divergence)

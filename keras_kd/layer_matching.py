@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import keras
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._types import Shape
 
 Shapes = dict[str, Shape]
@@ -99,7 +99,7 @@ def layer_shapes(model: keras.Model, owner: str) -> Shapes:
 
 
 def _layers(model: keras.Model, owner: str) -> list[Read]:
-    graph = taps.functional(model)
+    graph = layer_reader.functional(model)
     if graph is None:
         raise ValueError(
             f"Expected the {owner} to be a built Functional or Sequential model, whose layers can be read by name. "
@@ -109,7 +109,7 @@ def _layers(model: keras.Model, owner: str) -> list[Read]:
     for layer in graph.layers:
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        nested = taps.functional(layer)
+        nested = layer_reader.functional(layer)
         if nested is not None:
             found += [each._replace(name=f"{layer.name}/{each.name}") for each in _layers(layer, owner)]
         elif isinstance(layer.output, keras.KerasTensor):
@@ -134,7 +134,7 @@ def _embeds(layer: keras.layers.Layer) -> bool:
 
 def _sides(model: keras.Model) -> set[int | None]:
     """Return the heights of the images that a model takes."""
-    return {tensor.shape[1] for tensor in taps.functional(model).inputs if len(tensor.shape) == 4}
+    return {tensor.shape[1] for tensor in layer_reader.functional(model).inputs if len(tensor.shape) == 4}
 
 
 def _have_more_tokens(layers: list[Read]) -> bool:

@@ -16,7 +16,7 @@ from keras import ops, tree
 
 from keras_kd import bridges, schedules
 from keras_kd._internal import ensemble_logits
-from keras_kd._keras import checks, masks, replicas
+from keras_kd._keras import masks, replicas, step_errors
 from keras_kd._types import Schedule, Tensor, Tensors
 from keras_kd.losses.logits import (
     binary_kl,
@@ -190,7 +190,7 @@ class Term(keras.layers.Layer):
                 lambda side: keras.KerasTensor(side.shape, "float32"),  # as __call__ would cast them
                 (sides, known),
             )
-            with checks.in_own_words():
+            with step_errors.in_own_words():
                 self.compute_output_spec(sides, targets, softened=softened)
         self.built = True
 
@@ -214,7 +214,7 @@ class Term(keras.layers.Layer):
 
     def read(self, student: dict[str, Tensor], teacher: dict[str, Tensor], **arguments: Any) -> Tensor:
         """Return the value of this term for outputs of the student and the teacher; see `call` for the arguments."""
-        with checks.in_own_words():
+        with step_errors.in_own_words():
             return self(*self.sides(student, teacher), **arguments)
 
     def sides(self, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> tuple[Tensors, Tensors]:

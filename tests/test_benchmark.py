@@ -21,10 +21,10 @@ import tensorflow as tf
 from scipy import stats
 
 import keras_kd as kd
-from keras_kd.experiments import run_settings, scatter, scoring, statistics
+from keras_kd.experiments import benchmark_plot, run_settings, scoring, statistics
 from keras_kd.experiments.benchmark_result import BenchmarkResult, Run
+from keras_kd.experiments.benchmark_run import Heartbeat
 from keras_kd.experiments.data_splits import Part
-from keras_kd.experiments.runs import Heartbeat
 from keras_kd.teachers import as_teacher
 from tests.benchmarks import LOSS, arguments, finished, net, part, shuffled, teacher
 from tests.models import headed, softmax
@@ -426,7 +426,7 @@ def test_a_folder_without_a_benchmark_is_named(tmp_path):
 
 
 def test_the_front_is_what_nothing_beats():
-    assert scatter.front([(10, 0.5), (5, 0.4), (7, 0.3), (20, 0.5), (5, 0.1)]) == [1, 0]
+    assert benchmark_plot.front([(10, 0.5), (5, 0.4), (7, 0.3), (20, 0.5), (5, 0.1)]) == [1, 0]
 
 
 def test_the_picture_is_written(small, tmp_path):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
-from keras_kd._internal import code_fingerprints, fingerprints
+from keras_kd._internal import code_fingerprints, teacher_fingerprints
 from keras_kd.teachers.ensemble import as_teacher
 from tests.caches import FEATURES, built, teacher
 
@@ -146,13 +146,13 @@ def test_teachers_that_output_something_else_are_told_apart(what):
     first, second = as_teacher(first), as_teacher(second)
     outputs = [np.asarray(each(x, {})["logits"], np.float64) for each in (first, second)]
     assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
-    assert fingerprints.with_code(first) != fingerprints.with_code(second)
+    assert teacher_fingerprints.with_code(first) != teacher_fingerprints.with_code(second)
 
 
 def test_which_layer_a_tap_reads_counts_and_other_names_do_not():
     one, other = as_teacher(two_layers("p", "q")), as_teacher(two_layers("q", "p"))
-    assert fingerprints.with_code(one, ("p",)) != fingerprints.with_code(other, ("p",))
-    assert fingerprints.with_code(one, ("logits",)) == fingerprints.with_code(other, ("logits",))
+    assert teacher_fingerprints.with_code(one, ("p",)) != teacher_fingerprints.with_code(other, ("p",))
+    assert teacher_fingerprints.with_code(one, ("logits",)) == teacher_fingerprints.with_code(other, ("logits",))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -171,17 +171,17 @@ def test_which_layer_a_tap_reads_counts_and_other_names_do_not():
     ],
 )
 def test_a_teacher_that_is_made_again_is_the_same(make):
-    first = fingerprints.with_code(as_teacher(make()))
+    first = teacher_fingerprints.with_code(as_teacher(make()))
     layers.Dense(3), layers.Activation("relu"), keras.Input((1,))  # names count up
-    assert fingerprints.with_code(as_teacher(make())) == first
+    assert teacher_fingerprints.with_code(as_teacher(make())) == first
 
 
 def test_training_changes_weights_and_nothing_else():
     model = subclassed(kind=Plain)
-    before = fingerprints.with_code(as_teacher(model))
+    before = teacher_fingerprints.with_code(as_teacher(model))
     model.compile("sgd", "mse")
     model.fit(X, X[:, :3], verbose=0)
-    after = fingerprints.with_code(as_teacher(model))
+    after = teacher_fingerprints.with_code(as_teacher(model))
     assert {name for name in before if before[name] != after[name]} == {"teacher_weights"}
 
 
@@ -198,7 +198,7 @@ def test_another_graph_at_the_same_path_is_another_saved_model(tmp_path):
     found = []
     for activation in ("relu", "tanh"):
         chain(layers.Dense(3, activation)).export(tmp_path / "model", verbose=False)
-        found.append(fingerprints.with_code(kd.teachers.SavedModel(str(tmp_path / "model"))))
+        found.append(teacher_fingerprints.with_code(kd.teachers.SavedModel(str(tmp_path / "model"))))
     assert found[0] != found[1]
     assert found[0]["teacher_weights"] == found[1]["teacher_weights"]
 

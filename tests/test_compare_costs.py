@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.evaluation import costs, memory, runners, sizes
+from keras_kd.evaluation import costs, memory, model_runners, sizes
 from keras_kd.evaluation.predictors import Predictor
-from keras_kd.runtimes import runtime, timing
+from keras_kd.runtimes import model_files, timing
 from tests.models import Subclassed, batch, dense, linear, mlp
 
 X = batch(8)[0]
@@ -106,7 +106,7 @@ def test_the_garbage_collector_waits_for_the_timed_calls():
 
 
 def test_a_model_is_run_with_the_head_that_it_has():
-    (answer,) = runners.in_keras(Predictor("model", linear(1, activation="softmax")))(X)()
+    (answer,) = model_runners.in_keras(Predictor("model", linear(1, activation="softmax")))(X)()
     np.testing.assert_allclose(answer.sum(-1), 1.0, atol=1e-6)
 
 
@@ -139,7 +139,7 @@ def test_costs_are_those_of_each_way_of_running_a_model(monkeypatch, tmp_path):
 
     monkeypatch.setattr(timing, "in_turns", in_turns)
     monkeypatch.setattr(memory, "peaks", lambda ways, x: {key: 7 for key in ways})
-    export = runners.Runner("SavedModel", lambda x: lambda: x, lambda x: x, tmp_path)
+    export = model_runners.Runner("SavedModel", lambda x: lambda: x, lambda x: x, tmp_path)
     plain, exported = costs.measured({"model": linear(1)}, {"model": [export]}, X, 60, True)["model"]
     assert rounds == [60, 12]  # a fifth of them for batches
     # Of 1, 2, ... 101 milliseconds the percentile q is q + 1; of the export all are twice as long.
@@ -301,7 +301,7 @@ def test_a_file_outputs_what_the_model_outputs(tmp_path, kind, file, package):
     a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
     model = keras.Model({"a": a, "b": b}, dense(3, 1)(keras.layers.Concatenate()([a, b])))
     kd.export(model, tmp_path / "1", formats=(kind,), fresh=False)
-    runner = runners.of_export(tmp_path / "1" / file, model)
+    runner = model_runners.of_export(tmp_path / "1" / file, model)
     x = {"b": X[:, :2].astype("float64"), "a": X, "not_of_this_model": X}
     one, all_of_them = runner({name: leaf[:1] for name, leaf in x.items()}), runner(x)
     expected = model({"a": X, "b": X[:, :2]})
@@ -309,7 +309,7 @@ def test_a_file_outputs_what_the_model_outputs(tmp_path, kind, file, package):
         np.testing.assert_allclose(call()[0], expected[:count], atol=1e-5)
     if package:
         with pytest.raises(ValueError, match="keys.*'a', 'c'"):
-            runners.of_export(tmp_path / "1" / file)({"a": X, "c": X[:, :2]})
+            model_runners.of_export(tmp_path / "1" / file)({"a": X, "c": X[:, :2]})
 
 
 def test_a_comparison_shows_each_file_with_its_runtime(tmp_path):
@@ -340,9 +340,9 @@ def test_a_keras_file_with_a_class_of_a_script_has_latency_and_no_memory(tmp_pat
 
 def test_inputs_are_quantised_as_the_file_says():
     details = {"dtype": np.int8, "quantization": (0.5, 3)}
-    received = runtime.as_input(np.float32([0.0, 1.0, -0.7, 1000.0]), details)
+    received = model_files.as_input(np.float32([0.0, 1.0, -0.7, 1000.0]), details)
     np.testing.assert_array_equal(received, np.int8([3, 5, 2, 127]))  # round(x / 0.5) + 3, clipped
-    same = runtime.as_input(X, {"dtype": np.float32, "quantization": (0.0, 0)})
+    same = model_files.as_input(X, {"dtype": np.float32, "quantization": (0.0, 0)})
     np.testing.assert_array_equal(same, X)
 
 
@@ -350,7 +350,7 @@ def test_what_is_no_export_is_refused(tmp_path):
     (tmp_path / "model.h5").write_text("")
     for path in (tmp_path / "model.h5", tmp_path / "missing"):
         with pytest.raises(ValueError, match=f"SavedModel, or a .tflite, .onnx or .keras file.*{path.name}"):
-            runners.of_export(path)
+            model_runners.of_export(path)
 
 
 @pytest.mark.parametrize(
@@ -372,5 +372,5 @@ def test_a_runtime_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
 
 def test_memory_that_cannot_be_measured_is_none():
     model, function = linear(1), slow(None)
-    assert memory.peaks({"f": (runners.in_keras(Predictor("f", function)), function)}, X) == {"f": None}
-    assert memory.peaks({"m": (runners.in_keras(Predictor("m", model)), model)}, X, seconds=0.01) == {"m": None}
+    assert memory.peaks({"f": (model_runners.in_keras(Predictor("f", function)), function)}, X) == {"f": None}
+    assert memory.peaks({"m": (model_runners.in_keras(Predictor("m", model)), model)}, X, seconds=0.01) == {"m": None}

@@ -9,7 +9,7 @@ import pytest
 
 import keras_kd as kd
 from keras_kd import stages
-from keras_kd._internal.directions import direction, worth
+from keras_kd._internal.metric_directions import direction, worth
 from tests.benchmarks import LOSS, arguments, net, part
 from tests.models import Scaled, linear, mlp, numbers
 

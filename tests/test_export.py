@@ -18,7 +18,7 @@ import tensorflow as tf
 import keras_kd as kd
 from keras_kd.exporting import Artefact, ExportReport, interface
 from keras_kd.exporting.interface import Spec
-from keras_kd.exporting.scratch import scratch
+from keras_kd.exporting.scratch_folder import scratch
 from tests.models import Subclassed, batch, dense, linear, mlp, numbers, softmax, statistical, tagger
 
 X, Y = batch(8)

@@ -18,11 +18,11 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd import data
-from keras_kd.exporting import conversion, verification
+from keras_kd.exporting import litert_conversion, verification
 from keras_kd.exporting.deviation import Deviation, Tolerance
+from keras_kd.exporting.export_source import Source
 from keras_kd.exporting.formats import chosen
 from keras_kd.exporting.sample_inputs import prepare
-from keras_kd.exporting.source import Source
 from tests.models import Scaled, Subclassed, batch, dense, mlp, tagger
 
 pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
@@ -399,7 +399,7 @@ def test_a_file_that_is_coarser_than_allowed_is_in_failed_and_the_others_are_goo
     x[-1] *= 1e4  # beyond what int8 was calibrated on, if calibration stops before
     student = keras.Model(inputs, keras.layers.Dense(2, use_bias=False, name="scores")(inputs), name="wide")
     student.set_weights([weights])
-    monkeypatch.setattr(conversion, "CALIBRATION", 49)
+    monkeypatch.setattr(litert_conversion, "CALIBRATION", 49)
     formats = ("saved_model", "litert")
     report = export(student, tmp_path / "1", formats=formats, quantize=(None, "int8"), representative=x)
     failed = report["litert int8"]
@@ -436,7 +436,7 @@ def test_a_file_that_its_runtime_cannot_load_is_reported(tmp_path):
 
 FATAL = """
 import os, sys, keras
-if sys.argv[0].endswith("runtime.py"):
+if sys.argv[0].endswith("model_files.py"):
     os._exit(3)
 class Fatal(keras.Model):
     def call(self, x):

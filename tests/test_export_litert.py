@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting import conversion
+from keras_kd.exporting import litert_conversion
 from keras_kd.exporting.formats import litert
-from keras_kd.runtimes import process
+from keras_kd.runtimes import job_process
 from tests.models import batch, dense, mlp
 
 pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
@@ -110,7 +110,7 @@ def test_a_process_that_ends_while_it_writes_its_results_has_none(tmp_path, monk
     (tmp_path / "half.py").write_text("import pathlib, sys; pathlib.Path('results.json').write_text('{'); sys.exit(5)")
     module, job = types.SimpleNamespace(__file__=str(tmp_path / "half.py")), {"results": str(tmp_path / "results.json")}
     monkeypatch.chdir(tmp_path)
-    assert process.run(module, job, tmp_path, fresh=True) == {"error": "its process ended with 5: "}
+    assert job_process.run(module, job, tmp_path, fresh=True) == {"error": "its process ended with 5: "}
 
 
 @pytest.mark.parametrize(("end", "name"), [("sys.exit(7)", "7"), ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL")])
@@ -125,7 +125,7 @@ def test_a_process_that_fails_has_its_results_and_the_last_that_it_wrote_in_any_
     ]
     (tmp_path / "failing.py").write_text("\n".join(lines))
     module, job = types.SimpleNamespace(__file__=tmp_path / "failing.py"), {"results": f"{tmp_path}/r.json", "value": 3}
-    found = process.run(module, job, tmp_path, fresh=True, environment={"KIND": "one"})
+    found = job_process.run(module, job, tmp_path, fresh=True, environment={"KIND": "one"})
     assert (found["seen"], found["variable"]) == (3, "one")
     assert found["error"].startswith(f"its process ended with {name}: ")
     assert found["error"].endswith("\ufffd was the last") and len(found["error"]) < 650
@@ -160,8 +160,8 @@ def test_a_process_of_its_own_converts_to_the_same_files(tmp_path):
 
 
 def test_ranges_are_measured_on_the_first_examples_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "CALIBRATION", 7)
+    monkeypatch.setattr(litert_conversion, "CALIBRATION", 7)
     a, b = np.arange(10.0), np.arange(10.0) + 100
     np.savez(tmp_path / "batches.npz", a[:4], b[:4], a[4:], b[4:])
-    singles = list(conversion._singles({"inputs": ["a", "b"], "batches": str(tmp_path / "batches.npz")}))
+    singles = list(litert_conversion._singles({"inputs": ["a", "b"], "batches": str(tmp_path / "batches.npz")}))
     assert [(each["a"].tolist(), each["b"].tolist()) for each in singles] == [([i], [i + 100]) for i in range(7)]

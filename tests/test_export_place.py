@@ -12,7 +12,7 @@ import keras
 import pytest
 
 import keras_kd as kd
-from keras_kd.exporting.scratch import is_full, scratch
+from keras_kd.exporting.scratch_folder import is_full, scratch
 from tests.models import mlp
 
 export = functools.partial(kd.export, fresh=False)

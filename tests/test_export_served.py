@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.exporting.scores import OutputHead, heads_of, scores_of
+from keras_kd.exporting.output_heads import OutputHead, heads_of, scores_of
 from keras_kd.exporting.serving import Served, check_head, serve
 from tests.models import Subclassed, batch, dense, headed, linear, mlp, numbers, softmax
 

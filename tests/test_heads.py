@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_kd import Distiller, losses
 from keras_kd._internal import heads
-from keras_kd._internal.taps import Reader
+from keras_kd._internal.layer_reader import Reader
 from keras_kd.teachers import Frozen
 from keras_kd.term import Term
 from tests import models, references

@@ -11,9 +11,9 @@ import tensorflow as tf
 from scipy import optimize
 
 import keras_kd as kd
-from keras_kd.preflight.findings import Report
-from keras_kd.preflight.judge import guesses, judge
-from keras_kd.preflight.view import Rows, View
+from keras_kd.preflight.batch_outputs import Rows, View
+from keras_kd.preflight.check_report import Report
+from keras_kd.preflight.teacher_quality import guesses, judge
 from tests.models import Subclassed, assert_same, batch, dense, mlp, numbers, softmax, statistical, tagger
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

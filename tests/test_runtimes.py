@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.runtimes import process, runtime
+from keras_kd.runtimes import job_process, model_files
 from tests.models import batch, dense, linear
 
 X = batch(8)[0]
@@ -39,13 +39,13 @@ def test_a_file_for_other_runtimes_is_run_without_tensorflow(tmp_path, kind, fil
         "name": "file",
         "file": {"kind": kind, "path": str(path), "outputs": ["output_0"], "classes": []},
         "arrays": str(tmp_path / "x.npz"),
-        "structure": 0 if measure == "outputs" else {next(iter(runtime.open_file(kind, path).encode(X))): 0},
+        "structure": 0 if measure == "outputs" else {next(iter(model_files.open_file(kind, path).encode(X))): 0},
         "width": 1,
         "outputs": str(tmp_path / "outputs.npz"),
     }
     job = {"measure": measure, "artefacts": [artefact], "import_paths": [], "results": str(tmp_path / "results.json")}
     (tmp_path / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-P", "-c", RUN, runtime.__file__, str(tmp_path / "job.json")]
+    command = [sys.executable, "-P", "-c", RUN, model_files.__file__, str(tmp_path / "job.json")]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
     result = json.loads((tmp_path / "results.json").read_text())["file"]
     assert ended.stdout.split() == []
@@ -63,8 +63,8 @@ def test_a_litert_file_without_a_signature_is_run(tmp_path):
     function = tf.function(lambda x: model(x)).get_concrete_function(tf.TensorSpec((None, 4)))
     path = tmp_path / "foreign.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
-    assert runtime.interpreter_of(path).get_signature_list() == {}
-    np.testing.assert_allclose(runtime.open_file("litert", path)(X)[0], model(X), atol=1e-5)
+    assert model_files.interpreter_of(path).get_signature_list() == {}
+    np.testing.assert_allclose(model_files.open_file("litert", path)(X)[0], model(X), atol=1e-5)
 
 
 def test_a_litert_file_for_one_example_runs_a_batch_one_by_one(tmp_path):
@@ -73,7 +73,7 @@ def test_a_litert_file_for_one_example_runs_a_batch_one_by_one(tmp_path):
     model = keras.Model(x, dense(3, 1)(keras.layers.GRU(5)(x)))
     kd.export(model, tmp_path / "1", formats=("litert",), fresh=False)
     sequences = np.random.default_rng(0).normal(size=(3, 6, 4)).astype("float32")
-    (received,) = runtime.open_file("litert", tmp_path / "1" / "student.tflite")(sequences)
+    (received,) = model_files.open_file("litert", tmp_path / "1" / "student.tflite")(sequences)
     np.testing.assert_allclose(received, model(sequences), atol=1e-5)
 
 
@@ -83,5 +83,5 @@ def test_a_process_that_takes_too_long_is_ended_and_its_results_are_kept(tmp_pat
         "pathlib.Path(job['results']).write_text('{\"first\": 1}')\ntime.sleep(60)"
     )
     module, job = types.SimpleNamespace(__file__=str(tmp_path / "slow.py")), {"results": str(tmp_path / "results.json")}
-    received = process.run(module, job, tmp_path, fresh=True, seconds=5)
+    received = job_process.run(module, job, tmp_path, fresh=True, seconds=5)
     assert received == {"first": 1, "error": "its process took more than 5 seconds"}

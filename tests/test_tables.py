@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_kd._internal import numbers, tables
+from keras_kd._internal import number_formats, tables
 
 ROWS = [("name", "size", "note"), ("a|<b>", "1 kB", ""), ("c", "10 kB", "large")]
 
@@ -38,19 +38,19 @@ def test_no_cell_breaks_a_line_or_colours_a_terminal():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (numbers.percent(0.8472), "84.7 %"),
-        (numbers.percent(0.01, 2, "+"), "+1.00 %"),
-        (numbers.percent(None), "-"),
-        (numbers.size(999), "999 bytes"),
-        (numbers.size(1234567), "1.2 MB"),
-        (numbers.size(2**20, "KiB"), "1,024 KiB"),
-        (numbers.duration(119), "119.0 s"),
-        (numbers.duration(150), "2.5 min"),
-        (numbers.duration(9000), "2.5 h"),
-        (numbers.milliseconds(0.01234), "0.0123 ms"),
-        (numbers.significant(3.456), "3.46"),
-        (numbers.significant(None), "-"),
-        (numbers.count(1234567), "1,234,567"),
+        (number_formats.percent(0.8472), "84.7 %"),
+        (number_formats.percent(0.01, 2, "+"), "+1.00 %"),
+        (number_formats.percent(None), "-"),
+        (number_formats.size(999), "999 bytes"),
+        (number_formats.size(1234567), "1.2 MB"),
+        (number_formats.size(2**20, "KiB"), "1,024 KiB"),
+        (number_formats.duration(119), "119.0 s"),
+        (number_formats.duration(150), "2.5 min"),
+        (number_formats.duration(9000), "2.5 h"),
+        (number_formats.milliseconds(0.01234), "0.0123 ms"),
+        (number_formats.significant(3.456), "3.46"),
+        (number_formats.significant(None), "-"),
+        (number_formats.count(1234567), "1,234,567"),
     ],
 )
 def test_a_number_is_written_as_people_read_it(text, expected):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd._internal.taps import Reader
+from keras_kd._internal.layer_reader import Reader
 from tests import models
 from tests.models import Counter, dense, mlp
 

@@ -41,7 +41,7 @@ from models import build_large_teacher, build_student
 from quantization import accuracy
 
 import keras_kd as kd
-from keras_kd.evaluation import runners
+from keras_kd.evaluation import model_runners
 from keras_kd.runtimes import timing
 
 TEACHER, FLOAT = "teacher, float32", "student, float32"
@@ -88,7 +88,7 @@ def write(models: list[keras.Model], images: kd.data.Images, folder: pathlib.Pat
 
 def milliseconds(files: dict[str, pathlib.Path], image: np.ndarray, rounds: int) -> dict[str, float]:
     """Return the median time of each file for one image, on one thread."""
-    calls = {name: runners.of_export(path)(image[np.newaxis]) for name, path in files.items()}
+    calls = {name: model_runners.of_export(path)(image[np.newaxis]) for name, path in files.items()}
     return {name: 1e3 * float(np.median(times)) for name, times in timing.in_turns(calls, rounds).items()}
 
 

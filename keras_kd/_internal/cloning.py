@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._keras import history, layer_tree
+from keras_kd._keras import layer_tree, tensor_origin
 
 #: How layers call their number of units or channels.
 _WIDTHS = ("units", "filters")
@@ -112,7 +112,7 @@ def _scaled(model: keras.Model, factor: float, outputs: set[str], name: str) -> 
 
 def _last_with_width(tensor: Any) -> list[keras.layers.Layer]:
     """Return the layers that give an output its number of classes."""
-    layer, _, inputs = history.producer(tensor)
+    layer, _, inputs = tensor_origin.producer(tensor)
     if any(width in layer.get_config() for width in _WIDTHS):
         return [layer]
     return [found for each in inputs for found in _last_with_width(each)]

@@ -19,8 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd._internal import graphs
-from keras_kd._keras import history
+from keras_kd._internal import model_graphs
+from keras_kd._keras import tensor_origin
 from keras_kd._types import Tensor
 
 KINDS = ("auto", "logits", "softmax", "sigmoid", "values")
@@ -95,7 +95,7 @@ def check(kind: str) -> str:
 
 def recognise(output: Any) -> str:
     """Return the kind of a Functional model's symbolic output, read off what made it; or "auto"."""
-    made = graphs.origin(output)
+    made = model_graphs.origin(output)
     if made.kind == "softmax":
         return "softmax" if made.axis == len(output.shape) - 1 else "auto"
     return "sigmoid" if made.kind == "sigmoid" else "auto"
@@ -103,12 +103,12 @@ def recognise(output: Any) -> str:
 
 def in_doubt(output: Any) -> bool:
     """Return whether a symbolic output may be probabilities unseen: neither a head nor a linear layer is seen in it."""
-    return graphs.origin(output).kind == "unknown"
+    return model_graphs.origin(output).kind == "unknown"
 
 
 def require_last_axis(output: Any, name: str, owner: str) -> None:
     """Raise a `ValueError` where a symbolic output is a softmax whose classes are not on the last axis."""
-    made, rank = graphs.origin(output), len(output.shape)
+    made, rank = model_graphs.origin(output), len(output.shape)
     if made.kind != "softmax" or made.axis == rank - 1:
         return
     order = (*(axis for axis in range(1, rank) if axis != made.axis), made.axis)
@@ -137,7 +137,7 @@ def _unrounded(output: Tensor, kind: str) -> tuple[Tensor | None, str | None]:
     They are better than any logarithm: nothing has been rounded to 0 or 1 yet. Keras does not distinguish the two, nor
     the axis; a softmax over another one than the last leaves none here.
     """
-    logits = history.logits(output)
+    logits = tensor_origin.logits(output)
     activation = None if logits is None else _activation(output, logits, kind)
     return (None, None) if activation is None else (logits, activation)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops, tree
 
-from keras_kd._internal.taps import Reader
-from keras_kd._keras import checks
+from keras_kd._internal.layer_reader import Reader
+from keras_kd._keras import step_errors
 from keras_kd._types import Tensor, Tensors
 
 if TYPE_CHECKING:
@@ -86,5 +86,5 @@ def guarded(loss: Tensor, terms: Iterable[Term], reader: Reader, student: dict[s
         if labels is not None and not keras.backend.is_float_dtype(labels.dtype):
             classes = student[term.student_names[0]].shape[-1]
             message = f"Term {term.name!r} expected labels from 0 to {classes - 1}, the student's classes."
-            loss = checks.stop_unless(ops.logical_and(labels >= 0, labels < classes), message, loss)
+            loss = step_errors.stop_unless(ops.logical_and(labels >= 0, labels < classes), message, loss)
     return loss

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._keras import checks, loops, replicas
+from keras_kd._keras import loops, replicas, step_errors
 
 
 class Trainer(keras.Model):
@@ -23,14 +23,14 @@ class Trainer(keras.Model):
         if self.train_function is None or force:
             super().make_train_function(force)
             function = loops.fast_function(self, self.train_step, self.train_function)
-            self.train_function = checks.with_value_errors(self, function, self.before_training)
+            self.train_function = step_errors.with_value_errors(self, function, self.before_training)
 
     def make_test_function(self, force: bool = False) -> None:
         """Make the function for a step of evaluation; errors as in training."""
         if self.test_function is None or force:
             super().make_test_function(force)
             function = loops.fast_function(self, self.test_step, self.test_function)
-            self.test_function = checks.with_value_errors(self, function, self.before_evaluation)
+            self.test_function = step_errors.with_value_errors(self, function, self.before_evaluation)
 
     def _get_metrics_result_or_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Return the epoch's metrics under the keys of the last step's logs; Keras wants the two sets to be equal."""

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_kd._internal import soft_targets
 from keras_kd._internal.files import replace
 from keras_kd._types import Tensor, Tensors
-from keras_kd.cache import row_checks, shards
+from keras_kd.cache import row_fingerprints, shards
 from keras_kd.cache.elements import Augment, Examples, Key, augmented, inputs_of, key_of
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.plan import Job
@@ -51,7 +51,7 @@ class TeacherProgram:
     def __init__(self, spec: TargetSpec, examples: Examples, augment: Augment | None) -> None:
         self._spec = spec
         x = examples.seen_specs(augment, spec.key)
-        row_checks.check_specs(x)
+        row_fingerprints.check_specs(x)
         batch = soft_targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape), leaf.dtype), x)
         try:
             self.predict = tf.function(spec.predict).get_concrete_function(batch)
@@ -74,7 +74,9 @@ class TeacherProgram:
                     is_output = self._spec.kinds[name] != "values"
                     good = tf.logical_not(tf.math.is_nan(parts[part])) if is_output else tf.math.is_finite(parts[part])
                     sound.append(tf.reduce_all(good))
-        return self.layout.pack(targets, row_checks.fingerprints(x, self._spec.check_bytes), key), tf.reduce_all(sound)
+        return self.layout.pack(targets, row_fingerprints.fingerprints(x, self._spec.check_bytes), key), tf.reduce_all(
+            sound
+        )
 
 
 class Build:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_kd._internal.numbers import duration, size
+from keras_kd._internal.number_formats import duration, size
 from keras_kd._internal.tables import aligned
 from keras_kd.cache.layout import Layout
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_kd.cache import row_checks
+from keras_kd.cache import row_fingerprints
 from keras_kd.cache.elements import Augment, Key
 
 _DTYPES = ("float16", "float32")
@@ -41,9 +41,10 @@ def make_settings(
         raise ValueError(f"Expected `views` to be a whole number from 1 on. Received: views={views!r}")
     if views > 1 and augment is None:
         raise ValueError(f"Expected `augment` for several views, which would be equal without. Received: views={views}")
-    if isinstance(check_bytes, bool) or check_bytes not in row_checks.TYPES:
+    if isinstance(check_bytes, bool) or check_bytes not in row_fingerprints.TYPES:
         raise ValueError(
-            f"Expected `check_bytes` to be one of {tuple(row_checks.TYPES)}. Received: check_bytes={check_bytes!r}"
+            f"Expected `check_bytes` to be one of {tuple(row_fingerprints.TYPES)}. Received: "
+            f"check_bytes={check_bytes!r}"
         )
     _check_top_k(top_k, kinds, specs)
     return {

@@ -16,7 +16,7 @@ from keras import tree
 
 from keras_kd._internal import batches, soft_targets
 from keras_kd._types import Tensor, Tensors
-from keras_kd.cache import row_checks
+from keras_kd.cache import row_fingerprints
 
 #: Blocks of examples are compared and joined at once; larger examples come in smaller blocks.
 _BLOCK_BYTES = 2**20
@@ -49,7 +49,7 @@ class Examples:
         self._arrays = None if isinstance(data, tf.data.Dataset) else _checked(batches.as_arrays(data))
         self._dataset = data
         self.spec: Any = spec_of(data if self._arrays is None else _first(self._arrays))
-        row_checks.check_specs(self.x(self.spec))
+        row_fingerprints.check_specs(self.x(self.spec))
         count = int(data.cardinality()) if self._arrays is None else soft_targets.count(self._arrays)
         if count == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
@@ -223,7 +223,7 @@ def key_of(key: Key, element: Any) -> Tensor:
         raise ValueError(
             f"Expected keys that are integers or strings, (batch,). Received: {found.dtype.name}, {found.shape}"
         )
-    return row_checks.identities(found)
+    return row_fingerprints.identities(found)
 
 
 def augmented(numbered: tf.data.Dataset, augment: Augment, key: Key | None, view: Tensor) -> tf.data.Dataset:

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from keras_kd._internal import soft_targets
 from keras_kd._internal.soft_targets import MARK, Joined
-from keras_kd._keras import checks
+from keras_kd._keras import step_errors
 from keras_kd._types import Tensor, Tensors
-from keras_kd.cache import row_checks, shards
+from keras_kd.cache import row_fingerprints, shards
 from keras_kd.cache.elements import Augment, Examples, Key, key_of, spec_of
 from keras_kd.cache.layout import Layout
 
@@ -87,7 +87,7 @@ class Source:
             return one_pass(tf.zeros((), tf.int64))
 
         def view() -> np.int64:
-            with checks.in_a_graph():
+            with step_errors.in_a_graph():
                 view = self._view()
                 begin(view)
                 return np.int64(view)
@@ -149,9 +149,9 @@ def by_key(source: Source, examples: Examples, augment: Augment | None, key: Key
             rows = tf.ensure_shape(rows, [None, source.layout.row_bytes])
             places, whole = tf.ensure_shape(places, [None]), tf.ensure_shape(whole, [None])
             message = f"The cache at {source.folder} has no example of one of these keys: build it for this dataset."
-            rows = row_checks.assert_all(places >= 0, [message], rows)
+            rows = row_fingerprints.assert_all(places >= 0, [message], rows)
             message = f"A file of the cache at {source.folder} has changed since it was joined. {shards.REMEDY}"
-            rows = row_checks.assert_all(tf.equal(row_checks.of_rows(rows), whole), [message], rows)
+            rows = row_fingerprints.assert_all(tf.equal(row_fingerprints.of_rows(rows), whole), [message], rows)
             return _attach(source, element, rows, places[:1][0])
 
         blocks = elements.batch(examples.block)
@@ -171,7 +171,7 @@ class Known(NamedTuple):
         records: the rows, mapped from the files: each uint8, (rows of a record, row_bytes).
         keys: in their order, int64, (count,).
         order: the place of the example of each key, (count,).
-        whole: by place, what `row_checks.of_rows` returned when the files were as they had been written, int32,
+        whole: by place, what `row_fingerprints.of_rows` returned when the files were as they had been written, int32,
             (count,).
     """
 
@@ -210,7 +210,7 @@ class Index:
 
     def find(self, wanted: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the rows of some keys, their places, -1 for a key that is not there, and their fingerprints."""
-        with checks.in_a_graph():
+        with step_errors.in_a_graph():
             known = self.load(int(view))
             self._look(known.view)
         at = np.minimum(np.searchsorted(known.keys, wanted), len(known.keys) - 1)
@@ -232,7 +232,7 @@ class Index:
         records = shards.rows_of_view(source.folder, source.manifest, view, source.count)
         keys = np.concatenate([source.layout.unpack_arrays(rows)[2] for rows in records])
         with tf.device("CPU:0"):
-            whole = np.concatenate([row_checks.of_rows(tf.constant(rows)).numpy() for rows in records])
+            whole = np.concatenate([row_fingerprints.of_rows(tf.constant(rows)).numpy() for rows in records])
         source.check(view, again=True)  # after reading: what was read is what had been written
         order = np.argsort(keys)
         return Known(view, records, keys[order], order.astype(np.min_scalar_type(source.count)), whole)
@@ -262,7 +262,7 @@ def arrays(source: Source, x: Tensors) -> Joined:
     block = examples.block
     for start in range(0, size, block):
         part = soft_targets.map_arrays(lambda leaf: tf.convert_to_tensor(leaf[start : start + block]), x)  # noqa: B023
-        found = row_checks.fingerprints(part, source.layout.check_bytes).numpy()
+        found = row_fingerprints.fingerprints(part, source.layout.check_bytes).numpy()
         wrong = np.flatnonzero(found != expected[start : start + block])
         if len(wrong):
             raise ValueError(f"Example {start + wrong[0]:,} {_OTHER} The cache: {source.folder}")
@@ -273,14 +273,14 @@ def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
     """Return elements of a block with targets, those compared with what the teacher saw."""
     targets, expected, _ = source.layout.unpack(rows)
     x = Examples.x(element)
-    found = row_checks.fingerprints(x, source.layout.check_bytes)
+    found = row_fingerprints.fingerprints(x, source.layout.check_bytes)
     number = f"The dataset has another number of examples than the cache at {source.folder}, {source.count:,}."
     equal = tf.equal(tf.size(found), tf.size(expected))
-    expected = row_checks.assert_all(equal, [number, " Build the cache again, in another folder."], expected)
+    expected = row_fingerprints.assert_all(equal, [number, " Build the cache again, in another folder."], expected)
     same = tf.equal(tf.cast(found, tf.int64), tf.cast(expected, tf.int64))
     wrong = start + tf.argmin(tf.cast(tf.concat([same, [True]], 0), tf.int32))
     message = ["Example ", tf.strings.as_string(wrong), f" {_OTHER} The cache: {source.folder}"]
-    targets = row_checks.assert_all(same, message, targets)
+    targets = row_fingerprints.assert_all(same, message, targets)
     return Examples.with_x(element, Joined(x, {**targets, **source.mark}))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal.soft_targets import Parts
-from keras_kd.cache import row_checks
+from keras_kd.cache import row_fingerprints
 
 #: Rows begin with a fingerprint of what the teacher saw, to be compared with what the student is about to see.
 CHECK = "check"
@@ -65,7 +65,9 @@ class Layout:
         Raises:
             ValueError: a teacher whose output for an example has no fixed size.
         """
-        own = [Field("", CHECK, row_checks.TYPES[check_bytes], ())] + ([Field("", KEY, "int64", ())] if keyed else [])
+        own = [Field("", CHECK, row_fingerprints.TYPES[check_bytes], ())] + (
+            [Field("", KEY, "int64", ())] if keyed else []
+        )
         theirs = []
         for name, parts in targets.items():
             for part, tensor in parts.items():

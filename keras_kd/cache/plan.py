@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from keras_kd._internal import code_fingerprints
 from keras_kd._internal.log import info
-from keras_kd._internal.numbers import duration, size
+from keras_kd._internal.number_formats import duration, size
 from keras_kd._version import __version__
-from keras_kd.cache import manifest, reading, shards
+from keras_kd.cache import json_checks, manifest, shards
 from keras_kd.cache.elements import Augment, Examples
 from keras_kd.cache.layout import Layout
 
@@ -93,7 +93,7 @@ def begin(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
     path = folder / manifest.PLAN
     shards.refuse_links(folder)
     try:
-        there = reading.read_plan(path)
+        there = json_checks.read_plan(path)
     except FileNotFoundError:
         if (folder / manifest.MANIFEST).exists():  # which is written before the plan is removed
             return False
@@ -128,7 +128,7 @@ def unfinished(folder: pathlib.Path) -> str:
     path = folder / manifest.PLAN
     if not path.exists():
         return f"There is no cache at {str(folder)!r}. Build one: TeacherCache(path, teacher=teacher).build(dataset)."
-    names = ", ".join(missing(folder, reading.read_plan(path))) or "its manifest"
+    names = ", ".join(missing(folder, json_checks.read_plan(path))) or "its manifest"
     return (
         f"The cache at {str(folder)!r} is not finished. Not done: {names}. Call build again there, with the same "
         "arguments: it goes on where it was."
@@ -147,7 +147,7 @@ def finish(folder: pathlib.Path, plan: dict[str, Any]) -> bool:
     """
     names = [f"{job.name}.json" for job in _jobs(plan)]
     try:
-        ends = [reading.read_end(folder / name) for name in names]
+        ends = [json_checks.read_end(folder / name) for name in names]
     except FileNotFoundError:  # not done; or all done, and tidied up by another job
         return (folder / manifest.MANIFEST).exists()
     count = plan["count"] if plan["count"] is not None else max(ends)

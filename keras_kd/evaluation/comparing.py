@@ -13,7 +13,7 @@ from keras import tree
 
 from keras_kd._internal import batches
 from keras_kd.evaluation import costs, tasks
-from keras_kd.evaluation.comparison import Comparison
+from keras_kd.evaluation.comparison_result import Comparison
 from keras_kd.evaluation.disagreements import DisagreementCollector
 from keras_kd.evaluation.quality import Measures, Predictions, stream
 from keras_kd.evaluation.values import Regression

@@ -8,9 +8,9 @@ import numpy as np
 from keras import tree
 
 from keras_kd._types import Tensors
-from keras_kd.evaluation import memory, runners, sizes
+from keras_kd.evaluation import memory, model_runners, sizes
+from keras_kd.evaluation.model_runners import Runner
 from keras_kd.evaluation.predictors import Predictor
-from keras_kd.evaluation.runners import Runner
 from keras_kd.runtimes import timing
 
 #: Share of the timed calls that go to batches; they are means, which need fewer than a p99.
@@ -60,7 +60,7 @@ def exported(exports: dict[str, Export | list[Export]], models: dict[str, Any]) 
         ImportError: one is for LiteRT or ONNX, and that extra is not installed.
     """
     paths = {name: list(given) if isinstance(given, (list, tuple)) else [given] for name, given in exports.items()}
-    return {name: [runners.of_export(path, models[name]) for path in given] for name, given in paths.items()}
+    return {name: [model_runners.of_export(path, models[name]) for path in given] for name, given in paths.items()}
 
 
 def measured(
@@ -79,7 +79,7 @@ def measured(
     ways = {
         (name, place): runner
         for name, predictor in predictors.items()
-        for place, runner in enumerate([runners.in_keras(predictor), *exports.get(name, [])])
+        for place, runner in enumerate([model_runners.in_keras(predictor), *exports.get(name, [])])
     }
     one = tree.map_structure(lambda each: each[:1], x)
     single = timing.in_turns({key: way(one) for key, way in ways.items()}, rounds)

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from keras_kd._internal import numbers, tables
-from keras_kd._internal.numbers import count, milliseconds, size
+from keras_kd._internal import number_formats, tables
+from keras_kd._internal.number_formats import count, milliseconds, size
 
 if TYPE_CHECKING:
     from keras_kd.evaluation.costs import Cost
@@ -57,8 +57,8 @@ class Measure(NamedTuple):
     noise: float = 0.0
 
 
-percent = functools.partial(numbers.percent, digits=2)
-number = functools.partial(numbers.significant, digits=4)
+percent = functools.partial(number_formats.percent, digits=2)
+number = functools.partial(number_formats.significant, digits=4)
 
 _EXPORTED = ("SavedModel", "LiteRT", "ONNX", "Keras file")
 

@@ -13,8 +13,8 @@ from keras import tree
 
 from keras_kd._keras import layer_tree
 from keras_kd._types import Tensors
-from keras_kd.evaluation.runners import Runner
-from keras_kd.runtimes import process, runtime
+from keras_kd.evaluation.model_runners import Runner
+from keras_kd.runtimes import job_process, model_files
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -51,7 +51,7 @@ def peaks(ways: dict[Key, tuple[Runner, Any]], x: Tensors, seconds: float = 300.
         }
         results: dict[str, Any] = {}
         if job["artefacts"]:
-            results = process.run(runtime, job, pathlib.Path(folder), True, _ENVIRONMENT, seconds)
+            results = job_process.run(model_files, job, pathlib.Path(folder), True, _ENVIRONMENT, seconds)
     return {key: results.get(str(number), {}).get("bytes") for number, key in enumerate(ways)}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from keras_kd._internal.numbers import percent
+from keras_kd._internal.number_formats import percent
 from keras_kd._internal.tables import printable
 from keras_kd.evaluation.accumulators import BINS
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
-    from keras_kd.evaluation.comparison import Comparison
+    from keras_kd.evaluation.comparison_result import Comparison
 
 #: The teacher's colour, then the students' in turn; distinguishable with the common kinds of colour blindness.
 _TEACHER, _STUDENTS = (

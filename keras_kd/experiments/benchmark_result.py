@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd._internal import directions, tables
+from keras_kd._internal import metric_directions, tables
 from keras_kd._internal.files import readable
-from keras_kd.experiments import scatter, statistics
-from keras_kd.experiments.controls import ALONE
+from keras_kd.experiments import benchmark_plot, statistics
+from keras_kd.experiments.baselines import ALONE
 
 #: What a folder contains beside its runs.
 ABOUT = "about.json"
@@ -184,13 +184,13 @@ class BenchmarkResult:
         """
         teacher = self.teacher.get("test", {}).get(self.metric)
         sign = 1.0 if self.mode == "max" else -1.0
-        scatter.pareto(path, self.rows(), self.metric, sign, teacher, self.teacher_parameters)
+        benchmark_plot.pareto(path, self.rows(), self.metric, sign, teacher, self.teacher_parameters)
 
     def __str__(self) -> str:
         return self.table()
 
     def _worth(self, value: float) -> float:
-        return directions.worth(value, self.mode)
+        return metric_directions.worth(value, self.mode)
 
     def _runs(self, student: str, recipe: str) -> list[Run]:
         return [run for run in self.runs if (run.student, run.recipe) == (student, recipe)]

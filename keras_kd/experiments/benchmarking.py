@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd._internal import directions
+from keras_kd._internal import metric_directions
 from keras_kd._internal.files import replace
 from keras_kd._internal.log import info, quiet
-from keras_kd._internal.numbers import duration
+from keras_kd._internal.number_formats import duration
 from keras_kd.experiments import executors, run_settings, statistics
+from keras_kd.experiments.baselines import ALONE, SMOOTHING, smoothing_loss
 from keras_kd.experiments.benchmark_result import ABOUT, BenchmarkResult, Run
-from keras_kd.experiments.controls import ALONE, SMOOTHING, smoothing_loss
-from keras_kd.experiments.data_splits import Part
-from keras_kd.experiments.runs import (
+from keras_kd.experiments.benchmark_run import (
     PARTS,
     Common,
     Job,
@@ -33,6 +32,7 @@ from keras_kd.experiments.runs import (
     read,
     run,
 )
+from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.scoring import better, require, teacher_measured
 from keras_kd.teachers.ensemble import as_teacher
 
@@ -119,7 +119,7 @@ def benchmark(
     check_teacher(teacher)
     _check_numbers(epochs, batch_size, label_smoothing)
     metric = first_metric(compile_arguments) if metric is None else metric
-    directions.check_mode(mode)
+    metric_directions.check_mode(mode)
     parts = _parts(batch_size, train, validation, test)
     common = Common(
         teacher=teacher,

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import batches, fingerprints
+from keras_kd._internal import batches, teacher_fingerprints
 from keras_kd.teachers.base import Teacher
 
 
@@ -58,7 +58,7 @@ class Part:
     def digest(self) -> str:
         """Return a digest of this part: all of arrays, the first batch of anything else."""
         data = self.source if self.is_arrays else next(iter(self._dataset(0).take(1)), ())
-        return fingerprints.of_arrays(tree.flatten(data))
+        return teacher_fingerprints.of_arrays(tree.flatten(data))
 
     def check_order(self) -> None:
         """Refuse a dataset that is shuffled or augmented anew whenever it is read: no two runs would see the same."""

@@ -25,8 +25,8 @@ from keras_kd._internal.files import replace
 from keras_kd._internal.log import quiet
 from keras_kd._keras import processes
 from keras_kd.experiments import run_settings
+from keras_kd.experiments.benchmark_run import PARTS, Common, Job, run
 from keras_kd.experiments.data_splits import Part
-from keras_kd.experiments.runs import PARTS, Common, Job, run
 from keras_kd.teachers.base import Teacher
 
 _NAMED = ("processes", "ray")

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd._internal import fingerprints
+from keras_kd._internal import teacher_fingerprints
 
 #: Marks what is not plain JSON.
 _FUNCTION, _OBJECT = "__function__", "__keras__"
@@ -38,9 +38,9 @@ def describe(value: Any) -> Any:
     if isinstance(value, types.FunctionType):
         return _of_function(value)
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)):
-        return ["array", fingerprints.of_arrays([value])]
+        return ["array", teacher_fingerprints.of_arrays([value])]
     if hasattr(value, "get_config"):  # Keras's objects have no one base class
-        return [type(value).__name__, fingerprints.of_config(keras.saving.serialize_keras_object(value))[:16]]
+        return [type(value).__name__, teacher_fingerprints.of_config(keras.saving.serialize_keras_object(value))[:16]]
     shown = repr(value)
     return f"{type(value).__module__}.{type(value).__qualname__}" if " at 0x" in shown else shown
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal import directions, taps
+from keras_kd._internal import layer_reader, metric_directions
 from keras_kd._internal.ensemble_logits import averaged
 from keras_kd._types import Tensor, Tensors
 from keras_kd.experiments.data_splits import Part
@@ -32,7 +32,7 @@ def better(student: keras.Model, compile_arguments: dict[str, Any], metric: str,
         mode: "max", "min" or "auto".
     """
     student.compile(**fresh_arguments(compile_arguments, distils=False))
-    return directions.direction(student, student, metric, mode)
+    return metric_directions.direction(student, student, metric, mode)
 
 
 def require(metric: str, found: dict[str, float]) -> None:
@@ -57,7 +57,7 @@ def teacher_measured(
     """
     if not teacher.cacheable(("logits",)) or "logits" not in (teacher.specs() or {"logits": None}):
         return {}
-    model = TeacherModel(teacher, taps.Reader(student).kind("logits"))
+    model = TeacherModel(teacher, layer_reader.Reader(student).kind("logits"))
     model.compile(**fresh_arguments(compile_arguments, distils=False))
     return {part.name: measured(model, part) for part in parts}
 

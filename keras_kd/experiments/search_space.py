@@ -3,7 +3,7 @@
 from typing import Any
 
 from keras_kd import losses
-from keras_kd.experiments.runs import fresh_terms
+from keras_kd.experiments.benchmark_run import fresh_terms
 from keras_kd.term import Term
 
 _NAMES = ("temperature", "alpha", "method", "weights")

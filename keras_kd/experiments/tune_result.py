@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal.numbers import significant
+from keras_kd._internal.number_formats import significant
 from keras_kd._internal.tables import aligned
-from keras_kd.experiments.scatter import figure_class
+from keras_kd.experiments.benchmark_plot import figure_class
 
 
 @dataclasses.dataclass

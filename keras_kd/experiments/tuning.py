@@ -15,17 +15,17 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_kd._internal import directions
+from keras_kd._internal import metric_directions
 from keras_kd._internal.files import readable, replace
 from keras_kd._internal.log import info, quiet
 from keras_kd._keras import tuner_records
 from keras_kd.experiments import run_settings
+from keras_kd.experiments.benchmark_run import Student, check_teacher, first_metric, fresh_student
 from keras_kd.experiments.data_splits import Part
-from keras_kd.experiments.runs import Student, check_teacher, first_metric, fresh_student
 from keras_kd.experiments.scoring import better
-from keras_kd.experiments.search import Search, completed
 from keras_kd.experiments.search_space import check_space
 from keras_kd.experiments.tune_result import Trial, TuneResult
+from keras_kd.experiments.tuner_trials import Search, completed
 
 _TUNERS = {"random": "RandomSearch", "bayesian": "BayesianOptimization", "hyperband": "Hyperband"}
 
@@ -109,7 +109,7 @@ def tune(
         raise ValueError(f"Expected `tuner` to be one of {sorted(_TUNERS)}. Received: tuner={tuner!r}")
     space = check_space({"temperature": (1.0, 16.0), "alpha": (0.1, 1.0)} if space is None else dict(space))
     metric = first_metric(compile_arguments) if metric is None else metric
-    directions.check_mode(mode)
+    metric_directions.check_mode(mode)
     parts = {"train": Part("train", train, batch_size), "validation": Part("validation", validation, batch_size)}
     for part in parts.values():
         part.check_order()
@@ -128,7 +128,7 @@ def tune(
         ordered = _searched(tuning, epochs, direction)
         best = tuning.load_model(ordered[0]).student
     found = [_trial(each, epochs) for each in ordered]
-    is_share = isinstance(directions.metrics_of(judged, judged).get(metric), _SHARES)
+    is_share = isinstance(metric_directions.metrics_of(judged, judged).get(metric), _SHARES)
     noise = _noise(found[0].score, parts["validation"]) if is_share else None
     return TuneResult(found[0].settings, best, found, metric, noise)
 
@@ -154,7 +154,9 @@ def _searched(tuning: Any, epochs: int, direction: str) -> list[Any]:
     except KeyboardInterrupt:
         info(f"Stopped. The trials that are finished are kept in {folder!r}; the same call goes on.")
         raise
-    ordered = sorted(completed(tuning), key=lambda trial: (-directions.worth(trial.score, direction), trial.trial_id))
+    ordered = sorted(
+        completed(tuning), key=lambda trial: (-metric_directions.worth(trial.score, direction), trial.trial_id)
+    )
     if not ordered:
         raise ValueError(f"Expected a trial that ends. None did; see the messages in {folder!r}.")
     return ordered

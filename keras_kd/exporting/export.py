@@ -16,11 +16,11 @@ from keras_kd._internal import log
 from keras_kd.distiller import Distiller
 from keras_kd.exporting import export_report as reports
 from keras_kd.exporting.export_report import Artefact, ExportReport
+from keras_kd.exporting.export_source import Source
 from keras_kd.exporting.formats import Format, chosen
 from keras_kd.exporting.sample_inputs import prepare
-from keras_kd.exporting.scratch import is_full, scratch
+from keras_kd.exporting.scratch_folder import is_full, scratch
 from keras_kd.exporting.serving import THRESHOLD, Served, check_head, serve
-from keras_kd.exporting.source import Source
 from keras_kd.exporting.verification import Comparison, compare
 
 

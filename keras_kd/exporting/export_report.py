@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd._internal.numbers import milliseconds, percent, size
+from keras_kd._internal.number_formats import milliseconds, percent, size
 from keras_kd._internal.tables import aligned
 
 #: Name of the report in the folder of the artefacts.

@@ -9,11 +9,11 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._internal import batches
-from keras_kd.exporting import drawing
+from keras_kd.exporting import random_inputs
 from keras_kd.exporting.export_report import brief
 from keras_kd.exporting.interface import Interface, Spec, declared_inputs, inputs_of, output_names
 from keras_kd.exporting.serving import Unservable
-from keras_kd.runtimes import runtime
+from keras_kd.runtimes import model_files
 
 #: Enough for the largest difference to be a large one, and for agreement in steps of a tenth of a per cent.
 _MOST = 1000
@@ -81,7 +81,7 @@ def _drawn(student: keras.Model, inputs: Any) -> tuple[Interface, Examples]:
     specs = tree.flatten(inputs)
     free = any(size is None for spec in specs for size in spec.shape[1:])
     for size in _SIZES if free else _SIZES[:1]:
-        drawn, unknown = drawing.draw(student, inputs, size)
+        drawn, unknown = random_inputs.draw(student, inputs, size)
         batch = tree.flatten(drawn)
         try:
             expected, names = _outputs(student, inputs, [batch])
@@ -191,7 +191,7 @@ def _fitting(batch: Any, inputs: Any) -> list[np.ndarray]:
             f"Received: {', '.join(f'{leaf.shape} {leaf.dtype}' for leaf in leaves)}. Pass a batch or several of x."
         )
     return [
-        runtime.plain(leaf) if spec.dtype == "string" else leaf.astype(spec.dtype)
+        model_files.plain(leaf) if spec.dtype == "string" else leaf.astype(spec.dtype)
         for leaf, spec in zip(leaves, specs, strict=True)
     ]
 

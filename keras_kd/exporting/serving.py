@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_kd._internal import heads, taps
+from keras_kd._internal import heads, layer_reader
 from keras_kd._types import Shape, Tensors
 
 #: Names of the outputs where classes are named: those of TensorFlow Serving's classification requests.
@@ -124,7 +124,7 @@ def serve(
         )
     _check_outputs(student, outputs)
     names = None if class_names is None else _names(class_names)
-    graph = taps.functional(student)
+    graph = layer_reader.functional(student)
     if graph is not None and len(graph.outputs) == 1 and names is not None:  # before any work, where it is known
         kind = outputs or _recognised(student)
         _check_units(units_of(graph.outputs[0].shape), student.name, kind, names, threshold)
@@ -139,7 +139,7 @@ def _check_outputs(student: keras.Model, outputs: str | None) -> None:
         raise ValueError(
             f"Expected outputs={kind!r} or 'logits': {student.name!r} ends in a {kind}. Received: outputs={outputs!r}"
         )
-    graph = taps.functional(student)
+    graph = layer_reader.functional(student)
     if outputs == "softmax" and graph is not None and graph.outputs[0].shape[-1] == 1:
         raise ValueError(
             f"Expected outputs='sigmoid': {student.name!r} has one output an example, whose softmax is always 1. "
@@ -229,5 +229,5 @@ def _names(class_names: Sequence[str]) -> tuple[str, ...]:
 
 def _recognised(student: keras.Model) -> str:
     """Return the kind of the head; "auto" for one that is not recognised, which is taken for logits."""
-    graph = taps.functional(student)
+    graph = layer_reader.functional(student)
     return "auto" if graph is None else heads.recognise(graph.outputs[0])

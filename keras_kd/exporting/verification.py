@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from keras_kd._keras import layer_tree
-from keras_kd.exporting import deviation, scores
+from keras_kd.exporting import deviation, output_heads
 from keras_kd.exporting.deviation import Deviation
+from keras_kd.exporting.export_source import Source
 from keras_kd.exporting.formats import Format
 from keras_kd.exporting.sample_inputs import Examples
-from keras_kd.exporting.source import Source
-from keras_kd.runtimes import process, runtime
+from keras_kd.runtimes import job_process, model_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def compare(source: Source, written: dict[pathlib.Path, Format]) -> dict[pathlib
     found: dict[pathlib.Path, Comparison | str] = {}
     for (name, fresh), paths in _processes(source, written).items():
         job = _job(source, {path: written[path].runtime for path in paths}, source.folder / f"{name}.json")
-        results = process.run(runtime, job, source.folder, fresh)
+        results = job_process.run(model_files, job, source.folder, fresh)
         for path in paths:
             result = results.get(str(path), {"error": results.get("error")})
             if "error" in result:
@@ -92,7 +92,7 @@ def _importable(source: Source) -> bool:
 
 
 def _job(source: Source, written: dict[pathlib.Path, str], results: pathlib.Path) -> dict[str, Any]:
-    """Return a job, see `runtime.main`. What runs by its signature takes inputs by name, a model its own structure."""
+    """Return a job, see `model_files.main`. A signature takes inputs by name, a model its own structure."""
     interface, specs, custom = source.interface, source.interface.specs, "keras" in written.values()
     named = {spec.name: number for number, spec in enumerate(specs)}
     own = layer_tree.custom_classes(source.student) if custom else []
@@ -123,12 +123,12 @@ def _compare(source: Source, outputs: pathlib.Path, kind: Format, milliseconds: 
     if [leaf.shape for leaf in leaves] != [leaf.shape for leaf in expected]:
         return f"its outputs have the shapes {[leaf.shape for leaf in leaves]}, the student's are others"
     try:
-        expected, leaves = (scores.scores_of(source.student, each) for each in (expected, leaves))
+        expected, leaves = (output_heads.scores_of(source.student, each) for each in (expected, leaves))
     except ValueError as error:
         return str(error)
     ours, theirs = [_number(each) for each in expected], [_number(each) for each in leaves]
     width = len(ours) // len(examples.batches)
-    heads = scores.heads_of(source.student, [each.shape[-1] if each.ndim > 1 else 1 for each in ours[:width]])
+    heads = output_heads.heads_of(source.student, [each.shape[-1] if each.ndim > 1 else 1 for each in ours[:width]])
     return Comparison(
         tuple(
             deviation.measure(

@@ -1,7 +1,7 @@
 """What can be seen of a distillation before it has cost hours: see `Distiller.check`."""
 
+from keras_kd.preflight.check_report import Report as Report
 from keras_kd.preflight.checking import check as check
 from keras_kd.preflight.checking import look_at_first_batch as look_at_first_batch
 from keras_kd.preflight.checking import warn_of_a_guessing_teacher as warn_of_a_guessing_teacher
 from keras_kd.preflight.checking import warn_of_probabilities as warn_of_probabilities
-from keras_kd.preflight.findings import Report as Report

@@ -11,12 +11,12 @@ from keras import tree
 
 from keras_kd._internal import batches, heads, soft_targets
 from keras_kd._internal.batches import Batch
-from keras_kd._internal.numbers import percent
+from keras_kd._internal.number_formats import percent
 from keras_kd._types import Tensor, Tensors
+from keras_kd.preflight.batch_outputs import View
+from keras_kd.preflight.check_report import Report
 from keras_kd.preflight.epoch_cost import measure
-from keras_kd.preflight.findings import Report
-from keras_kd.preflight.judge import guesses, judge, labels_fit
-from keras_kd.preflight.view import View
+from keras_kd.preflight.teacher_quality import guesses, judge, labels_fit
 from keras_kd.teachers.base import taken_for_logits
 
 #: `fit` looks at its teacher where it will take more steps than this, so that the look is cheap, and at so many rows.

@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import soft_targets, taps
+from keras_kd._internal import layer_reader, soft_targets
 from keras_kd._internal.batches import Batch
-from keras_kd._internal.numbers import duration, percent, size
-from keras_kd._keras import history, layer_tree
+from keras_kd._internal.number_formats import duration, percent, size
+from keras_kd._keras import layer_tree, tensor_origin
 from keras_kd._types import Tensors
-from keras_kd.preflight.findings import Report
+from keras_kd.preflight.check_report import Report
 from keras_kd.teachers.in_memory import InMemory
 from keras_kd.teachers.stored import Cached
 
@@ -106,12 +106,12 @@ def _bytes(variables: Any) -> int:
 
 def _bytes_of_outputs(model: keras.Model, rows: int) -> list[int]:
     """Return the size of each layer's output on a batch, for a model with a graph; an axis that is free counts as 1."""
-    graph = taps.functional(model)
+    graph = layer_reader.functional(model)
     found = []
     for layer in [] if graph is None else graph.layers:
         if isinstance(layer, keras.Model):
             found += _bytes_of_outputs(layer, rows)
             continue
-        shapes = [each.shape for each in history.outputs_of_calls(layer)]
+        shapes = [each.shape for each in tensor_origin.outputs_of_calls(layer)]
         found += [4 * rows * int(np.prod([axis or 1 for axis in shape[1:]])) for shape in shapes]
     return found

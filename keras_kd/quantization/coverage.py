@@ -3,7 +3,7 @@
 import keras
 from keras import activations, layers
 
-from keras_kd.quantization.graph import WEIGHTED, Call, Graph, is_linear
+from keras_kd.quantization.call_graph import WEIGHTED, Call, Graph, is_linear
 
 #: LiteRT computes these on the integers of their input.
 _SAME_RANGE = (

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._types import Tensor, Tensors
 from keras_kd.quantization import coverage
-from keras_kd.quantization.graph import WEIGHTED, Call, Graph
+from keras_kd.quantization.call_graph import WEIGHTED, Call, Graph
 from keras_kd.quantization.layers import FakeQuantize, QuantizedConv2D, QuantizedDense, QuantizedDepthwiseConv2D
 
 _COUNTERPARTS: dict[type, Any] = {
@@ -65,7 +65,7 @@ def quantization_aware(student: keras.Model, representative: Tensors) -> keras.M
     """
     if not isinstance(student, keras.Model):
         raise TypeError(f"Expected the student to be a keras.Model. Received: {student!r} of {type(student).__name__}")
-    model = taps.functional(student)
+    model = layer_reader.functional(student)
     if model is None:
         raise ValueError(f"Expected the student to be a built Functional or Sequential model. Received: {student!r}")
     if not all(len(x) for x in tree.flatten(representative)):
@@ -179,6 +179,6 @@ def _calibrate(model: keras.Model, representative: Tensors) -> None:
     rounding = [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
     for layer in rounding:
         layer.calibrating = True
-    model(tree.map_structure(keras.ops.convert_to_tensor, taps.select(model, representative)), training=False)
+    model(tree.map_structure(keras.ops.convert_to_tensor, layer_reader.select(model, representative)), training=False)
     for layer in rounding:
         layer.calibrating = False

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._internal.cloning import narrower
 from keras_kd.distiller import Distiller
 from keras_kd.stages.peers import graph_of, like_inputs
@@ -142,7 +142,7 @@ def averaged(models: Sequence[keras.Model]) -> keras.Model:
     inputs = like_inputs(graphs[0])
     members = []
     for number, graph in enumerate(graphs, start=1):
-        softmax = taps.Reader(graph).kind("logits") == "softmax"
+        softmax = layer_reader.Reader(graph).kind("logits") == "softmax"
         member = keras.Model(graph.input, graph.output, name=f"member_{number}")(inputs)
         members.append(member if softmax else keras.layers.Softmax()(member))
     mean = keras.layers.Average()(members) if len(members) > 1 else members[0]
@@ -162,7 +162,7 @@ def _name(teacher: Any) -> str:
 
 def _assistants(teacher: Any, count: int, student: keras.Model) -> list[keras.Model]:
     """Make models between teacher and student, whose sizes go down by equal ratios."""
-    if taps.functional(teacher) is None:
+    if layer_reader.functional(teacher) is None:
         raise ValueError(
             f"Expected a built Functional or Sequential teacher, to make {count} assistants from. Received: "
             f"{teacher!r}. Give the assistants as models."

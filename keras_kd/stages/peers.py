@@ -7,7 +7,7 @@ import keras
 from keras import tree
 
 from keras_kd import losses
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
 from keras_kd.stages.resumable import Pipeline, Record, fresh_metric
@@ -122,7 +122,7 @@ def self_distillation(
 
 def graph_of(model: keras.Model, what: str) -> Any:
     """Return the graph of a built Functional or Sequential model, or raise an error where there is none."""
-    graph = taps.functional(model)
+    graph = layer_reader.functional(model)
     if graph is None:
         raise ValueError(f"Expected {what} to be built Functional or Sequential models. Received: {model!r}")
     return graph
@@ -143,7 +143,7 @@ _AVERAGES = {
 
 def _with_exits(student: keras.Model, exits: Sequence[str]) -> tuple[keras.Model, list[str], list[str]]:
     """Return the student with exits as outputs, their names, and the names of the features that they read."""
-    graph, read = taps.layer_outputs(student, tuple(exits), "student")
+    graph, read = layer_reader.layer_outputs(student, tuple(exits), "student")
     outputs, features = {}, []
     for number, x in enumerate(read, start=1):
         if len(x.shape) in _AVERAGES:

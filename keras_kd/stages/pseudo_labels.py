@@ -9,7 +9,7 @@ from keras import ops, tree
 
 from keras_kd._internal import batches, ensemble_logits
 from keras_kd._types import Tensor, Tensors
-from keras_kd.stages.best import KeepBest
+from keras_kd.stages.best_epoch import KeepBest
 from keras_kd.stages.resumable import Pipeline, Record, validation_data
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import taken_for_logits

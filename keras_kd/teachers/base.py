@@ -6,7 +6,7 @@ import keras
 
 from keras_kd import schedules
 from keras_kd._internal import ensemble_logits, heads, soft_targets
-from keras_kd._keras import checks
+from keras_kd._keras import step_errors
 from keras_kd._types import Tensor, Tensors
 
 
@@ -25,7 +25,7 @@ class Teacher(keras.layers.Layer):
         Some of Keras's layers, the random ones among them, are in training mode unless they are called with
         `training=False`.
         """
-        with checks.in_own_words():
+        with step_errors.in_own_words():
             return super().__call__(*args, **{"training": False, **kwargs})
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:

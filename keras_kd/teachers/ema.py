@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_kd import schedules
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._internal.cloning import copy_model
 from keras_kd._keras import compiled, replicas
 from keras_kd._types import Schedule, Tensor, Tensors
@@ -62,7 +62,7 @@ class EMA(Teacher):
                 f"Expected one EMA for each student. This one averages {self.model.name!r}, whose weights have other "
                 f"shapes than those of {student.name!r}. Make another: EMA(decay)."
             )
-        self._reader = taps.Reader(self.model, names, self.head, owner="teacher")
+        self._reader = layer_reader.Reader(self.model, names, self.head, owner="teacher")
         self.built = True
 
     def specs(self) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._internal.cloning import copy_model
 from keras_kd._types import Tensor, Tensors
 from keras_kd.teachers.base import Teacher
@@ -69,7 +69,7 @@ class Frozen(Teacher):
             self._runs = copy_model(model, dtype) if device or dtype else model
         if device:
             self.supports_jit = False  # XLA compiles a step for one device
-        self._reader = taps.Reader(self._runs, head=head, owner="teacher")
+        self._reader = layer_reader.Reader(self._runs, head=head, owner="teacher")
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
         """Check that the student is another model, and prepare the layers to be read."""
@@ -81,7 +81,7 @@ class Frozen(Teacher):
                 f"{student.name!r} would train weights of its own teacher: {shared[:3]}. "
                 "Make the student from a copy (keras.models.clone_model), or freeze what they share."
             )
-        self._reader = taps.Reader(self._runs, names, self.head, owner="teacher")
+        self._reader = layer_reader.Reader(self._runs, names, self.head, owner="teacher")
 
     def specs(self) -> dict[str, Any] | None:
         """Return the model's symbolic outputs and layers, or None for a model without a graph."""

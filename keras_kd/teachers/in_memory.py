@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import batches, fingerprints, soft_targets
+from keras_kd._internal import batches, soft_targets, teacher_fingerprints
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._internal.log import info
-from keras_kd._internal.numbers import size
+from keras_kd._internal.number_formats import size
 from keras_kd._types import Tensor, Tensors
 from keras_kd.teachers.base import Teacher, check_cacheable, encoded
 from keras_kd.teachers.ensemble import as_teacher
@@ -85,7 +85,7 @@ class InMemory(Teacher):
                 "with keras_kd.TeacherCache, or let the teacher run live."
             )
         given = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
-        digest = fingerprints.of_arrays(given) + "".join(fingerprints.of_teacher(self.teacher).values())
+        digest = teacher_fingerprints.of_arrays(given) + "".join(teacher_fingerprints.of_teacher(self.teacher).values())
         if digest != self._digest:
             self._memory, self._digest = self._run(x, soft_targets.count(x), verbose), digest
         return soft_targets.Joined(x, self._memory)

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._types import Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
@@ -28,7 +28,7 @@ class SelfTeacher(Teacher):
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
         """Check the names against the student."""
-        self._reader = taps.Reader(student, names, owner="student")
+        self._reader = layer_reader.Reader(student, names, owner="student")
 
     def specs(self) -> dict[str, Any] | None:
         """Return the student's symbolic outputs and layers, or None for a model without a graph."""

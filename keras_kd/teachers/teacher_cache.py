@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd._internal import batches, code_fingerprints, fingerprints, soft_targets
+from keras_kd._internal import batches, code_fingerprints, soft_targets, teacher_fingerprints
 from keras_kd._internal.log import info
-from keras_kd.cache import format_1, manifest, reading, shards
+from keras_kd.cache import format_1, json_checks, manifest, shards
 from keras_kd.cache.build import Build, TargetSpec, TeacherProgram, read_timing
 from keras_kd.cache.cache_reports import Estimate, Info, Verification
 from keras_kd.cache.cache_settings import check_taps, make_settings
@@ -111,7 +111,7 @@ class TeacherCache:
         check_cacheable(self._teacher, taps)
         self._teacher.bind(keras.Sequential(), taps)
         kinds = {name: self._teacher.kind(name) for name in taps}
-        fingerprint = fingerprints.with_code(self._teacher, taps)
+        fingerprint = teacher_fingerprints.with_code(self._teacher, taps)
         specs = self._teacher.specs()
         self._settings = make_settings(fingerprint, kinds, specs, top_k, dtype, views, augment, key, check_bytes)
         if (self.path / manifest.MANIFEST).exists():
@@ -334,7 +334,7 @@ class TeacherCache:
         path = self.path / manifest.MANIFEST
         if not path.exists():
             raise ValueError(unfinished(self.path))
-        content = reading.read_manifest(path)
+        content = json_checks.read_manifest(path)
         if self._teacher is not None:
             here = code_fingerprints.comparable(self._settings, content)
             if content["format"] == format_1.FORMAT:
@@ -363,7 +363,7 @@ class TeacherCache:
 
     def _look_at_teacher(self) -> None:
         if self._teacher is not None:  # which may have learned since the cache was opened
-            self._settings = {**self._settings, **fingerprints.of_teacher(self._teacher, self.taps)}
+            self._settings = {**self._settings, **teacher_fingerprints.of_teacher(self._teacher, self.taps)}
 
     def _require_teacher(self) -> Teacher:
         if self._teacher is None:

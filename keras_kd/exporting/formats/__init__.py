@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 
 from keras_kd.exporting.formats import keras_file, litert, onnx, saved_model
-from keras_kd.exporting.formats.base import Format as Format
+from keras_kd.exporting.formats.format import Format as Format
 
 #: By the names that users give: from the entries of `quantize` to one format for each file.
 _FORMATS: dict[str, Callable[[tuple[str | None, ...]], list[Format]]] = {

@@ -6,8 +6,8 @@ import keras
 
 from keras_kd._internal import cloning
 from keras_kd._keras import layer_tree
-from keras_kd.exporting.formats.base import Format
-from keras_kd.exporting.source import Source
+from keras_kd.exporting.export_source import Source
+from keras_kd.exporting.formats.format import Format
 
 
 def write(source: Source, path: pathlib.Path) -> None:

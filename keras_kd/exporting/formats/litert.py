@@ -8,12 +8,12 @@ from functools import partial
 
 import numpy as np
 
-from keras_kd.exporting import conversion
-from keras_kd.exporting.formats.base import Format
+from keras_kd.exporting import litert_conversion
+from keras_kd.exporting.export_source import Source
+from keras_kd.exporting.formats.format import Format
 from keras_kd.exporting.formats.saved_model import save
 from keras_kd.exporting.interface import Interface
-from keras_kd.exporting.source import Source
-from keras_kd.runtimes import process, runtime
+from keras_kd.runtimes import job_process, model_files
 
 #: TensorFlow converts on the CPU, and would take the memory of a GPU, of which the student's process has most. Its own
 #: log would be in the way of what a crash leaves.
@@ -110,7 +110,7 @@ def _convert(source: Source, interface: Interface, files: dict[str | None, pathl
             "artefacts": [{"quantize": kind, "path": str(file)} for kind, file in files.items()],
             "results": f"{folder}/results.json",
         }
-        results = process.run(conversion, job, pathlib.Path(folder), source.fresh, _ENVIRONMENT)
+        results = job_process.run(litert_conversion, job, pathlib.Path(folder), source.fresh, _ENVIRONMENT)
     errors: dict[str | None, str] = {}
     for kind, file in files.items():
         if str(file) not in results:
@@ -121,7 +121,7 @@ def _convert(source: Source, interface: Interface, files: dict[str | None, pathl
 
 def _floating(path: pathlib.Path) -> str:
     """Return the inputs and outputs of a file that are floats, as an error, or nothing; ids stay integers."""
-    interpreter = runtime.interpreter_of(path)
+    interpreter = model_files.interpreter_of(path)
     ends = [*interpreter.get_input_details(), *interpreter.get_output_details()]
     floats = [end["name"] for end in ends if np.issubdtype(end["dtype"], np.floating)]
     return f"{floats} stay floating point." if floats else ""

@@ -5,8 +5,8 @@ import logging
 import pathlib
 from collections.abc import Iterator
 
-from keras_kd.exporting.formats.base import Format
-from keras_kd.exporting.source import Source
+from keras_kd.exporting.export_source import Source
+from keras_kd.exporting.formats.format import Format
 
 #: Read by every onnxruntime since 1.14, and the newest that tf2onnx writes.
 _OPSET = 18

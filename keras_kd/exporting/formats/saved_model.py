@@ -5,10 +5,10 @@ import pathlib
 import keras
 import tensorflow as tf
 
-from keras_kd._keras import layer_tree, tracking
-from keras_kd.exporting.formats.base import Format
+from keras_kd._keras import layer_tree, trackable
+from keras_kd.exporting.export_source import Source
+from keras_kd.exporting.formats.format import Format
 from keras_kd.exporting.interface import Interface
-from keras_kd.exporting.source import Source
 
 
 def write(source: Source, path: pathlib.Path) -> None:
@@ -22,7 +22,7 @@ def save(student: keras.Model, interface: Interface, path: pathlib.Path) -> None
     Keras's own export tracks each weight twice, as its variable and as TensorFlow's, and writes it twice. Here it is
     TensorFlow's alone: the folder is half as large.
     """
-    root = tracking.trackable()
+    root = trackable.trackable()
     root.serve = interface.serve(student)
     signature = interface.signature(student)
     own = {id(variable.value): variable.value for variable in student.variables}

@@ -6,7 +6,7 @@ there what the Distiller was compiled with: `super().compute_loss(...)` computes
 
 import keras
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._keras import compiled
 from keras_kd._types import Tensor, Tensors
 
@@ -36,7 +36,7 @@ def compute_loss(
 ) -> Tensor:
     """Return what the student's own `compute_loss` returns, a scalar, divided by the number of replicas."""
     with compiled.lent(distiller, distiller.student) as student:
-        return compiled.student_loss(student, taps.select(student, x), y, y_pred, sample_weight, training)
+        return compiled.student_loss(student, layer_reader.select(student, x), y, y_pred, sample_weight, training)
 
 
 def compute_metrics(
@@ -44,12 +44,12 @@ def compute_metrics(
 ) -> dict[str, Tensor]:
     """Return what the student's own `compute_metrics` returns, by the names in the logs."""
     with compiled.lent(distiller, distiller.student) as student:
-        return student.compute_metrics(taps.select(student, x), y, y_pred, sample_weight)
+        return student.compute_metrics(layer_reader.select(student, x), y, y_pred, sample_weight)
 
 
 def test_step(distiller: keras.Model, data: tuple[Tensors, Tensors, Tensors]) -> dict[str, Tensor]:
     """Return what the student's own `test_step` returns for (x, y, sample_weight), by the names in the logs."""
     x, y, sample_weight = data
     with compiled.lent(distiller, distiller.student) as student:
-        x = taps.select(student, x)
+        x = layer_reader.select(student, x)
         return student.test_step(keras.utils.pack_x_y_sample_weight(x, y, sample_weight))

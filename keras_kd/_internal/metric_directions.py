@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._keras import compiled
 
 _MODES = ("auto", "min", "max")
@@ -68,7 +68,7 @@ def metrics_of(model: keras.Model, student: keras.Model) -> dict[str, keras.metr
         model: is compiled.
         student: whose outputs they measure.
     """
-    graph = taps.functional(student)
+    graph = layer_reader.functional(student)
     if graph is not None:
         return compiled.metrics_by_name(model, graph.output)
     with contextlib.suppress(ValueError, TypeError):  # Keras 3.12 has to know the outputs that a dict names
@@ -78,7 +78,7 @@ def metrics_of(model: keras.Model, student: keras.Model) -> dict[str, keras.metr
 
 def _known(model: keras.Model, student: keras.Model) -> dict[str, str]:
     """Return the directions that are known, by name in the logs."""
-    graph: Any = taps.functional(student)
+    graph: Any = layer_reader.functional(student)
     outputs: list[str] = []
     if graph is not None and len(graph.outputs) > 1:
         outputs = [*graph.output_names, *(graph.output if isinstance(graph.output, dict) else ())]

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_kd._internal import heads, taps
+from keras_kd._internal import heads, layer_reader
 from keras_kd.exporting.serving import THRESHOLD, Served, single, units_of
 
 
@@ -34,7 +34,7 @@ def heads_of(student: keras.Model, widths: list[int]) -> list[OutputHead]:
             return heads_of(student.student, widths)
         kind, binary = student.requested or student.kind, "sigmoid" in (student.requested, student.kind)
         return [_head(kind, widths[0], student.cut if binary or student.class_names else None)]
-    graph = taps.functional(student)
+    graph = layer_reader.functional(student)
     kinds = ["auto"] * len(widths) if graph is None else [heads.recognise(output) for output in graph.outputs]
     return [
         _head(kind, width, THRESHOLD if kind == "sigmoid" else None) for kind, width in zip(kinds, widths, strict=True)

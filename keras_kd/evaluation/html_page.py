@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_kd._internal import tables
-from keras_kd._internal.numbers import percent, significant
+from keras_kd._internal.number_formats import percent, significant
 from keras_kd.evaluation import measures, plots
 from keras_kd.evaluation.disagreements import Disagreement
 
 if TYPE_CHECKING:
-    from keras_kd.evaluation.comparison import Comparison
+    from keras_kd.evaluation.comparison_result import Comparison
 
 #: Probabilities shown of each model beside an example.
 _SHOWN = 3

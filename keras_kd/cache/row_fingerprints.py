@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._keras import checks
+from keras_kd._keras import step_errors
 from keras_kd._types import Tensors
 
 #: The type of a fingerprint, by its bytes.
@@ -44,7 +44,7 @@ def assert_all(holds: tf.Tensor, message: list[Any], result: Tensors) -> Tensors
         message: strings, some of which may be tensors.
         result: what is returned.
     """
-    parts = [checks.MARK, *message, checks.MARK]
+    parts = [step_errors.MARK, *message, step_errors.MARK]
     marked = "".join(parts) if all(isinstance(part, str) for part in parts) else tf.strings.join(parts)
     check = tf.debugging.Assert(tf.reduce_all(holds) if holds.shape.rank else holds, [marked])
     with tf.control_dependencies([] if check is None else [check]):  # eagerly, it has raised by now

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_kd._keras import history
+from keras_kd._keras import tensor_origin
 from keras_kd._types import Tensor
 
 #: Sent through what is behind a head, at most so many values: more are not worth the time.
@@ -84,7 +84,7 @@ def _found(output: Tensor) -> Origin:
 
 def _made_by(tensor: Tensor) -> Origin | None:
     """Return what a tensor's own operation makes; None for one without weights, which may only move values."""
-    operation, index, _ = history.producer(tensor)
+    operation, index, _ = tensor_origin.producer(tensor)
     rank = len(tensor.shape)
     if isinstance(operation, keras.layers.TimeDistributed):
         inner = _of_layer(operation.layer, 0, rank - 1)
@@ -97,11 +97,11 @@ def _of_layer(operation: Any, index: int, rank: int) -> Origin | None:
     if graph is not None:
         inner = origin(graph.outputs[index])
         return None if inner == _UNKNOWN and not operation.weights else inner
-    if isinstance(operation, (keras.layers.Softmax, history.operation_of(keras.ops.softmax))):
+    if isinstance(operation, (keras.layers.Softmax, tensor_origin.operation_of(keras.ops.softmax))):
         axes: Any = operation.axis
         axes = axes if isinstance(axes, (list, tuple)) else [axes]
         return _UNKNOWN if len(axes) != 1 or axes[0] is None else Origin("softmax", axes[0] % rank)
-    if isinstance(operation, history.operation_of(keras.ops.sigmoid)):
+    if isinstance(operation, tensor_origin.operation_of(keras.ops.sigmoid)):
         return Origin("sigmoid")
     if isinstance(operation, keras.layers.InputLayer):
         return _UNKNOWN
@@ -137,7 +137,7 @@ def _sources(output: Tensor) -> list[tuple[Tensor, Origin]]:
         if made is not None:
             found[id(tensor)] = tensor, made
         else:
-            waiting += history.producer(tensor)[2]
+            waiting += tensor_origin.producer(tensor)[2]
     return list(found.values())
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal import fingerprints
+from keras_kd._internal import teacher_fingerprints
 from keras_kd._internal.log import info
-from keras_kd._internal.numbers import duration
+from keras_kd._internal.number_formats import duration
 from keras_kd.distiller import Distiller
 from keras_kd.experiments import run_settings
+from keras_kd.experiments.benchmark_run import Student, digests, fresh_student, fresh_terms, teacher_of_run
 from keras_kd.experiments.data_splits import Part
-from keras_kd.experiments.runs import Student, digests, fresh_student, fresh_terms, teacher_of_run
 from keras_kd.experiments.search_space import methods_of, parameter, weight_of
 from keras_kd.experiments.tune_result import text
 from keras_kd.stages.resumable import fresh_arguments
@@ -69,7 +69,7 @@ class Search:
         return {
             **named,
             **digests(self.teacher, self.parts),
-            "student": list(fingerprints.of_teacher(as_teacher(student)).values()),
+            "student": list(teacher_fingerprints.of_teacher(as_teacher(student)).values()),
             "objective": self.objective,
         }
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from keras_kd._internal.numbers import duration, percent, significant, size
+from keras_kd._internal.number_formats import duration, percent, significant, size
 from keras_kd._internal.tables import aligned
 
 

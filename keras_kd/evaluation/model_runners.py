@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._keras import layer_tree
 from keras_kd._types import Tensors
 from keras_kd.evaluation.predictors import Predictor
-from keras_kd.runtimes import runtime
+from keras_kd.runtimes import model_files
 
 #: Kind and runtime of a file by its suffix.
 _FILES = {".tflite": ("litert", "LiteRT"), ".onnx": ("onnx", "ONNX"), ".keras": ("keras", "Keras file")}
@@ -28,7 +28,7 @@ class Runner(NamedTuple):
             outputs are in main memory.
         encode: from a batch of inputs to what the model, or its file, takes.
         path: of the file or folder, or None.
-        kind: of the file, see `runtime.open_file`.
+        kind: of the file, see `model_files.open_file`.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Runner(NamedTuple):
 
 def in_keras(predictor: Predictor) -> Runner:
     """Return a model as a traced function of Keras, on the device where TensorFlow puts it."""
-    return Runner("Keras", runtime.in_tensorflow(predictor.plain, traced=True), lambda x: x)
+    return Runner("Keras", model_files.in_tensorflow(predictor.plain, traced=True), lambda x: x)
 
 
 def of_export(path: str | pathlib.Path, model: Any = None) -> Runner:
@@ -74,11 +74,11 @@ def of_export(path: str | pathlib.Path, model: Any = None) -> Runner:
         )
     own = layer_tree.custom_classes(model) if isinstance(model, keras.Model) else []
     with keras.saving.custom_object_scope({each.__name__: each for each in own}):
-        opened = runtime.open_file(kind, path, traced=True)
+        opened = model_files.open_file(kind, path, traced=True)
     return Runner(name, opened.prepare, lambda x: opened.encode(_taken(model, x)), path, kind)
 
 
 def _taken(model: Any, x: Tensors) -> Any:
     """Return what a model takes of a batch, as arrays, in float32 as Keras would cast them."""
-    arrays = tree.map_structure(np.asarray, taps.select(model, x) if isinstance(model, keras.Model) else x)
+    arrays = tree.map_structure(np.asarray, layer_reader.select(model, x) if isinstance(model, keras.Model) else x)
     return tree.map_structure(lambda each: each.astype("float32") if each.dtype == "float64" else each, arrays)

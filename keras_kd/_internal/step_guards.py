@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from keras import ops, tree
 
 from keras_kd import schedules
-from keras_kd._keras import checks
+from keras_kd._keras import step_errors
 from keras_kd._types import Tensor, Tensors
 
 
@@ -23,7 +23,7 @@ def against_schedules(loss: Tensor, ranges: Iterable[schedules.Range], step: Ten
         bounds = f"from {low:g} to {high:g}" if high < schedules.LARGEST else f"{lowest} and finite"
         message = f"Expected {name} to be {bounds} in every step. Received, at step"
         holds = ops.logical_and(value >= low, value <= high)
-        loss = checks.stop_unless(holds, message, loss, step, "the value", value)
+        loss = step_errors.stop_unless(holds, message, loss, step, "the value", value)
     return loss
 
 
@@ -47,4 +47,4 @@ def against_targets(loss: Tensor, terms: dict[str, Tensor], total: Tensor, stude
     sums = [ops.sum(ops.cast(each, "float32")) if ops.ndim(each) else each for each in tree.flatten(student)]
     holds = ops.logical_or(ops.isfinite(total), ops.logical_not(ops.isfinite(sum(sums))))
     values = [part for name, value in terms.items() for part in (name, value)]
-    return checks.stop_unless(holds, message, loss, step, "the values", *values)
+    return step_errors.stop_unless(holds, message, loss, step, "the values", *values)

@@ -12,15 +12,15 @@ from typing import Any
 import keras
 
 from keras_kd import losses
-from keras_kd._internal import fingerprints
+from keras_kd._internal import teacher_fingerprints
 from keras_kd._internal.cloning import fresh_model
 from keras_kd._internal.files import readable, replace
 from keras_kd._internal.log import info
-from keras_kd._internal.numbers import duration
+from keras_kd._internal.number_formats import duration
 from keras_kd.distiller import Distiller
 from keras_kd.experiments import run_settings
+from keras_kd.experiments.baselines import ALONE, SMOOTHING, Uniform, smoothing_loss
 from keras_kd.experiments.benchmark_result import Run
-from keras_kd.experiments.controls import ALONE, SMOOTHING, Uniform, smoothing_loss
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.scoring import measured, require
 from keras_kd.stages.resumable import fresh_arguments
@@ -98,7 +98,7 @@ class Common:
             "kept": [self.metric, self.mode] if self.keep_best else "last epoch",
             "compile_arguments": run_settings.describe(self.compile_arguments),
             **{name: self.digests[name] for name in PARTS},
-            "student": list(fingerprints.of_teacher(as_teacher(student)).values()),
+            "student": list(teacher_fingerprints.of_teacher(as_teacher(student)).values()),
         }
         if job.recipe == ALONE:
             return shared
@@ -130,7 +130,7 @@ def fresh_student(model: Student, seed: int, name: str) -> keras.Model:
 
 def digests(teacher: Any, parts: dict[str, Part]) -> dict[str, Any]:
     """Return checksums of the teacher and of the parts of the data, by name."""
-    weights = list(fingerprints.of_teacher(as_teacher(teacher)).values())
+    weights = list(teacher_fingerprints.of_teacher(as_teacher(teacher)).values())
     return {"teacher": weights, **{name: part.digest() for name, part in parts.items()}}
 
 

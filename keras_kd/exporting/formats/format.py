@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 
 from keras_kd.exporting.deviation import Tolerance
-from keras_kd.exporting.source import Source
+from keras_kd.exporting.export_source import Source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Convert a SavedModel to LiteRT files in a process without the student and keras_kd: the converter may crash.
 
-`python -P conversion.py JOB.json` reads a job (see `litert.py`) and writes each of its files. It is run as a file: `-m`
+`python -P litert_conversion.py JOB.json` reads a job (see `litert.py`) and writes each of its files. It is run as a file: `-m`
 would import keras_kd.
 """
 

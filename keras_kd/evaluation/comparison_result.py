@@ -106,10 +106,10 @@ class Comparison:
         Raises:
             ImportError: the extra `plot` is not installed.
         """
-        from keras_kd.evaluation import page
+        from keras_kd.evaluation import html_page
 
         path = pathlib.Path(path)
-        path.write_text(page.of(self), encoding="utf-8")
+        path.write_text(html_page.of(self), encoding="utf-8")
         return path
 
     def __str__(self) -> str:

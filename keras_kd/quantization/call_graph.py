@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_kd._keras import history
+from keras_kd._keras import tensor_origin
 
 #: What runs a kernel over its input.
 WEIGHTED = (layers.Dense, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
@@ -39,7 +39,7 @@ class Graph:
         if id(tensor) in self._seen:
             return
         self._seen.add(id(tensor))
-        layer, _, inputs = history.producer(tensor)
+        layer, _, inputs = tensor_origin.producer(tensor)
         for each in inputs:
             self._add(each)
         self.calls.append(Call(layer, list(inputs), tensor))

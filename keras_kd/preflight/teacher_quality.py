@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from keras_kd._internal.numbers import percent
-from keras_kd.preflight.findings import Report
-from keras_kd.preflight.view import Rows
+from keras_kd._internal.number_formats import percent
+from keras_kd.preflight.batch_outputs import Rows
+from keras_kd.preflight.check_report import Report
 
 #: A teacher whose confidence exceeds its accuracy by more than this is not shown what it was trained on; and one whose
 #: accuracy rises by more than this once its classes are renamed has them in another order.

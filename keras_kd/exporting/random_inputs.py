@@ -7,12 +7,12 @@ import keras
 import numpy as np
 from keras import layers, tree
 
-from keras_kd._internal import taps
+from keras_kd._internal import layer_reader
 from keras_kd._keras import layer_tree
 from keras_kd.exporting.interface import Spec
 from keras_kd.exporting.serving import Served
-from keras_kd.quantization.graph import Graph
-from keras_kd.runtimes import runtime
+from keras_kd.quantization.call_graph import Graph
+from keras_kd.runtimes import model_files
 
 #: Examples that are drawn.
 COUNT = 16
@@ -46,7 +46,10 @@ def draw(student: keras.Model, specs: Any, size: int) -> tuple[Any, list[str]]:
         specs: of its inputs.
         size: of dimensions that are free, other than the batch.
     """
-    graph, flat = taps.functional(student.first if isinstance(student, Served) else student), tree.flatten(specs)
+    graph, flat = (
+        layer_reader.functional(student.first if isinstance(student, Served) else student),
+        tree.flatten(specs),
+    )
     readers: list[list[Any]] = [[] for _ in flat]
     if graph is not None:
         _follow(graph, {id(tensor): {i} for i, tensor in enumerate(graph.inputs)}, readers)
@@ -70,7 +73,7 @@ def _follow(graph: Any, origins: dict[int, set[int]], readers: list[list[Any]]) 
     for call in Graph(graph).calls:
         held = [origins.get(id(tensor), set()) for tensor in call.inputs]
         every = set().union(*held)
-        nested = taps.functional(call.layer)
+        nested = layer_reader.functional(call.layer)
         if nested is not None:
             _follow(nested, dict(zip(map(id, nested.inputs), held, strict=True)), readers)
         elif type(call.layer).__name__ in _UNCHANGED:
@@ -113,4 +116,4 @@ def _draw(random: np.random.Generator, spec: Spec, known: list[Values], shape: t
     values = min(known or [_LETTERS if spec.dtype == "string" else range(2)], key=len)
     chosen = random.integers(0, len(values), shape)
     chosen = chosen if isinstance(values, range) else np.array(values)[chosen]  # ranges begin with 0, and may be long
-    return runtime.plain(chosen) if spec.dtype == "string" else chosen.astype(spec.dtype)
+    return model_files.plain(chosen) if spec.dtype == "string" else chosen.astype(spec.dtype)

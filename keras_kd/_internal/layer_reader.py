@@ -7,7 +7,7 @@ import keras
 from keras import tree
 
 from keras_kd._internal import heads
-from keras_kd._internal.graphs import functional as functional
+from keras_kd._internal.model_graphs import functional as functional
 from keras_kd._types import Tensor, Tensors
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_kd._internal import heads
-from keras_kd.cache import format_1, layout, manifest, row_checks, shards
+from keras_kd.cache import format_1, layout, manifest, row_fingerprints, shards
 
 #: What `soft_targets.encode` stores, and the types that it stores it in.
 _PARTS = re.compile(r"values|centred|mask|log_weights|log_probabilities|log_tail|indices_of_[1-9][0-9]{0,9}")
@@ -67,7 +67,11 @@ def _read_settings(path: pathlib.Path) -> dict[str, Any]:
     if content["format"] != format_1.FORMAT:
         _expect(path, content, "teacher_code", "a checksum", lambda each: isinstance(each, str))
     _expect(
-        path, content, "check_bytes", f"one of {list(row_checks.TYPES)}", lambda each: each in list(row_checks.TYPES)
+        path,
+        content,
+        "check_bytes",
+        f"one of {list(row_fingerprints.TYPES)}",
+        lambda each: each in list(row_fingerprints.TYPES),
     )
     _expect(path, content, "dtype", "float16 or float32", lambda each: each in ("float16", "float32"))
     _expect(path, content, "top_k", "a whole number from 1 on, or null", lambda each: each is None or _is_whole(each))
@@ -111,7 +115,7 @@ def _is_layout(fields: Any, content: dict[str, Any]) -> bool:
     """Return whether fields are the cache's own, and behind them those of each tap."""
     if not isinstance(fields, list) or not all(_is_field(field) for field in fields):
         return False
-    own = [[layout.CHECK, row_checks.TYPES[content["check_bytes"]]]]
+    own = [[layout.CHECK, row_fingerprints.TYPES[content["check_bytes"]]]]
     own += [] if content["key"] is None else [[layout.KEY, "int64"]]
     if [[field["part"], field["dtype"]] for field in fields if not field["name"]] != own:
         return False

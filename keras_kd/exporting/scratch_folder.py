@@ -7,7 +7,7 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from keras_kd._internal import numbers
+from keras_kd._internal import number_formats
 from keras_kd._internal.locks import lock_now
 
 #: Held while an export lives; where it is free, its process is gone.
@@ -39,7 +39,7 @@ def scratch(path: pathlib.Path, size: int = 0) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise type(error)(f"Expected a folder that can be written to: {path.parent}. Received: {error}") from error
     if free < size:
-        needed, there = (numbers.size(each, "MiB") for each in (size, free))
+        needed, there = (number_formats.size(each, "MiB") for each in (size, free))
         raise OSError(errno.ENOSPC, f"Expected room for at least {needed} at {path.parent}. {there} are free")
     _make(folder, path)
     try:

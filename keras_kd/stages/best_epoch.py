@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd._internal import directions
+from keras_kd._internal import metric_directions
 from keras_kd._internal.files import plain, readable, replace
 from keras_kd._types import Tensors
 
@@ -19,7 +19,7 @@ class KeepBest(keras.callbacks.Callback):
         student: the model that is trained.
         validation: batches to evaluate the student on before the first epoch.
         monitor: a name in the logs of validation.
-        mode: "min", "max" or "auto", see `directions.direction`.
+        mode: "min", "max" or "auto", see `metric_directions.direction`.
         folder: where to keep the best weights for a run that is killed, or None.
 
     Raises:
@@ -30,7 +30,7 @@ class KeepBest(keras.callbacks.Callback):
         self, student: keras.Model, validation: Tensors, monitor: str, mode: str, folder: pathlib.Path | None
     ) -> None:
         super().__init__()
-        directions.check_mode(mode)
+        metric_directions.check_mode(mode)
         self.mode = mode
         self.student = student
         self.validation = validation
@@ -42,7 +42,7 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Evaluate the student as it comes, or read back what an interrupted run has found."""
-        self.better = directions.direction(self.student, self.student, self.monitor, self.mode)
+        self.better = metric_directions.direction(self.student, self.student, self.monitor, self.mode)
         if self.folder is not None and (self.folder / "best.json").exists():
             self._read(self.folder / "best.json")
             return
@@ -77,7 +77,9 @@ class KeepBest(keras.callbacks.Callback):
         if self.monitor not in logs:
             raise ValueError(f"Expected `monitor` to be one of {sorted(logs)}. Received: monitor={self.monitor!r}")
         value = float(logs[self.monitor])
-        if self.best is not None and directions.worth(value, self.better) <= directions.worth(self.best, self.better):
+        if self.best is not None and metric_directions.worth(value, self.better) <= metric_directions.worth(
+            self.best, self.better
+        ):
             return
         self.best, self.weights = value, self.student.get_weights()
         if self.folder is not None:
