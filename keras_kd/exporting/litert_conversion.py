@@ -1,7 +1,7 @@
 """Convert a SavedModel to LiteRT files in a process without the student and keras_kd: the converter may crash.
 
-`python -P litert_conversion.py JOB.json` reads a job (see `litert.py`) and writes each of its files. It is run as a file: `-m`
-would import keras_kd.
+`python -P litert_conversion.py JOB.json` reads a job (see `litert.py`) and writes each of its files. It is run as a
+file: `-m` would import keras_kd.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Open a model's file, each kind with its own runtime: a function from inputs to outputs.
 
-`python -P model_files.py JOB.json` runs files in a process that has neither the model nor keras_kd. It imports nothing but
-NumPy and the runtime that a file needs, and is run as a script: `-m` would import keras_kd.
+`python -P model_files.py JOB.json` runs files in a process that has neither the model nor keras_kd. It imports nothing
+but NumPy and the runtime that a file needs, and is run as a script: `-m` would import keras_kd.
 """
 
 import functools
