@@ -8,7 +8,8 @@ from scipy import special, stats
 from sklearn import metrics
 
 import keras_kd as kd
-from keras_kd.evaluation import batches, measure
+from keras_kd._internal import batches
+from keras_kd.evaluation import measure
 from tests.models import Subclassed, batch, dense, headed, linear
 
 CLASSES, COUNT = 6, 53

@@ -98,7 +98,7 @@ def test_weights_of_other_names_are_refused_and_not_left_out():
 
 
 @pytest.mark.parametrize("at", [("hidden", "hidden"), (("zeta", "alpha"), ("zeta", "alpha"))], ids=["layer", "two"])
-def test_a_term_of_a_layer_or_of_two_outputs_cannot_tell_which_weights_are_its_own(at):
+def test_a_term_of_a_layer_or_of_two_outputs_cannot_decide_which_weights_are_its_own(at):
     def difference(student, teacher):
         return keras.ops.mean(keras.ops.square(student[0] - teacher[0]), axis=-1)
 
@@ -109,7 +109,7 @@ def test_a_term_of_a_layer_or_of_two_outputs_cannot_tell_which_weights_are_its_o
 
     distiller = distill(made(1), made(2), [kd.Term(difference, at=at, soften=False)], loss=None, alpha=1.0)
     y, weights = {"zeta": ZETA, "alpha": ALPHA}, {"zeta": W_ZETA, "alpha": W_ALPHA}
-    refused(ValueError, ["cannot tell", "one output"], fit, distiller, X, y, sample_weight=weights)
+    refused(ValueError, ["cannot decide", "one output"], fit, distiller, X, y, sample_weight=weights)
 
 
 def test_weights_without_labels_which_keras_would_drop_are_refused():
