@@ -1,6 +1,6 @@
 """Change a module one place at a time, and print which changes its tests find.
 
-    python -m tests.mutate keras_kd/schedules.py tests/test_schedules.py --sample 30 --seed 0
+    python -m tests.mutate --sample 30 --seed 0 keras_kd/schedules.py -- tests/test_schedules.py -k ramp
 
 Each change is made in a copy of the tree, and the tests are run there with `-x`. A change that no test finds is printed
 as SURVIVED: either a test is missing, or the change does not matter, which is for a reader to decide. Importing
