@@ -14,6 +14,8 @@ import keras_kd
 
 #: Methods that Keras and the parts of the library call, not users.
 PLUMBING = (
+    "before_evaluation",
+    "before_training",
     "build",
     "compile_from_config",
     "compute_mask",

@@ -30,7 +30,7 @@ from keras_kd._internal.soft_targets import Joined as Joined
 from keras_kd._version import __version__ as __version__
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.quantization import quantization_aware as quantization_aware
-from keras_kd.teachers import TeacherCache as TeacherCache
+from keras_kd.teachers.teacher_cache import TeacherCache as TeacherCache
 from keras_kd.term import Term as Term
 
 # What comes before or after training is imported when it is first asked for: half of the time of `import keras_kd`.

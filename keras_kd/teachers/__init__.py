@@ -9,4 +9,3 @@ from keras_kd.teachers.frozen import Frozen as Frozen
 from keras_kd.teachers.in_memory import InMemory as InMemory
 from keras_kd.teachers.self_teacher import SelfTeacher as SelfTeacher
 from keras_kd.teachers.stored import Cached as Cached
-from keras_kd.teachers.teacher_cache import TeacherCache as TeacherCache
