@@ -88,7 +88,7 @@ for artefact in job["artefacts"]:
 
 def test_a_converter_that_crashes_is_the_error_of_one_file_and_others_are_converted(tmp_path, monkeypatch):
     (tmp_path / "crashing.py").write_text(CRASHING)
-    monkeypatch.setattr(litert, "conversion", types.SimpleNamespace(__file__=str(tmp_path / "crashing.py")))
+    monkeypatch.setattr(litert, "litert_conversion", types.SimpleNamespace(__file__=str(tmp_path / "crashing.py")))
     monkeypatch.setattr(litert, "save", lambda *arguments: None)
     monkeypatch.setattr(litert, "_floating", lambda path: "")
     interface = types.SimpleNamespace(specs=[])
