@@ -33,7 +33,7 @@ from keras_kd.quantization import quantization_aware as quantization_aware
 from keras_kd.teachers.teacher_cache import TeacherCache as TeacherCache
 from keras_kd.term import Term as Term
 
-# What comes before or after training is imported when it is first asked for: half of the time of `import keras_kd`.
+# What comes before or after training is imported when it is first used: half of the time of `import keras_kd`.
 _LATER = {
     "BenchmarkResult": "keras_kd.experiments",
     "benchmark": "keras_kd.experiments",

@@ -57,6 +57,11 @@ def test_a_file_for_other_runtimes_is_run_without_tensorflow(tmp_path, kind, fil
         np.testing.assert_allclose(outputs["arr_0"], model(X), atol=1e-5)
 
 
+def test_a_kind_of_file_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'saved_model', 'keras', 'litert', 'onnx'.*Received: kind='tflite'"):
+        model_files.open_file("tflite", tmp_path / "student.tflite")
+
+
 def test_a_litert_file_without_a_signature_is_run(tmp_path):
     pytest.importorskip("ai_edge_litert")
     model = linear(1)

@@ -1,5 +1,6 @@
 """What stops a step before it changes weights: schedules outside their range, and targets that are not finite."""
 
+import functools
 from collections.abc import Iterable
 
 from keras import ops, tree
@@ -45,6 +46,5 @@ def against_targets(loss: Tensor, terms: dict[str, Tensor], total: Tensor, stude
         "this step. Received, at step"
     )
     sums = [ops.sum(ops.cast(each, "float32")) if ops.ndim(each) else each for each in tree.flatten(student)]
-    holds = ops.logical_or(ops.isfinite(total), ops.logical_not(ops.isfinite(sum(sums))))
-    values = [part for name, value in terms.items() for part in (name, value)]
-    return step_errors.stop_unless(holds, message, loss, step, "the values", *values)
+    holds = ops.logical_or(ops.isfinite(total), ops.logical_not(ops.isfinite(functools.reduce(ops.add, sums))))
+    return step_errors.stop_unless(holds, message, loss, step, f"for {', '.join(terms)}:", *terms.values())

@@ -20,14 +20,16 @@ def stop_unless(condition: Tensor, message: str, loss: Tensor, *values: Tensor) 
 
     XLA drops every check of a graph. There the loss becomes NaN; see `unless_stopped` for the gradients.
     """
-    holds = ops.all(condition)
+    holds = ops.all(condition) if ops.ndim(condition) else condition
     if tf.executing_eagerly():
         if not holds:
             raise ValueError(" ".join([message, *(str(np.asarray(each)) for each in values)]))
         return loss
     # `tf.debugging.Assert` would put a branch around this, which costs more than the check.
     with tf.control_dependencies([tf.raw_ops.Assert(condition=holds, data=[MARK + message, *values, MARK])]):
-        return loss + ops.where(holds, 0.0, float("nan"))  # added, not chosen: that costs no operation for gradients
+        if gradients.under_xla():
+            return loss + ops.where(holds, 0.0, float("nan"))  # added: a choice would cost operations for gradients
+        return tf.identity(loss)
 
 
 def unless_stopped(model: Any, loss: Tensor, gradients: list[Tensor]) -> list[Tensor]:

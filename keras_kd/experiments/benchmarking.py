@@ -72,8 +72,8 @@ def benchmark(
             adapted to (`Normalization`, vocabularies): each run draws fresh weights (an initializer with a seed of its
             own, the same ones each time). To keep weights (a pretrained backbone), give a function. Or a list of dicts
             {"name", "model", ...}, each with a recipe of its own in it; `recipes` is then left out.
-        teacher: as for `Distiller`, one that does not change with the student. Where `train` is arrays, it is asked
-            once for all runs.
+        teacher: as for `Distiller`, one that does not change with the student. Where `train` is arrays, it runs once
+            for all of them.
         train: arrays (x, y) or (x, y, sample_weight); a batched tf.data.Dataset that gives the same batches whenever it
             is read; or a function of the seed that returns one, which may shuffle and augment by it.
         validation: the same.

@@ -64,7 +64,7 @@ def tune(
     """Search for the best temperature, alpha, method and weights on validation data.
 
     All trials start from the same weights and take the same batches in the same order. A teacher that does not change
-    is asked once for all of them, where `train` is arrays and the terms read its logits.
+    runs once for all of them, where `train` is arrays and the terms read its logits.
 
     Each trial is kept in `folder` as it ends. Stopped or killed at any moment, the same call goes on; with more
     `trials`, it adds to them. A folder of another search is refused.

@@ -71,8 +71,10 @@ def open_file(
 
     Raises:
         ImportError: the runtime is not installed; the message names the extra.
-        ValueError: the file has no such signature.
+        ValueError: an unknown kind; or the file has no such signature.
     """
+    if kind not in _MODULES:
+        raise ValueError(f"Expected `kind` to be one of {tuple(_MODULES)}. Received: kind={kind!r}")
     if kind == "litert":
         return _litert(str(path), outputs)
     if kind == "onnx":
