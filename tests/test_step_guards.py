@@ -228,8 +228,9 @@ def test_a_run_goes_on_after_the_error_where_the_fault_is_mended():
         {"teacher": spoiled(float("nan"))},
         {"teacher": spoiled(float("inf"))},
         {"temperature": lambda step: 1.0 - tf.cast(step, tf.float32)},
+        {"alpha": line(0.6)},  # 1.1 at the second step, where the loss is finite
     ],
-    ids=["nan", "inf", "schedule"],
+    ids=["nan", "inf", "schedule", "a schedule of finite loss"],
 )
 def test_under_xla_the_loss_is_nan_and_no_weight_changes(arguments):
     distiller = make(jit_compile=True, **arguments)
