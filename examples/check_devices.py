@@ -2,9 +2,9 @@
 
     python examples/check_devices.py    # about a minute on two CPU cores, which are made to look like two devices
 
-Nothing in keras_kd pins a device: with a GPU, teacher and student run on it without a word; under
+keras_kd sets no device: with a GPU, teacher and student run on it without further code; under
 `with tf.distribute.MirroredStrategy().scope():` on all of them. The table has a row for each strategy and precision:
-the devices of the student's weights and of what the teacher says, the milliseconds of a step after the first two, and
+the devices of the student's weights and of the teacher's outputs, the milliseconds of a step after the first two, and
 the loss, which should differ between rows by no more than the precision does (2**-8 = 0.4 % for bfloat16).
 """
 
@@ -64,15 +64,14 @@ def row(strategy: tf.distribute.Strategy, precision: str, options: argparse.Name
     times = Times()
     history = distiller.fit(data, steps_per_epoch=options.steps, callbacks=[times], shuffle=False, verbose=0).history
     placed = {short(each.device) for each in strategy.experimental_local_results(distiller.student.weights[0].value)}
-    said = strategy.run(lambda images: teacher(images, training=False), args=(tf.constant(x[:2]),))
-    heard = strategy.experimental_local_results(said)
-    spoken = {short(each.device) for each in heard}
-    where = f"{','.join(sorted(placed)):<18}{','.join(sorted(spoken)):<18}"
+    outputs = strategy.run(lambda images: teacher(images, training=False), args=(tf.constant(x[:2]),))
+    predicted_on = {short(each.device) for each in strategy.experimental_local_results(outputs)}
+    where = f"{','.join(sorted(placed)):<18}{','.join(sorted(predicted_on)):<18}"
     return f"{where}{times.median():>10.1f}{history['loss'][0]:>11.6f}"
 
 
 class Times(keras.callbacks.Callback):
-    """Note the time of each step."""
+    """Record the time of each step."""
 
     def __init__(self) -> None:
         super().__init__()

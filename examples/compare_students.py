@@ -8,7 +8,7 @@ same weights and on the same batches; recipes are chosen on the validation split
 end. The best run of each student is then exported, and compared with the teacher: quality, fidelity, size and latency
 through the exported file. The page, with plots and the images on which they disagree most, needs no network.
 
-Each run is kept in `--output`: stopped, the same command goes on. `--processes` runs them side by side.
+Each run is saved in `--output`: after an interruption, the same command continues. `--processes` runs them in parallel.
 
 On two CPU cores, seeds 0 to 2: about half an hour on Fashion-MNIST, once the teacher is trained. What it prints there
 is in examples/benchmarks/RESULTS.md.
@@ -91,7 +91,7 @@ def make_students(images: kd.data.Images) -> dict[str, keras.Model]:
 
 
 def compare(result: kd.BenchmarkResult, teacher: keras.Model, images: kd.data.Images, folder: pathlib.Path) -> None:
-    """Compare the best run of each student with the teacher, and say which to ship."""
+    """Compare the best run of each student with the teacher, and print which to ship."""
     best = {name: result.best(name) for name in dict.fromkeys(run.student for run in result.runs)}
     models = {"teacher": teacher, **{name: keras.models.load_model(run.path) for name, run in best.items()}}
     exports = {name: export(model, folder / "exports" / name) for name, model in models.items()}
@@ -119,7 +119,7 @@ def export(model: keras.Model, folder: pathlib.Path) -> pathlib.Path:
 
 
 def advice(comparison: kd.Comparison, validation: dict[str, float]) -> str:
-    """Say which student to ship: chosen by accuracy on the validation split, reported on test."""
+    """Return which student to ship: chosen by accuracy on the validation split, reported on test."""
     costs = {name: comparison.costs[name][-1] for name in validation}  # through the exported file
     quick = {name: validation[name] for name, cost in costs.items() if cost.p50_ms <= MOST_MILLISECONDS}
     small = min(costs, key=lambda name: costs[name].parameters)

@@ -1,11 +1,11 @@
-"""A patient and consistent teacher: does it help if the teacher sees the very view that the student sees?
+"""A patient and consistent teacher: does it help if the teacher sees the same view as the student?
 
     python examples/consistent_teacher.py                            # embedded digits: about four minutes
     python examples/consistent_teacher.py --dataset fashion_mnist    # 5,000 images, in TensorFlow Datasets: an hour
 
 alpha=1: no labels, the student only matches a function. Its images are shifted at random and mixed in pairs by Keras's
-own layers, in the dataset, so a live teacher sees them as they are ("one view"). For comparison the teacher is shown
-the image as it was before ("its own view"), or nothing is augmented. Each for --epochs and for four times as long.
+own layers, in the dataset, so a live teacher sees them as they are ("one view"). For comparison the teacher sees the
+image before these changes ("its own view"), or nothing is augmented. Each for --epochs and for four times as long.
 
 Reference: Beyer et al., Knowledge distillation: A good teacher is patient and consistent, 2021, arXiv 2106.05237.
 """

@@ -1,10 +1,10 @@
 """Card transactions that are generated, and the teacher and the student that screen them for fraud.
 
-No bank gives its transactions away, so none of these is real. They are drawn from a dozen kinds of customers and
-thieves, each with habits: a traveller spends far from home, a night worker at odd hours, a stolen card goes on a
-spree; somebody with a new phone looks much like somebody who has taken over an account. About one transaction in a
-hundred is fraud, and the habits overlap, so that no model can be perfect. What can be read off these data is how the
-methods work, not how well they would do at a bank.
+No bank publishes its transactions, so none of these is real. They are drawn from a dozen kinds of customers and
+thieves, each with habits: a traveller spends far from home, a night worker at unusual hours, a stolen card is used many
+times in a day; a customer with a new phone looks much like a thief who has taken over an account. About one transaction
+in a hundred is fraud, and the habits overlap, so that no model can be perfect. These data show how the methods work,
+not which results they would have at a bank.
 
     from fraud import generate
 
@@ -72,7 +72,7 @@ ATTACKS = (-0.50, -0.10, -1.5, -0.7, -1.0, 0.15, -0.25, -0.30, -0.05, 0.0)
 
 
 def generate(count: int, seed: int = 0, habits: float = 0.0, attacks: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return `count` transactions and their labels; `habits` and `attacks`, 0 to 1, are how far the world has moved."""
+    """Return `count` transactions and their labels; `habits` and `attacks`, 0 to 1, are the sizes of two changes."""
     random = np.random.default_rng(seed)
     table = np.array(list(KINDS.values()))
     thieves = np.isin(list(KINDS), list(FRAUD))

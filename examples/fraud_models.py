@@ -3,7 +3,7 @@
     python examples/fraud_models.py            # about a minute on two CPU cores
     python examples/fraud_models.py --smoke    # seconds, and poor models
 
-100,000 transactions (seed 0); both models answer three questions at once. Average precision on 100,000 others (seed 1):
+100,000 transactions (seed 0); both models predict three labels at once. Average precision on 100,000 others (seed 1):
 
                            stolen card    account takeover    chargeback    parameters
     teacher                       0.50                0.44          0.34       537,603
@@ -28,7 +28,7 @@ BATCH = 512
 
 
 def build(name: str, widths: tuple[int, ...], x: np.ndarray, dropout: float = 0.0) -> keras.Model:
-    """Return a dense network with one sigmoid for each label. Its preparation of the raw numbers travels with it."""
+    """Return a dense network with one sigmoid for each label. The preprocessing of the raw numbers is part of it."""
     inputs = keras.Input((x.shape[1],), name="transaction")
     logarithms = np.log1p(x)  # amounts, kilometres and minutes span orders of magnitude
     hidden = layers.Normalization(mean=logarithms.mean(axis=0), variance=logarithms.var(axis=0) + 1e-6)(

@@ -18,7 +18,7 @@ The task is that of task.py; weights are the papers'. Test accuracy in percent, 
     kd + fitnets                 91.26 ± 1.51     +5.34 ± 1.46     -0.45 ± 1.46
     sim                          91.32 ± 0.88     +5.40 ± 1.17     -0.39 ± 1.01
 
-By themselves, only the hints are worth it, and SimKD, which is as good as plain KD; nothing is better than that. The
+Alone, only the hints are worth it, and SimKD, which is as good as plain KD; nothing is better than that. The
 papers' weights are made for deep networks on other data: benchmarks/methods.py picks a factor on them, and finds all of
 them worth it on Fashion-MNIST.
 """

@@ -1,4 +1,4 @@
-"""Methods that read relations: which examples are alike to the teacher? The student's features may have any width.
+"""Methods that read relations: which examples are similar to the teacher? The student's features may have any width.
 
     python examples/match_relations.py                   # all of them
     python examples/match_relations.py --method rkd crd  # some of them
@@ -18,7 +18,7 @@ Test accuracy in percent, seeds 0, 1 and 2:
     crd                          87.48 ± 0.88     +1.56 ± 0.39     -4.23 ± 0.63
     kd + rkd                     91.82 ± 0.58     +5.90 ± 0.84     +0.11 ± 0.67
 
-All but the correlations are worth it; none comes near plain KD, and beside it RKD adds less than its spread.
+All but the correlations are worth it; none is nearly as good as plain KD, and to KD, RKD adds less than its spread.
 """
 
 import os
@@ -33,11 +33,11 @@ from keras_kd import methods
 
 #: Name -> the method's terms at its paper's weights, given one pair of layers: the last features on both sides.
 METHODS = {
-    "pkt": methods.pkt,  # who are the neighbours, as probabilities
+    "pkt": methods.pkt,  # which examples are neighbours, as probabilities
     "rkd": methods.rkd,  # distances of pairs and angles of triples
     "similarity_preserving": methods.similarity_preserving,  # rows of the Gram matrix
     "correlation": methods.correlation,  # Gaussian similarities
-    "crd": methods.crd,  # tell an example from 4,096 others, as the teacher embeds them
+    "crd": methods.crd,  # distinguish an example from 4,096 others, as the teacher embeds them
     "kd + rkd": lambda at: methods.kd() + methods.rkd(at, distance_weight=2.5, angle_weight=5.0),
 }
 IN_SMOKE = ["crd"]

@@ -42,7 +42,7 @@ from report import draw_curves, peak_memory, print_table, verdict
 
 import keras_kd as kd
 
-tf.get_logger().setLevel("ERROR")  # evaluating many models is not a mistake in how tf.function is used
+tf.get_logger().setLevel("ERROR")  # evaluating many models is a correct use of tf.function
 
 
 @dataclasses.dataclass
@@ -186,24 +186,24 @@ def accuracy(model: keras.Model, part: tuple[np.ndarray, np.ndarray]) -> float:
 def get_teacher(
     images: kd.data.Images, recipe: Recipe, folder: pathlib.Path, build: Callable[..., keras.Model] = build_teacher
 ) -> keras.Model:
-    """Take the teacher of an earlier run if this run would make the same one; otherwise train it."""
+    """Load the teacher of an earlier run if this run would train the same one; otherwise train it."""
     path, settings_path = folder / "teacher.keras", folder / "teacher.json"
     settings = json.dumps(teacher_settings(images, recipe, build), indent=2)
     if path.exists() and settings_path.exists() and settings_path.read_text() == settings:
         print(f"Teacher of an earlier run: {path}")
         return keras.models.load_model(path)
     if path.exists():
-        print(f"{path} was not made by these settings and this code. It is kept as {set_aside(path)}.")
+        print(f"{path} was not written by these settings and this code. It is kept as {rename(path)}.")
     teacher = train_teacher(images, recipe, build)
     folder.mkdir(parents=True, exist_ok=True)
-    settings_path.unlink(missing_ok=True)  # first gone and last written: an interrupted run leaves no valid pair
+    settings_path.unlink(missing_ok=True)  # removed first and written last: an interrupted run leaves no valid pair
     teacher.save(path)
     settings_path.write_text(settings)
     return teacher
 
 
 def teacher_settings(images: kd.data.Images, recipe: Recipe, build: Callable[..., keras.Model]) -> dict[str, str | int]:
-    """Return all that decides which teacher comes out."""
+    """Return all that determines which teacher is trained."""
     code = "".join(inspect.getsource(part) for part in (build, train_teacher, supervised, batches))
     return {
         "dataset": images.name,
@@ -215,12 +215,12 @@ def teacher_settings(images: kd.data.Images, recipe: Recipe, build: Callable[...
     }
 
 
-def set_aside(path: pathlib.Path) -> pathlib.Path:
+def rename(path: pathlib.Path) -> pathlib.Path:
     """Rename a file to the next free teacher-1.keras, teacher-2.keras..."""
     number = 1
-    while (aside := path.with_stem(f"{path.stem}-{number}")).exists():
+    while (free := path.with_stem(f"{path.stem}-{number}")).exists():
         number += 1
-    return path.rename(aside)
+    return path.rename(free)
 
 
 def save(best: Run, images: kd.data.Images, folder: pathlib.Path) -> pathlib.Path:
@@ -253,7 +253,7 @@ def check_in_fresh_process(path: pathlib.Path, student: keras.Model, x: np.ndarr
         expected, received = student.predict(x, batch_size=500, verbose=0), np.load(outputs)
     difference = np.max(np.abs(expected - received))
     if not difference <= 1e-4 * max(1.0, np.max(np.abs(expected))):
-        raise SystemExit(f"The reloaded student disagrees with the one in memory: largest difference {difference:.1e}.")
+        raise SystemExit(f"The reloaded student differs from the one in memory: largest difference {difference:.1e}.")
     print(
         "Reloaded in a fresh process with only tensorflow and numpy: the outputs agree "
         f"on {len(x):,} test images (largest difference {difference:.1e})."

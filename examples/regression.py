@@ -2,16 +2,17 @@
 
     python examples/regression.py
 
-How far the disease goes in a year, from ten measurements. The teacher has learned from 300 patients, the student knows
-the the outcome of the first 50 of them. A teacher may be any function of x, here NumPy code; `InMemory` asks it once.
+How far the disease progresses in a year, from ten measurements. The teacher has learned from 300 patients, the student
+knows the outcome of the first 50 of them. A teacher may be any function of x, here NumPy code; `InMemory` runs it once.
 
 R2 on 142 other patients in percent, seeds 0, 1 and 2; the forest has 42.49. A minute of processor time:
 
                                     mean ± sd             over alone  over teacher's values
     alone                         1.87 ± 3.53
 
-Alone, the student overfits its 50 patients (fewer epochs would help it, too). What the forest says is smoother than
-what happened; without labels it is better still, and asked about all patients, the student is nearly as good as it.
+Alone, the student overfits its 50 patients (fewer epochs would help it, too). The forest's predictions are smoother
+than the outcomes; without labels the student is better still, and with predictions for all patients nearly as good as
+the forest.
 """
 
 import os

@@ -63,12 +63,12 @@ def spread(values: Sequence[float], sign: str = "") -> str:
 
 
 def verdict(alone: list[float], distilled: list[float]) -> str:
-    """Say whether the gain is larger than the noise: a paired t-interval over the seeds."""
+    """Return a sentence on whether the gain is larger than the noise: a paired t-interval over the seeds."""
     gains = [100 * (after - before) for before, after in zip(alone, distilled, strict=True)]
     mean = statistics.mean(gains)
     change = f"Distillation {'gains' if mean >= 0 else 'costs'} {abs(mean):.2f} points"
     if len(gains) < 2:
-        return f"{change}; one seed cannot tell that from noise: try --seeds 3."
+        return f"{change}; one seed cannot distinguish that from noise: try --seeds 3."
     half = stats.t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
     size = "more than the noise" if abs(mean) > half else "which is inside the noise"
     each = ", ".join(f"{gain:+.2f}" for gain in gains)
@@ -86,7 +86,7 @@ def draw_curves(path: pathlib.Path, title: str, teacher: float, curves: dict[str
         epochs = np.arange(1, values.shape[1] + 1)
         axes.plot(epochs, values.mean(axis=0), color=color, linewidth=2, label=label)
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
-        bottom = min(bottom, values[:, len(epochs) // 20 :].min())  # the first few epochs may run out of the picture
+        bottom = min(bottom, values[:, len(epochs) // 20 :].min())  # the first few epochs may be outside of the picture
     axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
     axes.set_title(title, fontsize=11)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -118,7 +118,7 @@ def seconds_per_example(model: keras.Model, x: np.ndarray, rounds: int = 30) -> 
 
 
 def peak_memory() -> str:
-    """Return the most memory this process has held, or nothing on Windows, which does not say."""
+    """Return the peak memory of this process, or an empty string on Windows, where it is not available."""
     with contextlib.suppress(ImportError):
         import resource
 

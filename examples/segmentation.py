@@ -1,4 +1,4 @@
-"""Dense prediction: a small network that says of every pixel which shape it belongs to, taught pixel by pixel.
+"""Dense prediction: a small network that predicts for every pixel which shape it belongs to, taught pixel by pixel.
 
     python examples/segmentation.py
 
@@ -16,8 +16,8 @@ Mean IoU in percent, seeds 0, 1 and 2; the teacher has 81.15. Five minutes of pr
     cwd                          63.69 ± 4.88           +4.82 ± 8.14           +3.01 ± 8.75
     kd + cwd                    58.52 ± 12.03          -0.36 ± 14.62          -2.16 ± 15.62
 
-Three seeds of 50 images are too few to tell: no gain is larger than its spread. What may well help is a teacher
-that explains all images, without a label, or that says where each class is (CWD).
+Three seeds of 50 images are too few for a conclusion: no gain is larger than its spread. What may well help is a
+teacher that predicts for all images, without a label, or that shows where each class is (CWD).
 """
 
 import os

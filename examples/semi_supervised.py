@@ -1,10 +1,10 @@
-"""100 labels, and 978 images that nobody has labelled for the student: who can say what is on them?
+"""100 labels, and 978 images without labels for the student: which teacher is the best source of soft labels for them?
 
     python examples/semi_supervised.py
 
 "own": a teacher that has seen nothing but the same 100 labels, the larger of the two models. "given": the quickstart's
-teacher, which has learned elsewhere. "average": the student's own moving average (mean teacher). All students take the
-same number of steps.
+teacher, which has learned from all labels. "average": the student's own moving average (mean teacher). All students are
+trained for the same number of steps.
 
 Test accuracy in percent, seeds 0, 1 and 2; a minute and a half of processor time:
 
@@ -16,8 +16,8 @@ Test accuracy in percent, seeds 0, 1 and 2; a minute and a half of processor tim
     given, on 100 images         91.71 ± 0.26     +5.79 ± 0.26
     given, live                  94.10 ± 0.59     +8.18 ± 1.02
 
-The teachers have 88.81 ("own") and 95.49 ("given"). A larger model of the same labels already helps where it says what
-it is sure of; a teacher that has seen more is best asked about all images. The student's own average makes it worse.
+The teachers have 88.81 ("own") and 95.49 ("given"). A larger model of the same labels already helps where it is
+confident; a teacher that has seen more is best used on all images. The student's own average makes it worse.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def main() -> None:
     steps = digits.recipe.epochs * -(-len(digits.few[0]) // digits.recipe.batch_size)
 
     def labelled_by(name: str, teacher: keras.Model, threshold: float) -> Way:
-        """Let a teacher label the rest, softly, once; keep what it is sure of, and train on it as on any data."""
+        """Let a teacher predict soft labels for the rest, once; train on the confident ones as on any data."""
 
         def run(seed: int) -> dict[str, float]:
             student = digits.student(seed)
@@ -73,7 +73,7 @@ def main() -> None:
 
     ways = [
         digits.alone,
-        labelled_by("own, sure above 0.9", own, 0.0 if options.smoke else 0.9),  # by then it is sure of nothing
+        labelled_by("own, sure above 0.9", own, 0.0 if options.smoke else 0.9),  # in smoke mode it is never confident
         labelled_by("own, all", own, 0.0),
         mixed("average, live", lambda: kd.teachers.EMA(0.99), 1.0, kd.schedules.Ramp(0.0, 0.5, steps // 4)),
         lambda seed: digits.distilled(seed, "given, on 100 images"),

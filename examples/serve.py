@@ -7,19 +7,19 @@
     curl localhost:8080/score -d '{"transaction": [48.5,1.2,14.5,0.8,3,600,1,0.6,900,250,0,0,0,0,1,0,0,0,0,0]}'
     curl localhost:8080/scores -d '{"transactions": [[...], [...]]}'
 
-A transaction is its numbers in the order of `fraud.FEATURES`, which /health says, too. What is not that (another number
-of features, text, NaN, a negative number) is refused with 422 and the place where it stands, and so is a transaction
+A transaction is its numbers in the order of `fraud.FEATURES`, which /health returns, too. Anything else (another number
+of features, text, NaN, a negative number) is refused with 422 and its position, and so is a transaction
 for which the model returns no finite score; what is not JSON with 400, more than --most-rows rows with 422, a body
 larger than --most-bytes with 413, before all of it is read, and one that has not arrived after --most-seconds with 408.
 
-The model runs in LiteRT: neither TensorFlow nor keras_kd is imported to serve. Each thread has an interpreter of its
-own. On SIGTERM, /health returns 503 and every response closes its connection, so that clients move to another server.
+The model runs in LiteRT: neither TensorFlow nor keras_kd is imported to serve. Each thread has its own interpreter.
+On SIGTERM, /health returns 503 and every response closes its connection, so that clients move to another server.
 --drain seconds later the service stops listening. Connections that wait to be accepted are accepted first, and requests
 that arrive on open connections within --most-seconds get their response; then the process ends. A second signal ends
-it at once. TLS, authentication and clients that are slow or silent are the business of a proxy in front.
+it at once. TLS, authentication and clients that are slow or silent are left to a proxy before the service.
 
 Training takes about a minute on two CPU cores (--smoke: seconds), seed 0. Single transactions took 0.4 ms (p50) and
-0.6 ms (p99) there on one connection, and 16 connections had 3,400 answers a second: examples/benchmarks/serving.py.
+0.6 ms (p99) there on one connection, and 16 connections had 3,400 responses a second: examples/benchmarks/serving.py.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from anyio import to_thread
 from fraud import FEATURES, LABELS
 from starlette.requests import ClientDisconnect
 
-#: A float32 holds no larger one.
+#: The largest float32.
 LARGEST = float(np.finfo("float32").max)
 
 
@@ -107,34 +107,34 @@ def make_app(model: Model, options: argparse.Namespace) -> fastapi.FastAPI:
     app.state.draining = False
     app.add_middleware(Leaving, state=app.state)
 
-    def answer(content: Any, status: int = 200) -> fastapi.Response:
+    def respond(content: Any, status: int = 200) -> fastapi.Response:
         return fastapi.Response(pydantic_core.to_json(content), status, media_type="application/json")
 
     @app.get("/health")
     async def health() -> fastapi.Response:
-        said = {"status": "draining" if app.state.draining else "ready", "model": model.name, "version": model.version}
-        return answer({**said, "features": FEATURES, "labels": LABELS}, 503 if app.state.draining else 200)
+        state = {"status": "draining" if app.state.draining else "ready", "model": model.name, "version": model.version}
+        return respond({**state, "features": FEATURES, "labels": LABELS}, 503 if app.state.draining else 200)
 
     @app.post("/score", openapi_extra=body_of(one))
     async def score(request: fastapi.Request) -> fastapi.Response:
         given = one.model_validate_json(await read(request, options.most_bytes, options.most_seconds))
         found = finite(model([given.transaction]), lambda row: ("transaction",))
-        return answer(dict(zip(LABELS, found[0].tolist(), strict=True)))
+        return respond(dict(zip(LABELS, found[0].tolist(), strict=True)))
 
     @app.post("/scores", openapi_extra=body_of(many))
     async def scores(request: fastapi.Request) -> fastapi.Response:
         given = many.model_validate_json(await read(request, options.most_bytes, options.most_seconds))
-        found = await to_thread.run_sync(model, given.transactions)  # others are not to wait for a large batch
-        return answer({"labels": LABELS, "scores": finite(found, lambda row: ("transactions", row)).tolist()})
+        found = await to_thread.run_sync(model, given.transactions)  # others do not wait for a large batch
+        return respond({"labels": LABELS, "scores": finite(found, lambda row: ("transactions", row)).tolist()})
 
     @app.exception_handler(pydantic.ValidationError)
     async def refuse(request: fastapi.Request, error: pydantic.ValidationError) -> fastapi.Response:
         found = error.errors(include_url=False, include_context=False, include_input=False)[:5]
-        return answer({"detail": found}, 400 if found[0]["type"] == "json_invalid" else 422)
+        return respond({"detail": found}, 400 if found[0]["type"] == "json_invalid" else 422)
 
     @app.exception_handler(ClientDisconnect)
     async def ignore(request: fastapi.Request, error: ClientDisconnect) -> fastapi.Response:
-        return fastapi.Response(status_code=400)  # nobody receives it; without this handler, it is logged as an error
+        return fastapi.Response(status_code=400)  # it is not sent; without this handler, the error would be logged
 
     return app
 
@@ -156,7 +156,7 @@ class Leaving:
 
 async def read(request: fastapi.Request, most_bytes: int, most_seconds: float) -> bytes:
     """Return the body, or refuse it as soon as it is too large (by its length, before anything is read) or too late."""
-    # What is left of a body would be taken for the next request: a refusal is the last response on its connection.
+    # The rest of a body would be read as the next request: a refusal is the last response on its connection.
     last = {"connection": "close"}
     content = bytearray()
     if int(request.headers.get("content-length", 0)) <= most_bytes:
@@ -184,12 +184,12 @@ def finite(scores: np.ndarray, place: Callable[[int], tuple[str | int, ...]]) ->
 
 
 def body_of(kind: type[pydantic.BaseModel]) -> dict[str, Any]:
-    """Return what /docs says of a body. FastAPI does not parse it: pydantic reads JSON from the bytes, strictly."""
+    """Return a body's schema for /docs. FastAPI does not parse it: pydantic reads JSON from the bytes, strictly."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}}
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which on SIGTERM lets its clients leave, and loses none of those that have connected."""
+    """Uvicorn, which on SIGTERM lets its clients disconnect, and loses none of those that have connected."""
 
     def __init__(self, app: fastapi.FastAPI, drain: float, most_seconds: float, **config: Any) -> None:
         super().__init__(uvicorn.Config(app, log_level="warning", **config))
@@ -238,7 +238,7 @@ class Server(uvicorn.Server):
             await loop.connect_accepted_socket(self.protocol, each)
 
     def protocol(self) -> asyncio.Protocol:
-        """Return what talks to one client, as in `uvicorn.Server.startup`."""
+        """Return the protocol of one client's connection, as in `uvicorn.Server.startup`."""
         kind: Any = self.config.http_protocol_class
         return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 

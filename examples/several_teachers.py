@@ -1,9 +1,9 @@
-"""Three teachers, none of whom has seen what the others have seen: is it worth asking them all?
+"""Three teachers, each trained on other images than the others: is it worth using all of them?
 
     python examples/several_teachers.py
 
-As where data may not leave the house in which they were gathered: each teacher has learned from another third of the
-training images, and the student of task.py, with 100 labels of its own, learns from what they say. `teacher=` takes a
+As where data must not leave the organisation that collected them: each teacher has learned from another third of the
+training images, and the student of task.py, with its own 100 labels, learns from their predictions. `teacher=` takes a
 list. Its probabilities are averaged at the temperature in use; one term for each teacher would have the same gradient,
 as the mean of KL(p_m || q) and KL(mean of p_m || q) differ by what does not depend on q.
 

@@ -16,7 +16,7 @@ Test accuracy in percent, seeds 0, 1 and 2; two minutes of processor time:
     by an assistant              86.20 ± 1.93     +4.67 ± 1.37     -3.67 ± 2.52
     by an assistant, refined     86.87 ± 0.79     +5.34 ± 2.30     -3.01 ± 1.43
 
-The teacher itself is worth most, and the way by an assistant is not: this gap is not too wide for one step. Refining
+The teacher itself helps most, and an assistant does not help: this gap is not too wide for one step. Refining
 adds nothing to the best, and less than its spread to the other.
 """
 

@@ -6,7 +6,7 @@
 Student and teacher are the quickstart's, on random images of 28 x 28 x 1 and on Fashion-MNIST; "live, large" has the
 teacher of deployment.py, of eleven times the student's weights: a cached epoch costs the same under either. "wide"
 trains the quickstart's teacher as the student. What is compared runs in turns, in a random order, in one process; the
-figures are medians, and their ratios. Memory is the largest that a process of its own holds, less what it holds before:
+figures are medians, and their ratios. Memory is the peak of a process of its own, less what it uses before:
 of a build, and of a pass over the joined examples. The formats are read as `join` needs them: all examples, in their
 order, one by one in the end.
 
@@ -62,7 +62,7 @@ def main() -> None:
 
 def builds(options: argparse.Namespace) -> None:
     for label, data in data_sets(options):
-        compare(label, asked, data, options.rounds)
+        compare(label, predictions, data, options.rounds)
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -111,7 +111,7 @@ def report(milliseconds: dict[str, np.ndarray]) -> None:
             print(f"{over + ' / ' + under:<28}{ratio:>8.3f}    at most {limit:.2f}: {met}")
 
 
-def asked(folder: str, data: Data) -> Contestants:
+def predictions(folder: str, data: Data) -> Contestants:
     teacher, examples = build_teacher(INPUT_SHAPE, CLASSES), examples_of(data)
     x, size = (examples, 256) if isinstance(data, tuple) else (data.batch(256).prefetch(2), None)
     return {
@@ -127,7 +127,7 @@ def examples_of(data: Data) -> np.ndarray | tf.data.Dataset:
 
 def fashion_mnist(examples: int) -> tf.data.Dataset:
     """Return images as floats from 0 to 1 and their labels, decoded as they are read."""
-    kd.data.load("fashion_mnist")  # prepares it where it is not, or says why it cannot
+    kd.data.load("fashion_mnist")  # prepares it where it is not prepared, or raises an error with the reason
     import tensorflow_datasets as tfds
 
     data = tfds.load("fashion_mnist", split="train", as_supervised=True, data_dir=os.environ.get("TFDS_DATA_DIR"))
@@ -169,7 +169,7 @@ def epochs(folder: str, data: Data, kept: bool = False) -> Contestants:
 def untuned() -> tf.data.Options:
     """Return options without tf.data's tuning.
 
-    Now and then, it lets the end of a pass wait until it wakes up, after 10 ms * (2**n - 1): more than the differences
+    Sometimes the end of a pass waits until this tuning wakes up, after 10 ms * (2**n - 1): more than the differences
     that are looked for.
     """
     options = tf.data.Options()
@@ -227,8 +227,8 @@ def in_a_process(what: str) -> float:
 
 
 def memory_of(what: str, count: str, folder: str) -> float:
-    """Return the memory in MB that a build or a pass takes; the examples are made on the way."""
-    keras.utils.set_random_seed(0)  # the cache knows its teacher: it is the same in both processes
+    """Return the memory in MB that a build or a pass takes; the examples are generated during the pass."""
+    keras.utils.set_random_seed(0)  # the cache compares its teacher: it is the same in both processes
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(100)])
     cache = kd.TeacherCache(folder, teacher=model)
     numbers = tf.data.Dataset.range(int(count))
@@ -249,7 +249,7 @@ def memory_of(what: str, count: str, folder: str) -> float:
 
 def peak() -> float:
     status = pathlib.Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent has held
+    if status.exists():  # getrusage would count the peak of the parent
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * int(line.split()[1]) / 1e6
     import resource

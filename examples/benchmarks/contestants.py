@@ -1,7 +1,7 @@
-"""Who takes part in the benchmark of training: each takes steps on batches of its own, and nothing else.
+"""The contestants of the benchmark of training: each runs steps on its own batches, and nothing else.
 
 Every maker takes a `Task` and returns a function that runs `task.steps` training steps, compiled as Keras compiles its
-own (XLA, where "auto" says so), and waits for them.
+own (XLA, where "auto" selects it), and waits for them.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Task:
     pairs: tuple[tuple[str, str], ...] = ()
 
     def batches(self, x: Any = None) -> tf.data.Dataset:
-        """Return batches from memory for ever, their x another one where it is given."""
+        """Return batches from memory without end; their x is replaced where `x` is given."""
         x = self.data[0] if x is None else x
         examples = tf.data.Dataset.from_tensor_slices((x, self.data[1]))
         return examples.batch(self.batch_size, drop_remainder=True).cache().repeat().prefetch(2)
@@ -58,15 +58,15 @@ def forward(task: Task) -> Contestant:
     """The teacher's forward passes, alone."""
     teacher = task.teacher()
     images = tf.constant(task.data[0][: task.batch_size])
-    ask = tf.function(lambda x: teacher(x, training=False), jit_compile=uses_xla(task))
+    predict = tf.function(lambda x: teacher(x, training=False), jit_compile=uses_xla(task))
 
     @tf.function
     def passes() -> tf.Tensor:
-        said = ask(images)
+        logits = predict(images)
         for number in tf.range(1, task.steps):
-            # Each pass reads the one before: no compiler may take it out of the loop.
-            said = ask(images + 0.0 * said[0, 0] * tf.cast(number, tf.float32))
-        return said
+            # Each pass reads the one before, so that no compiler can move it out of the loop.
+            logits = predict(images + 0.0 * logits[0, 0] * tf.cast(number, tf.float32))
+        return logits
 
     return lambda: passes().numpy()
 
@@ -77,7 +77,7 @@ def live(task: Task) -> Contestant:
 
 
 def features(task: Task) -> Contestant:
-    """A Distiller with two terms on features more."""
+    """A Distiller with two more terms, on features."""
     return distilled(task, task.teacher(), [kd.Term(kd.losses.kl_divergence), *hints(task)], task.batches())
 
 
@@ -94,7 +94,7 @@ def keras_distillation(task: Task) -> Contestant:
 
 
 def keras_distillation_features(task: Task) -> Contestant:
-    """The same with two terms on features more."""
+    """The same with two more terms, on features."""
     more = [
         keras.distillation.FeatureDistillation(loss="mse", student_layer_name=ours, teacher_layer_name=theirs)
         for ours, theirs in task.pairs
@@ -118,8 +118,8 @@ def floor(task: Task) -> Contestant:
 def floor_cached(task: Task) -> Contestant:
     """A loop written by hand for targets that come with the examples."""
     x = task.data[0]
-    said = task.teacher().predict(x, verbose=0)
-    return by_hand(task, lambda both: (both[0], [both[1]]), task.batches((x, said)))
+    targets = task.teacher().predict(x, verbose=0)
+    return by_hand(task, lambda both: (both[0], [both[1]]), task.batches((x, targets)))
 
 
 def floor_features(task: Task) -> Contestant:
@@ -146,7 +146,7 @@ def keras_distilled(task: Task, more: list[Any]) -> Contestant:
     # Its default loss does not distil: the string resolves to a function, and the softmax is skipped.
     soft = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
     model = keras.distillation.Distiller(
-        teacher=task.teacher(),  # one of its own: it sets the flags of its teacher
+        teacher=task.teacher(),  # a separate one: it sets the flags of its teacher
         student=task.student(),
         distillation_losses=[soft, *more] if more else soft,
         student_loss_weight=1 - ALPHA,
@@ -168,17 +168,17 @@ class InTheMannerOfKerasIo(keras.Model):
         return self.student(x)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True) -> tf.Tensor:
-        said = self.teacher(x, training=False)
-        soft = self.divergence(ops.softmax(said / TEMPERATURE), ops.softmax(y_pred / TEMPERATURE)) * TEMPERATURE**2
+        logits = self.teacher(x, training=False)
+        soft = self.divergence(ops.softmax(logits / TEMPERATURE), ops.softmax(y_pred / TEMPERATURE)) * TEMPERATURE**2
         return ALPHA * soft + (1 - ALPHA) * super().compute_loss(x, y, y_pred, sample_weight)
 
 
 def by_hand(task: Task, read: Callable[[Any], Any], batches: tf.data.Dataset, pairs: Any = ()) -> Contestant:
-    """Return the least that trains: no metrics but the loss, no checks, no weights, no masks.
+    """Return the smallest possible training step: no metrics but the loss, no checks, no weights, no masks.
 
     Args:
         task: what is trained.
-        read: returns, for what a batch has for x, the images and a list of what the teacher says.
+        read: returns, for the x of a batch, the images and a list of the teacher's outputs.
         batches: see `Task`.
         pairs: layers for terms on features.
     """
@@ -190,12 +190,12 @@ def by_hand(task: Task, read: Callable[[Any], Any], batches: tf.data.Dataset, pa
 
     @tf.function(jit_compile=uses_xla(task))
     def step(x: Any, y: tf.Tensor) -> tf.Tensor:
-        x, (said, *theirs) = read(x)
+        x, (targets, *theirs) = read(x)
         with tf.GradientTape() as tape:
             logits, *ours = keras.tree.flatten(reader(x, training=True))
             hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits)
-            teacher, log_student = tf.nn.softmax(said / TEMPERATURE), tf.nn.log_softmax(logits / TEMPERATURE)
-            entropy = tf.reduce_sum(teacher * tf.nn.log_softmax(said / TEMPERATURE), -1)
+            teacher, log_student = tf.nn.softmax(targets / TEMPERATURE), tf.nn.log_softmax(logits / TEMPERATURE)
+            entropy = tf.reduce_sum(teacher * tf.nn.log_softmax(targets / TEMPERATURE), -1)
             soft = TEMPERATURE**2 * (entropy - tf.reduce_sum(teacher * log_student, -1))
             loss = tf.reduce_mean(ALPHA * soft + (1 - ALPHA) * hard)
             for mine, other in zip(ours, theirs, strict=True):
@@ -223,7 +223,7 @@ def fitted(model: keras.Model, batches: tf.data.Dataset) -> Contestant:
 
 
 def uses_xla(task: Task) -> bool:
-    """Return what Keras's "auto" comes to."""
+    """Return what Keras's "auto" selects."""
     student = task.student()
     student.compile()
     return bool(student.jit_compile)

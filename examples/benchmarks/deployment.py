@@ -4,8 +4,8 @@
     python examples/benchmarks/deployment.py --smoke    # embedded digits: does it run?
 
 The quickstart's student is distilled on all 60,000 training images, with the quickstart's temperature and alpha, for 30
-epochs; the teacher is asked once. Then it goes on for three epochs at a tenth of the learning rate in two ways: as it
-is, and as `kd.quantization_aware` of it. `kd.export` writes the first as float32 and, with 300 images for its ranges,
+epochs; the teacher predicts once. Then it is trained for three more epochs at a tenth of the learning rate in two ways:
+as it is, and as `kd.quantization_aware` of it. `kd.export` writes the first as float32 and, with 300 images for ranges,
 as 8-bit LiteRT (post-training quantisation), and the second as 8-bit LiteRT. Accuracy is that of LiteRT's interpreter
 on the test split; the time is the median for one image on one thread, the files in turns. The teacher is wider than the
 quickstart's, and learns by its recipe; it is taken from --output or trained there, which takes ten minutes more, once.
@@ -62,12 +62,12 @@ def train(teacher: keras.Model, images: kd.data.Images, options: argparse.Namesp
     every = tuple(
         np.concatenate(both)[: options.examples] for both in zip(images.train, images.validation, strict=True)
     )
-    asked_once = kd.teachers.InMemory(teacher)
+    in_memory = kd.teachers.InMemory(teacher)
     student = build_student(images.input_shape, images.classes)
-    distil(student, asked_once, every, 3e-3, options.epochs)
+    distil(student, in_memory, every, 3e-3, options.epochs)
     aware = kd.quantization_aware(student, every[0][:500])
     for model in (student, aware):
-        distil(model, asked_once, every, 3e-4, options.more_epochs)
+        distil(model, in_memory, every, 3e-4, options.more_epochs)
     return [student, aware]
 
 

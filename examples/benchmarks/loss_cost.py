@@ -9,7 +9,7 @@ is that of one forward and backward pass on (512, 2048), each in a process of it
 during the call, less what was resident before it, after a call on a small batch.
 
 Two of the losses compare all classes or all examples with each other, by products of matrices. What three such products
-take by themselves, two for the value and one for the gradient, is timed as well: the least that these losses can cost.
+take alone, two for the value and one for the gradient, is timed as well: the least that these losses can cost.
 
 The aims: at most 1.3 times `kl_divergence`, and at most 100 MB.
 """
@@ -94,7 +94,7 @@ def products_step(transposed: bool) -> Callable[[], object]:
 
 
 def traced(loss: Callable, shape: tuple[int | None, int]) -> Callable[[tf.Tensor, tf.Tensor], tuple]:
-    """Return a graph function of student and teacher that gives the mean of the loss and the student's gradient."""
+    """Return a graph function of student and teacher that returns the mean of the loss and the student's gradient."""
 
     @tf.function(autograph=False)
     def step(student, teacher):
@@ -118,7 +118,7 @@ def extra_megabytes(loss: Callable | type) -> float:
     sides = tf.constant(random.normal(size=(2, *FEATURES_SHAPE)), "float32")
     loss = loss() if inspect.isclass(loss) else loss
     step = traced(loss, (None, FEATURES_SHAPE[1]))
-    step(*sides[:, :4])  # what the first call sets up is not the loss's
+    step(*sides[:, :4])  # the memory of the first call's initialisation is not the loss's
     return peak_of(lambda: step(*sides)[1].numpy())
 
 

@@ -7,7 +7,7 @@
 Teacher, student, data and steps are the quickstart's: the student sees the first 5,000 labelled images for 20 epochs,
 from the same initial weights and in the same order for all methods. A method's weights are its paper's, times a factor
 that is picked from --factors on the validation split with one seed and a quarter of the epochs; the test split is read
-once, for the table. Each run is kept in --output, so that an interrupted benchmark goes on where it was, and two
+once, for the table. Each run is saved in --output, so that an interrupted benchmark can be continued, and two
 processes may share the work by --methods. Step costs are measured last, one step of each method and of KD in turns.
 """
 
@@ -107,7 +107,7 @@ def main() -> None:
 
 @dataclasses.dataclass
 class Bench:
-    """Runs what has not been run, and keeps what has."""
+    """Runs methods, and loads the results of those that were run before."""
 
     teacher: keras.Model
     images: kd.data.Images
@@ -129,7 +129,7 @@ class Bench:
         return [run["test"] for run in runs]
 
     def costs(self, chosen: dict[str, Method]) -> dict[str, float]:
-        """Return what a step costs, as the median of its ratio to a step of KD that was taken right after it."""
+        """Return what a step costs, as the median of its ratio to a step of KD that was run right after it."""
         basis = self._stepper(all_methods()["kd"])
         return {name: self._ratio(self._stepper(method), basis) for name, method in chosen.items()}
 

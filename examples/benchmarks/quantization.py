@@ -3,8 +3,8 @@
     python examples/benchmarks/quantization.py            # Fashion-MNIST, three seeds: nine minutes
     python examples/benchmarks/quantization.py --smoke    # embedded digits: does it run?
 
-For each seed a student of depthwise-separable convolutions is distilled on the first 10,000 images. Then it goes on for
-as many epochs again, at a tenth of the learning rate, in two ways: as it is, or as `kd.quantization_aware` of it. Both
+For each seed a student of depthwise-separable convolutions is distilled on the first 10,000 images, then for as many
+epochs again, at a tenth of the learning rate, in two ways: as it is, or as `kd.quantization_aware` of it. Both
 see the same batches under the same teacher. The first is written as float32 and, with 500 images for its ranges, as
 8-bit LiteRT (post-training quantisation); the second as 8-bit LiteRT, which needs no images. Accuracies are those of
 the LiteRT interpreter on the whole test split. The sizes of the files are also given for the student of the quickstart.
@@ -17,8 +17,8 @@ On two busy CPU cores, seeds 0, 1 and 2, teacher 91.7 %, mean and standard devia
     int8, post-training         82.31 ± 0.64     0.03 ± 0.14
     int8, quantisation-aware    82.21 ± 0.77     0.12 ± 0.16
 
-Here 8 bits with a scale for each channel cost nothing that three seeds could see, either way, so that there was nothing
-for the training to win back. The files are 0.30 of float32 for the quickstart's student of 20,490 parameters, and 0.78
+Here 8 bits with a scale for each channel cost nothing that three seeds could show, either way, so that the training had
+nothing to recover. The files are 0.30 of float32 for the quickstart's student of 20,490 parameters, and 0.78
 for this one: what remains is not weights.
 """
 
@@ -117,8 +117,8 @@ def run(seed: int, teacher: keras.Model, images: kd.data.Images, options: argpar
         AWARE: convert(aware),
     }
     result = {name: accuracy(content, images.test) for name, content in files.items()}
-    said = ", ".join(f"{name} {value:.2%}" for name, value in result.items())
-    print(f"  seed {seed}: {said}; {time.perf_counter() - started:.0f} s", flush=True)
+    accuracies = ", ".join(f"{name} {value:.2%}" for name, value in result.items())
+    print(f"  seed {seed}: {accuracies}; {time.perf_counter() - started:.0f} s", flush=True)
     return result
 
 

@@ -3,10 +3,10 @@
     python examples/benchmarks/serving.py            # a minute, and a minute more for the training where it is not done
     python examples/benchmarks/serving.py --smoke    # seconds: does it run?
 
-examples/serve.py runs as a process of its own, and wrk, a load generator in C, asks it over loopback (apt install wrk).
-One connection shows how long an answer takes where nobody else asks; 16, each asking again as soon as it is answered,
-how much the service can do, and how long one waits when it is busy all the time. locust, in Python, took as much of
-the processor as the service does: it measured itself, at a third of the requests.
+examples/serve.py runs as a process of its own, and wrk, a load generator in C, sends requests by loopback (apt install
+wrk). One connection shows how long a response takes without other clients; 16, each of which sends its next request as
+soon as it has a response, how much the service can do, and how long a client waits when it is always busy. locust, in
+Python, took as much of the processor as the service does: it measured itself, at a third of the requests.
 
 What it prints on two CPU cores is in RESULTS.md, under "Serving".
 """
@@ -70,14 +70,14 @@ def exported(output: pathlib.Path, smoke: bool) -> dict[str, pathlib.Path]:
     }
     if not all(found.values()):
         command = [sys.executable, EXAMPLES / "fraud_models.py", "--output", output, *(["--smoke"] if smoke else [])]
-        subprocess.run(command, check=True)  # TensorFlow's threads are not to take part in what is measured
+        subprocess.run(command, check=True)  # in another process, so that TensorFlow's threads are not measured
         return exported(output, smoke)
     return {title: paths[-1] for title, paths in found.items()}
 
 
 @contextlib.contextmanager
 def service(model: pathlib.Path) -> Iterator[str]:
-    """Serve a model, as long as the context lasts; give the address."""
+    """Serve a model, as long as the context lasts; yield the address."""
     command = [sys.executable, EXAMPLES / "serve.py", model, "--port", "0", "--drain", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -88,7 +88,7 @@ def service(model: pathlib.Path) -> Iterator[str]:
 
 
 def write_script(folder: pathlib.Path, x: list[list[float]], rows: int) -> pathlib.Path:
-    """Write what wrk is to send: transactions one after another, alone or in batches."""
+    """Write the requests of wrk: transactions one after another, alone or in batches."""
     bodies, script = folder / f"{rows}.jsonl", folder / f"{rows}.lua"
     parts = [{"transaction": row} for row in x]
     if rows > 1:
@@ -100,10 +100,10 @@ def write_script(folder: pathlib.Path, x: list[list[float]], rows: int) -> pathl
 
 def load(address: str, script: pathlib.Path, connections: int, seconds: int) -> dict[str, int]:
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
-    said = subprocess.run([*command, "--script", script, address], capture_output=True, text=True, check=True).stdout
-    result = json.loads(said[said.index("{") :])
+    output = subprocess.run([*command, "--script", script, address], capture_output=True, text=True, check=True).stdout
+    result = json.loads(output[output.index("{") :])
     if result["errors"] or not result["requests"]:
-        raise SystemExit(f"Expected an answer to every request. Received: {result}")
+        raise SystemExit(f"Expected a response to every request. Received: {result}")
     return result
 
 

@@ -10,7 +10,7 @@ each of its stages. The small student has fewer than 2,000 parameters: next to i
 distillation at T = 4 can hurt. The rows on 500 labels use the other training images without theirs; both students there
 shift their images at random, which the moving average of the student does not. Nothing is tuned on the test split.
 
-Stages and results are kept in --output, so that an interrupted benchmark goes on where it was.
+Stages and results are saved in --output, so that an interrupted benchmark can be continued.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python examples/benchmarks/training.py                  # the tables of steps; about ten minutes on two CPU cores
     python examples/benchmarks/training.py --only growth    # batch size, classes, students, replicas
 
-The models are the quickstart's, on random images of 28 x 28 x 1 that stand in memory. What is timed is the function
+The models are the quickstart's, on random images of 28 x 28 x 1 in memory. What is timed is the function
 that `fit` calls. The contestants take a call each in turns, in a random order, in one process; the figures are medians
 over the rounds, and the ratios are ratios of medians. "floor" is the same training in a `tf.function` written by hand,
 without metrics, weights, masks and checks.
@@ -36,7 +36,7 @@ from timing import in_turns
 
 import keras_kd as kd
 
-tf.get_logger().setLevel("ERROR")  # a new function for each contestant is no mistake here
+tf.get_logger().setLevel("ERROR")  # a new function for each contestant is intended here
 
 INPUT_SHAPE, CLASSES = (28, 28, 1), 10
 EVERYBODY = [
@@ -115,7 +115,7 @@ def images(batch_size: int, in_a_call: int) -> Task:
 
 
 def tiny(options: argparse.Namespace) -> dict[str, Any]:
-    """Models of four weights: what is left is what a step costs that computes nothing."""
+    """Models of four weights: what remains is the cost of a step that computes nothing."""
 
     def model() -> keras.Model:
         return keras.Sequential([layers.Input((2,)), layers.Dense(2, use_bias=False)])
@@ -131,7 +131,7 @@ def tiny(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(options: argparse.Namespace) -> dict[str, Any]:
-    """What passes until training runs: models are made, the step is traced, two steps are taken."""
+    """The time until training runs: models are created, the step is traced, two steps are run."""
     task = images(options.batch_size, in_a_call=1)
     chosen = (contestants.plain, contestants.live, contestants.features, contestants.keras_distillation)
     rounds = max(2, options.steps // 100)
@@ -156,9 +156,9 @@ def teachers(options: argparse.Namespace) -> dict[str, Any]:
     ):
         teacher = kd.teachers.Frozen(task.teacher(), **arguments)
         teacher.bind(task.student(), ("logits",))
-        ask = tf.function(lambda x, teacher=teacher: teacher(x, {})["logits"], jit_compile=jit)
+        predict = tf.function(lambda x, teacher=teacher: teacher(x, {})["logits"], jit_compile=jit)
         rows = tf.constant(x[:batch_size])
-        contenders[name] = lambda ask=ask, rows=rows: ask(rows).numpy()
+        contenders[name] = lambda predict=predict, rows=rows: predict(rows).numpy()
     sizes = [options.batch_size] * 4 + [4 * options.batch_size, 16 * options.batch_size]
     rounds = max(2, options.steps // 10)
     times = in_turns(contenders, rounds, warm_up=3)
@@ -201,8 +201,8 @@ def growth(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for settings in points[:1] if options.short else points:
         command = [sys.executable, __file__, "--point", json.dumps({**settings, "rounds": options.rounds})]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found = json.loads(said.splitlines()[-1])
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found = json.loads(output.splitlines()[-1])
         rows.append({**settings, **found})
         floor = f"{found['live'] / found['floor']:>12.3f}" if "floor" in found else f"{'':>12}"
         print(
