@@ -68,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     moments = random.Random(0)
     if options.kills:
-        print("ready", flush=True)  # the first may be killed before it can say so
+        print("ready", flush=True)  # the first may be killed before it can print this
     for number in range(options.kills):
         # TensorFlow takes seconds to import, and may be forked as long as it has not run anything.
         process = multiprocessing.get_context("fork").Process(target=build, args=(options,))
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def build(options: argparse.Namespace) -> None:
-    """Build, slowly where asked for."""
+    """Build, slowly with `--slow`."""
     examples = dataset(options.rows)
     if options.slow:
         examples = examples.map(lambda x, y: (_slow(x, options.slow), y))

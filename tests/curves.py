@@ -2,8 +2,8 @@
 
     python -m tests.curves FILE.npy one|mirrored|worker
 
-On several replicas the statistics are those of a replica's share of the batch: the curves cannot be equal, but have to
-lie within what the seed changes. What is compared is in tests/test_strategies.py.
+On several replicas the statistics are those of a replica's share of the batch: the curves cannot be equal, but may
+differ by no more than the seed changes them. tests/test_strategies.py compares them.
 """
 
 import sys

@@ -39,7 +39,7 @@ Change = tuple[ast.AST, str]
 
 
 def changes(node: ast.AST) -> Iterator[Change]:
-    """Yield a node and what may stand in its place, for a node and all that is in it."""
+    """Yield a node and a replacement, for a node and all that is in it."""
     yield from ((node, f"({ast.unparse(each)})") for each in of_expression(node))
     dropped = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
     if dropped or isinstance(node, (ast.AugAssign, ast.Raise, ast.Delete)) or _sets_attribute(node):
@@ -56,7 +56,7 @@ def changes(node: ast.AST) -> Iterator[Change]:
 
 
 def of_expression(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what may stand in the place of an expression."""
+    """Yield the replacements of an expression."""
     if isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in _OPERATORS:
         yield _with(node, op=_OPERATORS[type(node.op)]())
     elif isinstance(node, ast.Compare) and type(node.ops[0]) in _OPERATORS:

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One block of code: the heading that it stands under, the line before it, where it is, and what it says."""
+    """One block of code: the heading above it, the line before it, where it is, and its content."""
 
     page: str
     heading: str

@@ -1,4 +1,4 @@
-"""Private names of other packages in source code: what a new release of theirs may drop without a word."""
+"""Private names of other packages in source code, which a new release may remove without notice."""
 
 import ast
 import re
@@ -42,7 +42,7 @@ def _dotted(node: ast.AST) -> str:
 
 
 def named(tree: ast.AST) -> set[str]:
-    """Return the private names that stand in strings, and those of methods, which may override another one's."""
+    """Return the private names in strings, and those of methods, which may override another one's."""
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     methods = {node.name for each in classes for node in each.body if isinstance(node, ast.FunctionDef)}

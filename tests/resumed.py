@@ -1,4 +1,4 @@
-"""Train with BackupAndRestore on two replicas, or as one of two workers, and kill the process in the middle if told to.
+"""Train with BackupAndRestore on two replicas, or as one of two workers; with `kill`, kill the process in the middle.
 
     python -m tests.resumed FOLDER mirrored|worker [kill]
 

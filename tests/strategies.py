@@ -103,8 +103,8 @@ def main(file: str, kind: str) -> None:
 
 
 def refused(strategy: tf.distribute.Strategy) -> list[str]:
-    """Return what is said about each of the things that Keras cannot do on several replicas."""
-    said = []
+    """Return the error for each of the things that Keras cannot do on several replicas."""
+    messages = []
     for arguments in ({"steps_per_execution": 2}, {"jit_compile": True}, {"gradient_accumulation_steps": 2}):
         steps = arguments.pop("gradient_accumulation_steps", None)
         with strategy.scope():
@@ -112,10 +112,10 @@ def refused(strategy: tf.distribute.Strategy) -> list[str]:
             optimizer = keras.optimizers.SGD(gradient_accumulation_steps=steps)
             try:
                 distiller.compile(optimizer, CROSS_ENTROPY, **arguments)
-                said.append("")
+                messages.append("")
             except ValueError as error:
-                said.append(str(error))
-    return said
+                messages.append(str(error))
+    return messages
 
 
 def strategy_of(kind: str) -> tf.distribute.Strategy:

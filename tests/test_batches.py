@@ -42,7 +42,7 @@ def test_a_dataset_without_an_end_is_read_up_to_a_limit_and_refused_without_one(
         next(batches.of(endless, 4))
 
 
-def test_labels_are_required_where_nothing_else_is_said():
+def test_labels_are_required_by_default():
     with pytest.raises(ValueError, match="Expected data with labels"):
         next(batches.of([X], 4))
     assert next(batches.of([X], 4, labels=False))[1] is None

@@ -1,4 +1,4 @@
-"""A benchmark is fair, its numbers are SciPy's, and killed it goes on where it was."""
+"""A benchmark is fair, its numbers are SciPy's, and it continues after it was killed."""
 
 import copy
 import functools
@@ -95,7 +95,7 @@ def test_the_table_compares_a_recipe_with_alone_seed_by_seed():
     assert f"{expected.pvalue:.3f}" in str(result)
 
 
-def test_a_benchmark_that_has_begun_compares_the_seeds_that_both_have():
+def test_an_unfinished_benchmark_compares_the_seeds_that_both_have():
     result = made({("net", "alone"): [(0.5, 0.5)] * 3, ("net", "kd"): [(0.6, 0.6), (0.6, 0.7)]})
     np.testing.assert_allclose(result.rows()[1].over_alone.mean, 0.15, rtol=1e-12)
 
@@ -130,7 +130,7 @@ def test_a_recipe_that_has_diverged_is_never_the_best(metric, good):
     assert (result.best().recipe, result.best().seed) == ("good", 1)
 
 
-def test_every_run_is_there_with_its_evaluation_history_and_student(small):
+def test_every_run_is_saved_with_its_evaluation_history_and_student(small):
     result, _, _ = small
     assert [row.recipe for row in result.rows()] == ["alone", "label smoothing", "kd", "dkd"]
     assert set(result.histories) == {
@@ -145,8 +145,8 @@ def test_every_run_is_there_with_its_evaluation_history_and_student(small):
         loss, accuracy = student.evaluate(x, y, verbose=0)
         np.testing.assert_allclose(getattr(run, name)["loss"], loss, rtol=1e-5)
         np.testing.assert_allclose(getattr(run, name)["accuracy"], accuracy, rtol=1e-6)
-        said = np.argmax(teacher().predict(x, verbose=0), axis=-1)
-        np.testing.assert_allclose(result.teacher[name]["accuracy"], np.mean(said == y), rtol=1e-6)
+        predicted = np.argmax(teacher().predict(x, verbose=0), axis=-1)
+        np.testing.assert_allclose(result.teacher[name]["accuracy"], np.mean(predicted == y), rtol=1e-6)
 
 
 def test_a_compiled_teacher_is_measured_as_it_is(tmp_path):
@@ -164,8 +164,8 @@ def test_a_teacher_is_measured_on_what_the_student_outputs(head):
     x = part(2)[0]
     y = np.eye(3, dtype="float32")[part(2)[1]]
     members = [headed(seed, "sigmoid" if head == "sigmoid" else "logits") for seed in (1, 2)]
-    said = [member.predict(x, verbose=0).astype("float64") for member in members]
-    p = np.mean([each if head == "sigmoid" else softmax(each) for each in said], axis=0)
+    outputs = [member.predict(x, verbose=0).astype("float64") for member in members]
+    p = np.mean([each if head == "sigmoid" else softmax(each) for each in outputs], axis=0)
     if head == "sigmoid":
         loss, expected = "binary_crossentropy", -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
     else:
@@ -219,7 +219,7 @@ def test_the_control_trains_with_smoothed_labels(small):
         np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
-def test_the_same_call_again_runs_nothing_and_says_the_same(small):
+def test_the_same_call_again_runs_nothing_and_returns_the_same(small):
     result, folder, recipes = small
     before = finished(folder)
     again = kd.benchmark(**arguments(folder, recipes=recipes))
@@ -243,7 +243,7 @@ def test_a_poisoned_test_set_changes_neither_the_best_epoch_nor_the_best_recipe(
         x, y = part(seed)
         return x, (y + 1) % 3
 
-    # By validation, who learns gets worse: the first epoch is the best one, and a fast learner no good student.
+    # By validation, a student that learns gets worse: the first epoch is the best one, and a fast learner is bad.
     recipes = {"fast": {"optimizer": keras.optimizers.Adam(0.5)}, "still": {"optimizer": keras.optimizers.SGD(0.0)}}
     common = {**BRIEF, "keep_best": True, "epochs": 3, "recipes": recipes, "validation": contrary(1)}
     clean = kd.benchmark(**arguments(tmp_path / "clean", **common))
@@ -304,7 +304,7 @@ def test_a_changed_setting_is_refused_and_an_added_one_is_run(small):
         (Recipes(1.0).make, Recipes(2.0).make),
     ],
 )
-def test_a_recipe_that_is_a_function_is_known_by_what_it_was_given_too(one, other):
+def test_a_recipe_that_is_a_function_is_compared_by_its_enclosed_values_too(one, other):
     def enclosing(value):
         return lambda student, teacher: {"temperature": value}
 
@@ -320,7 +320,7 @@ def test_a_recipe_that_is_a_function_is_known_by_what_it_was_given_too(one, othe
         json.dumps(run_settings.describe(made(one)))
 
 
-def test_a_recipe_of_other_enclosed_values_is_not_taken_for_done(tmp_path):
+def test_a_recipe_of_other_enclosed_values_is_not_treated_as_finished(tmp_path):
     def recipe(value):
         return lambda student, teacher: {"temperature": value}
 
@@ -352,9 +352,9 @@ def test_a_list_of_named_models_with_their_own_settings_is_one_call(tmp_path, ca
         (name, recipe) for name in ("small", "tiny") for recipe in ("alone", "distilled")
     ]
     assert set(result.teacher) == {"train", "validation", "test"}
-    said = capsys.readouterr().out
-    assert re.search(r"4/4  tiny, distilled, seed 0: validation accuracy 0\.\d+", said)
-    assert re.search(r"2/4 .* about [\d.]+ s left", said)
+    printed = capsys.readouterr().out
+    assert re.search(r"4/4  tiny, distilled, seed 0: validation accuracy 0\.\d+", printed)
+    assert re.search(r"2/4 .* about [\d.]+ s left", printed)
 
 
 def test_a_recipe_may_be_a_function_of_the_models(tmp_path):
@@ -425,7 +425,7 @@ def test_a_folder_without_a_benchmark_is_named(tmp_path):
         BenchmarkResult.load(tmp_path)
 
 
-def test_the_front_is_what_nothing_beats():
+def test_the_front_holds_the_runs_that_no_other_beats():
     assert benchmark_plot.front([(10, 0.5), (5, 0.4), (7, 0.3), (20, 0.5), (5, 0.1)]) == [1, 0]
 
 
@@ -460,7 +460,7 @@ def test_a_benchmark_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_pat
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_benchmark_that_is_interrupted_says_what_is_kept(tmp_path, capsys):
+def test_a_benchmark_that_is_interrupted_prints_what_is_kept(tmp_path, capsys):
     def press():
         while not finished(tmp_path):
             event.wait(0.01)
@@ -478,13 +478,13 @@ def test_a_benchmark_that_is_interrupted_says_what_is_kept(tmp_path, capsys):
     assert len(there.runs) == count and "alone" in str(there) and there.best().path.endswith(".keras")
 
 
-def test_a_long_run_says_how_far_it_is(capsys):
+def test_a_long_run_prints_its_progress(capsys):
     beat = Heartbeat("net, kd, seed 0", 4, every=0.0)
     student = net()
     student.compile("sgd", LOSS)
     student.fit(*part(0), epochs=4, verbose=0, callbacks=[beat])
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 3 and re.search(r"net, kd, seed 0: epoch 1 of 4; about [\d.]+ s left", said[0])
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3 and re.search(r"net, kd, seed 0: epoch 1 of 4; about [\d.]+ s left", printed[0])
 
 
 @pytest.mark.slow

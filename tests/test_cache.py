@@ -1,4 +1,4 @@
-"""A cache joined to its examples: the same targets as the teacher's, whatever happens to the dataset afterwards."""
+"""A cache joined to its examples: the same targets as the teacher's, whatever is done with the dataset afterwards."""
 
 import json
 import time
@@ -99,7 +99,7 @@ def test_an_epoch_that_is_resumed_uses_its_own_view(tmp_path):
     assert_same(parts.student.get_weights(), whole.student.get_weights(), 1e-7)
 
 
-def test_nobody_who_follows_the_epochs_is_an_error(tmp_path):
+def test_views_without_a_callback_that_follows_the_epochs_are_an_error(tmp_path):
     cache = built(tmp_path, views=2, augment=jittered)
     with pytest.raises(tf.errors.OpError, match="several views"):
         next(iter(cache.join(dataset())))
@@ -116,8 +116,8 @@ def test_every_target_belongs_to_its_row_after_any_shuffle(tmp_path, seed):
         cache.epoch = epoch
         pipeline = cache.join(dataset()).shuffle(50, seed=seed).repeat(2).filter(lambda x, y: y > 0).batch(7)
         for x, _ in pipeline:
-            said = kd.teachers.Cached(cache)(x, {})["logits"]
-            np.testing.assert_array_equal(np.argmax(said, -1), np.argmax(model(x.inputs), -1))
+            logits = kd.teachers.Cached(cache)(x, {})["logits"]
+            np.testing.assert_array_equal(np.argmax(logits, -1), np.argmax(model(x.inputs), -1))
 
 
 def test_top_k_of_all_classes_trains_as_the_dense_cache(tmp_path):
@@ -177,7 +177,7 @@ def test_a_softmax_teacher_is_kept_as_logits(tmp_path):
         assert_same(trained(cached, batches(cache.join(dataset())))[0], live, 1e-5)
 
 
-def test_dict_inputs_and_weights_travel_with_the_targets(tmp_path):
+def test_dict_inputs_and_weights_are_kept_with_the_targets(tmp_path):
     weight = np.linspace(0, 2, len(X)).astype("float32")
     examples = tf.data.Dataset.from_tensor_slices(({"x": X, "id": np.arange(len(X))}, Y, weight))
     inputs = keras.Input((FEATURES,), name="x")
@@ -211,7 +211,7 @@ def test_several_steps_per_execution_and_evaluation(tmp_path):
     np.testing.assert_allclose(distiller.predict(joined, verbose=0), distiller.predict(X, verbose=0), atol=1e-6)
 
 
-def test_what_is_kept_in_memory_behind_the_join_trains_the_same(tmp_path):
+def test_examples_cached_in_memory_after_the_join_train_the_same(tmp_path):
     cache = built(tmp_path, dtype="float32")
     expected, _ = trained(kd.teachers.Cached(cache), cache.join(dataset()).batch(10))
     received, _ = trained(kd.teachers.Cached(cache), cache.join(dataset()).cache().batch(10))
@@ -264,7 +264,7 @@ def _dict_jitter(x, seed):
     return {**x, "x": jittered(x["x"], seed)}
 
 
-def test_a_key_that_is_not_there_is_said(tmp_path):
+def test_a_missing_key_is_named(tmp_path):
     cache = built(tmp_path, keyed(), teacher=of_x(teacher()), key="id")
     more = keyed(51)
     with pytest.raises(tf.errors.InvalidArgumentError, match="has no example of one of these keys"):
@@ -314,16 +314,16 @@ def test_verify_finds_what_no_fingerprint_shows(tmp_path):
     assert found.mean["logits"] == pytest.approx(differences.mean(), rel=1e-4)
 
 
-def test_its_representation_says_where_it_is_what_it_keeps_and_whether_it_is_built(tmp_path):
-    cache = kd.TeacherCache(tmp_path / "said", teacher=teacher(), taps=("logits", "hidden"), top_k=2)
+def test_its_representation_has_its_path_what_it_keeps_and_whether_it_is_built(tmp_path):
+    cache = kd.TeacherCache(tmp_path / "cache", teacher=teacher(), taps=("logits", "hidden"), top_k=2)
     kept = "taps=['hidden', 'logits'], dtype='float16', top_k=2"
-    assert repr(cache) == f"<TeacherCache at {str(tmp_path / 'said')!r}: not built, {kept}>"
+    assert repr(cache) == f"<TeacherCache at {str(tmp_path / 'cache')!r}: not built, {kept}>"
     cache.build(dataset(1200), verbose=0)
-    for each in (cache, kd.TeacherCache(tmp_path / "said")):
-        assert repr(each) == f"<TeacherCache at {str(tmp_path / 'said')!r}: 1,200 examples, {kept}>"
+    for each in (cache, kd.TeacherCache(tmp_path / "cache")):
+        assert repr(each) == f"<TeacherCache at {str(tmp_path / 'cache')!r}: 1,200 examples, {kept}>"
 
 
-def test_info_and_estimate_say_what_is_there(tmp_path):
+def test_info_and_estimate_describe_the_files(tmp_path):
     cache = built(tmp_path, top_k=2)
     info, estimate = cache.info(), cache.estimate(dataset(), batch_size=8)
     assert info.examples == estimate.examples == 50
@@ -337,10 +337,10 @@ def test_info_and_estimate_say_what_is_there(tmp_path):
 
 
 def test_info_counts_every_view_of_every_example():
-    said = {
+    columns = {
         "logits": {"log_probabilities": np.zeros((1, 5, 2), "float16"), "indices_of_7": np.zeros((1, 5, 2), "uint8")}
     }
-    content = {"count": 10, "views": 3, "dtype": "float16", "layout": Layout.of(said, False, 2).get_config()}
+    content = {"count": 10, "views": 3, "dtype": "float16", "layout": Layout.of(columns, False, 2).get_config()}
     info = Info.of(content, on_disk=1200, examples_timed=15, seconds=6.0, seconds_to_read=0.1)
     assert (info.examples, info.views, info.nbytes, info.bytes_per_example) == (10, 3, 1200, 40.0)
     assert info.bytes_dense == 10 * 3 * (2 + 5 * 7 * 2)  # the check, and 5 positions of 7 classes
@@ -382,7 +382,7 @@ def test_sequences_keep_their_masks(tmp_path):
     assert_same(cached.student.get_weights(), live.student.get_weights(), 1e-6)
 
 
-def test_passes_that_are_no_epochs_keep_to_one_view_each(tmp_path):
+def test_a_pass_that_is_no_epoch_uses_one_view(tmp_path):
     cache = built(tmp_path, views=3, augment=jittered)
     seen = []
     for number, (x, _) in enumerate(_moving(cache, cache.join(dataset()).repeat(3))):
@@ -404,7 +404,7 @@ def _moving(cache, examples):
 
 
 class Sum(keras.layers.Layer):
-    """The sum of what is there, in float32."""
+    """The sum of the inputs that are not None, in float32."""
 
     def call(self, first, second=None):
         first = tf.cast(first, "float32")
@@ -463,7 +463,7 @@ def test_any_input_that_keras_takes_is_cached_as_arrays_and_by_key(tmp_path, mak
         np.testing.assert_allclose(found.targets["logits"]["values"], model(found.inputs), atol=1e-5)
 
 
-def test_inputs_of_which_none_is_there_are_refused(tmp_path):
+def test_inputs_that_are_all_none_are_refused(tmp_path):
     nothing = tf.data.Dataset.from_tensor_slices(({"b": None}, Y))
     with pytest.raises(ValueError, match="Expected inputs, of which some may be left out. Received none"):
         built(tmp_path, nothing, teacher=of_two_inputs(1))

@@ -24,7 +24,7 @@ from keras_kd.cache import manifest, plan, shards
 from keras_kd.teachers import teacher_cache
 from tests.caches import CLASSES, FEATURES, built, data, dataset, files, jittered, teacher
 
-#: Each kill takes two seconds or three; .ci/run asks for 12. Four rows are a shard and 32 ms: however fast the machine,
+#: Each kill takes two seconds or three; .ci/run runs 12. Four rows are a shard and 32 ms: however fast the machine,
 #: there is something left to write at each.
 KILLS, ROWS = (12, 256) if os.environ.get("KERAS_KD_THOROUGH") else (2, 64)
 
@@ -63,7 +63,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path):
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
-def test_a_build_that_is_done_is_not_done_again(tmp_path):
+def test_a_finished_build_is_not_repeated(tmp_path):
     in_process(tmp_path, 20)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     in_process(tmp_path, 20)
@@ -76,8 +76,8 @@ def shards_in(folder):
 
 def test_the_progress_counts_the_examples_that_are_written(tmp_path, capsys):
     kd.TeacherCache(tmp_path, teacher=teacher()).build(dataset(), batch_size=20, verbose=1)
-    told = [int(each) for each in re.findall(r"(\d+)/50", capsys.readouterr().out)]
-    assert set(told) <= {20, 40, 50} and told[-1] == 50  # Keras leaves out what follows too soon
+    printed = [int(each) for each in re.findall(r"(\d+)/50", capsys.readouterr().out)]
+    assert set(printed) <= {20, 40, 50} and printed[-1] == 50  # Keras leaves out what follows too soon
 
 
 def test_independent_jobs_make_the_cache_of_their_plan(tmp_path, capsys):
@@ -98,7 +98,7 @@ def test_independent_jobs_make_the_cache_of_their_plan(tmp_path, capsys):
     assert not list(tmp_path.glob("job-*")) and not (tmp_path / "plan.json").exists()
 
 
-def test_jobs_of_datasets_that_do_not_say_how_long_they_are(tmp_path):
+def test_jobs_of_datasets_of_unknown_length(tmp_path):
     unknown = dataset(70).filter(lambda x, y: True)
     cache = kd.TeacherCache(tmp_path, teacher=teacher())
     cache.build(unknown, batch_size=1, shard=(0, 2), verbose=0)
@@ -116,7 +116,7 @@ def test_jobs_of_another_plan_are_refused(tmp_path):
         in_process(tmp_path / "other", 20, (2, 2))
 
 
-def test_a_second_process_is_told_of_the_first(tmp_path):
+def test_the_error_of_a_second_process_names_the_first(tmp_path):
     process = start(tmp_path, "--slow", 0.05)
     while not (tmp_path / "plan.json").exists():
         time.sleep(0.01)
@@ -129,7 +129,7 @@ def test_a_second_process_is_told_of_the_first(tmp_path):
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_said_and_what_is_finished_is_kept(tmp_path, monkeypatch):
+def test_a_full_disk_is_named_and_finished_shards_are_kept(tmp_path, monkeypatch):
     in_process(tmp_path / "whole", 100)
     full = shards.shard_path(tmp_path / "full", 1, 3)
     full.parent.mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_a_full_disk_is_said_and_what_is_finished_is_kept(tmp_path, monkeypatch)
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
 
 
-def test_a_teacher_that_says_nan_is_refused(tmp_path):
+def test_a_teacher_that_predicts_nan_is_refused(tmp_path):
     def broken(x):
         return tf.where(x[:, :1] == x[:, :1], x * np.nan, x)
 
@@ -158,17 +158,17 @@ def test_a_teacher_that_says_nan_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("augment", [None, jittered])
-def test_probabilities_that_are_taken_for_logits_are_warned_of_before_they_are_kept(tmp_path, augment):
+def test_a_warning_of_probabilities_read_as_logits_comes_before_they_are_stored(tmp_path, augment):
     model = teacher()
 
     def probable(x):
         return tf.nn.softmax(model(x))
 
     with pytest.warns(UserWarning, match="look like probabilities.*taken for logits"):
-        built(tmp_path / "unsaid", teacher=[teacher(), probable], augment=augment)
+        built(tmp_path / "undeclared", teacher=[teacher(), probable], augment=augment)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="The outputs of")
-        built(tmp_path / "said", teacher=[teacher(), kd.teachers.Frozen(probable, head="softmax")], augment=augment)
+        built(tmp_path / "declared", teacher=[teacher(), kd.teachers.Frozen(probable, head="softmax")], augment=augment)
 
 
 def test_features_that_half_precision_cannot_hold_are_refused(tmp_path):
@@ -235,13 +235,13 @@ def test_data_that_cannot_be_cached_is_refused(tmp_path, examples, message):
     ],
     ids=["shuffled", "shuffled from a seed", "augmented", "augmented from a seed"],
 )
-def test_a_dataset_that_is_another_one_each_time_is_refused_before_the_teacher_is_asked(tmp_path, change):
+def test_a_dataset_that_differs_in_each_pass_is_refused_before_the_teacher_runs(tmp_path, change):
     with pytest.raises(ValueError, match="same order each time.*begins otherwise.*until after `join`.*`key`"):
         built(tmp_path, change(dataset()))
     assert not list(tmp_path.iterdir())
 
 
-def test_an_order_that_stays_is_as_good_as_any_other(tmp_path):
+def test_any_fixed_order_is_accepted(tmp_path):
     fixed = dataset().shuffle(50, seed=1, reshuffle_each_iteration=False)
     assert sum(1 for _ in built(tmp_path, fixed).join(fixed)) == 50
 
@@ -254,7 +254,7 @@ def test_an_augmentation_that_ignores_its_seed_is_refused(tmp_path):
 # Several processes, on one machine or on several
 
 
-def test_a_builder_that_comes_when_another_has_just_finished_takes_the_cache(tmp_path, monkeypatch, capsys):
+def test_a_builder_that_starts_when_another_has_just_finished_uses_its_cache(tmp_path, monkeypatch, capsys):
     late = kd.TeacherCache(tmp_path, teacher=teacher())
     make_plan = teacher_cache.make_plan
 
@@ -269,7 +269,7 @@ def test_a_builder_that_comes_when_another_has_just_finished_takes_the_cache(tmp
     assert late.info().examples == 50 and sum(1 for _ in late.join(dataset())) == 50
 
 
-def test_a_lock_whose_file_was_removed_meanwhile_is_taken_on_the_new_one(tmp_path, monkeypatch):
+def test_a_lock_whose_file_was_removed_meanwhile_is_acquired_on_the_new_one(tmp_path, monkeypatch):
     path, lock_now, opened = tmp_path / "job.lock", manifest.lock_now, []
 
     def lock_after_the_holder_has_ended(descriptor):
@@ -348,7 +348,7 @@ def test_unfinished_files_of_two_machines_have_different_names(monkeypatch):
     assert shards.partial_path(path).name.startswith("partial-elsewhere-")
 
 
-def test_unfinished_files_are_removed_by_the_job_that_goes_on_and_at_the_end(tmp_path, monkeypatch):
+def test_unfinished_files_are_removed_by_the_job_that_continues_and_at_the_end(tmp_path, monkeypatch):
     folder = tmp_path / "view-0000"
     cache = kd.TeacherCache(tmp_path, teacher=teacher())
     cache.build(dataset(), 4, shard=(0, 2), verbose=0)
@@ -391,7 +391,7 @@ def test_a_folder_that_is_itself_a_link_is_built_into(tmp_path):
     assert built(tmp_path / "cache").info().examples == 50
 
 
-def test_a_cache_that_is_not_there_says_how_to_build_one(tmp_path):
+def test_the_error_of_a_missing_cache_names_how_to_build_one(tmp_path):
     with pytest.raises(ValueError, match="There is no cache"):
         kd.TeacherCache(tmp_path)
     with pytest.raises(ValueError, match="There is no cache"):

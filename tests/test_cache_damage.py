@@ -55,7 +55,7 @@ def test_no_damaged_file_is_accepted(tmp_path, number):
         with pytest.raises(ValueError, match="is missing|is damaged|There is no cache") as error:
             reopened = kd.TeacherCache(tmp_path, augment=jittered)
             reopened.join(dataset())
-            Source(tmp_path, reopened._manifest, lambda: 1).check(1)  # as when its turn comes
+            Source(tmp_path, reopened._manifest, lambda: 1).check(1)  # as when it is read
         assert str(path if path.name != manifest.MANIFEST else tmp_path) in str(error.value)
         assert "build" in str(error.value).lower()
         found.add((path, content is None, len(content or b"") == len(whole[path])))
@@ -143,7 +143,7 @@ def test_a_file_that_is_cut_off_or_removed_after_a_join_by_key_is_named(tmp_path
         list(joined)
 
 
-def test_many_threads_that_look_for_keys_read_a_view_once(tmp_path, monkeypatch):
+def test_many_threads_that_search_keys_read_a_view_once(tmp_path, monkeypatch):
     cache = built(tmp_path, batch_size=10, key=by_numbers, views=2, augment=jittered)
     index = Index(Source(tmp_path, cache._manifest, lambda: 0))
     reads, read = [], index._read
@@ -231,7 +231,7 @@ def test_another_teacher_is_refused(tmp_path, other):
         kd.TeacherCache(tmp_path, teacher=other())
 
 
-def test_a_teacher_that_learns_after_the_cache_was_opened_is_found(tmp_path):
+def test_a_teacher_that_is_trained_after_the_cache_was_opened_is_found(tmp_path):
     model = teacher()
     cache = kd.TeacherCache(tmp_path, teacher=model)
     changed(model)
@@ -243,7 +243,7 @@ def test_a_teacher_that_learns_after_the_cache_was_opened_is_found(tmp_path):
             use(dataset())
 
 
-def test_the_same_teacher_is_known_by_any_name_and_from_its_file(tmp_path):
+def test_the_same_teacher_is_recognised_by_any_name_and_from_its_file(tmp_path):
     built(tmp_path / "cache")
     keras.layers.Dense(3), keras.layers.Dense(3)  # names count up
     again = teacher()
@@ -372,7 +372,7 @@ def test_nothing_that_was_made_is_overwritten(tmp_path):
     built(tmp_path)
 
 
-def test_a_second_cache_object_does_not_build_again_or_ask_to_remove(tmp_path):
+def test_a_second_cache_object_neither_builds_again_nor_raises_an_error(tmp_path):
     first, second = (kd.TeacherCache(tmp_path, teacher=teacher()) for _ in range(2))
     first.build(dataset(), 4, verbose=0)
     second.build(dataset(), 4, verbose=0)
@@ -402,7 +402,7 @@ def test_another_vocabulary_is_another_teacher(tmp_path):
         kd.TeacherCache(tmp_path, teacher=reader("c c c b b a"))
 
 
-def test_a_shard_that_is_damaged_before_the_end_is_not_taken_over(tmp_path):
+def test_a_shard_that_is_damaged_before_the_end_is_refused(tmp_path):
     for index in range(2):
         if index:
             shard = sorted(tmp_path.rglob("*.tfrecord"))[0]

@@ -101,7 +101,7 @@ EDITS = {
     "a field of another type": lambda content: content["layout"][1].update(dtype="object"),
     "a field of a negative size": lambda content: content["layout"][1].update(shape=[-8]),
     "a field that is not there": lambda content: content["layout"].pop(0),
-    "a part that nobody knows": lambda content: content["layout"][1].update(part="logits"),
+    "an unknown part": lambda content: content["layout"][1].update(part="logits"),
     "classes behind the end": lambda content: content["layout"][1].update(shape=[2]),
     "another size of the check": lambda content: content.update(check_bytes=8),
     "a key that no row has": lambda content: content.update(key="id"),

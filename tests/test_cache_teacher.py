@@ -1,4 +1,4 @@
-"""Which teachers a cache tells apart: those that output something else, and no others."""
+"""Which teachers a cache distinguishes: those that output something else, and no others."""
 
 import functools
 
@@ -50,7 +50,7 @@ def through(model):
 
 
 class Scaled(keras.Model):
-    """A model whose configuration does not tell how it was made."""
+    """A model whose configuration does not contain how it was made."""
 
     def __init__(self, factor, activation):
         super().__init__()
@@ -141,7 +141,7 @@ DIFFERENT = {
 
 @pytest.mark.filterwarnings("ignore")  # Keras warns of every lambda that is written down
 @pytest.mark.parametrize("what", DIFFERENT)
-def test_teachers_that_output_something_else_are_told_apart(what):
+def test_teachers_that_output_something_else_are_distinguished(what):
     first, second, x = DIFFERENT[what]()
     first, second = as_teacher(first), as_teacher(second)
     outputs = [np.asarray(each(x, {})["logits"], np.float64) for each in (first, second)]
@@ -170,7 +170,7 @@ def test_which_layer_a_tap_reads_counts_and_other_names_do_not():
         lambda: [teacher(1), subclassed(3.0)],
     ],
 )
-def test_a_teacher_that_is_made_again_is_the_same(make):
+def test_a_teacher_that_is_created_again_is_the_same(make):
     first = teacher_fingerprints.with_code(as_teacher(make()))
     layers.Dense(3), layers.Activation("relu"), keras.Input((1,))  # names count up
     assert teacher_fingerprints.with_code(as_teacher(make())) == first
@@ -228,7 +228,7 @@ class Counting(Scaled):
         return super().call(x)
 
 
-def test_a_count_is_no_setting_and_is_said_not_to_be_compared(tmp_path):
+def test_a_count_is_no_setting_and_a_warning_names_it(tmp_path):
     model = subclassed(kind=Counting)
     with pytest.warns(UserWarning, match="Changes of 'traced' of the layer .*, which its methods change cannot be"):
         built(tmp_path, teacher=model)
@@ -237,7 +237,7 @@ def test_a_count_is_no_setting_and_is_said_not_to_be_compared(tmp_path):
 
 
 class Holder:
-    """An object that nothing is known of."""
+    """An object of an unknown class."""
 
     def __init__(self):
         self.model = teacher()
@@ -246,7 +246,7 @@ class Holder:
         return self.model(x)
 
 
-def test_what_cannot_be_told_apart_is_said_at_build(tmp_path):
+def test_a_build_warns_of_what_cannot_be_distinguished(tmp_path):
     held = Holder()
     with pytest.warns(UserWarning, match="Changes of an object of type Holder in .*, as 'held' cannot be noticed"):
         built(tmp_path, teacher=lambda x: held(x))
@@ -256,13 +256,13 @@ def test_what_cannot_be_told_apart_is_said_at_build(tmp_path):
 @pytest.mark.parametrize(
     "make", [teacher, lambda: subclassed(kind=Plain), lambda: through(teacher()), lambda: [teacher(1), teacher(2)]]
 )
-def test_what_can_be_told_apart_is_not_warned_of(tmp_path, make):
+def test_a_build_does_not_warn_of_what_can_be_distinguished(tmp_path, make):
     built(tmp_path, teacher=make())
 
 
 @tf.function
 def doubled(x):
-    """A function whose code stands in another object."""
+    """A function whose code is in another object."""
     return 2.0 * x
 
 

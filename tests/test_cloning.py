@@ -20,7 +20,7 @@ IDS = np.array([[100, 200, 7], [300, 7, 7], [200, 100, 9], [8, 100, 7]])
 
 @keras.saving.register_keras_serializable("tests")
 class Spelling(layers.Layer):
-    """Counts the letters that it has read from a book; they are no weights, and stand in a file of their own."""
+    """Counts the letters that it has read from a book; they are no weights, and are stored in a file of their own."""
 
     def __init__(self, **arguments):
         super().__init__(**arguments)
@@ -252,7 +252,7 @@ def test_a_copy_of_another_dtype_reads_the_data_in_their_own(dtype):
 
 
 @pytest.mark.parametrize("name", ["hashes", "words to ids", "ids to ids", "words to many hot"])
-def test_a_copy_of_another_dtype_takes_ids_and_words_for_what_they_are(name):
+def test_a_copy_of_another_dtype_reads_ids_and_words_unchanged(name):
     make, x = STATEFUL[name]
     model = make()
     copy = copy_model(model, "bfloat16")
@@ -309,7 +309,7 @@ def test_tuples_in_a_configuration_are_tuples_in_the_copy():
     assert copy_model(model).shape == (2, 3)
 
 
-def test_what_teaches_or_learns_through_a_copy_has_the_statistics_of_the_data():
+def test_copies_of_teachers_and_students_have_the_statistics_of_the_data():
     model = normalized()
     expected = model.predict(X, verbose=0)
     np.testing.assert_array_equal(kd.teachers.Frozen(model, device="CPU:0")(X, {})["logits"], expected)

@@ -12,7 +12,7 @@ from tests.combinations import KINDS, POLICIES
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Weights are kept and moved in float32; what is rounded to 16 bits is on the way through the network. From the input to
-# the gradient of the first kernel stand 12 roundings: the input; the kernel, the product and the sum of both layers;
+# the gradient of the first kernel are 12 roundings: the input; the kernel, the product and the sum of both layers;
 # tanh of the first (the teacher and the losses are in float32); the gradient of the logits, two products and the
 # derivative of tanh. Each changes a step by at most the unit roundoff u of its size, 2**-11 for float16 and 2**-8 for
 # bfloat16; sums in which terms cancel may double it.

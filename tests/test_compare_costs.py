@@ -27,7 +27,7 @@ def milliseconds(seconds):
 
 
 class Clock:
-    """Shows a time that passes only where it is told to: on a busy machine, the real one passes everywhere."""
+    """A clock that advances only where a test advances it: on a busy machine, the real one advances everywhere."""
 
     def __init__(self):
         self.now = 0.0
@@ -62,7 +62,7 @@ def test_percentiles_are_those_of_the_timed_calls(clock):
     assert milliseconds(received) == pytest.approx([20, 60, 60])
 
 
-def test_what_happens_only_at_first_is_not_in_the_times(clock):
+def test_the_first_calls_are_not_in_the_times(clock):
     call = clock.sleeper(300, 300, *[1] * 11)
     np.testing.assert_allclose(timing.in_turns({"call": call}, rounds=10, warm_up=2)["call"], 0.001)
 
@@ -106,8 +106,8 @@ def test_the_garbage_collector_waits_for_the_timed_calls():
 
 
 def test_a_model_is_run_with_the_head_that_it_has():
-    (answer,) = model_runners.in_keras(Predictor("model", linear(1, activation="softmax")))(X)()
-    np.testing.assert_allclose(answer.sum(-1), 1.0, atol=1e-6)
+    (output,) = model_runners.in_keras(Predictor("model", linear(1, activation="softmax")))(X)()
+    np.testing.assert_allclose(output.sum(-1), 1.0, atol=1e-6)
 
 
 def test_less_than_a_block_is_refused():
@@ -120,7 +120,7 @@ def slow(sleeper):
     return lambda x: tf.ensure_shape(tf.numpy_function(sleeper, [x], tf.float32), x.shape)
 
 
-def test_a_model_is_timed_until_its_answer_is_there(clock):
+def test_a_model_is_timed_until_its_outputs_are_available(clock):
     (cost,) = costs.measured({"slow": slow(clock.sleeper(30))}, {}, X, 20, False)["slow"]
     assert [cost.p50_ms, cost.p95_ms, cost.p99_ms] == pytest.approx([30] * 3)
     assert cost.examples_per_second == pytest.approx(8 / 0.03)
@@ -217,7 +217,7 @@ def test_parameters_count_once_and_with_statistics():
     assert sizes.parameters(Predictor("both", [linear(1), linear(2)])) == 2 * (4 * 3 + 3)
 
 
-def test_a_model_without_weights_has_none_and_what_a_function_has_is_not_known():
+def test_a_model_without_weights_has_none_and_those_of_a_function_are_not_known():
     x = keras.Input((4,))
     rescaled = keras.Model(x, keras.layers.Rescaling(2.0)(x))
     assert sizes.parameters(Predictor("rescaled", rescaled)) == 0
@@ -338,7 +338,7 @@ def test_a_keras_file_with_a_class_of_a_script_has_latency_and_no_memory(tmp_pat
     assert cost.p50_ms > 0 and cost.file_bytes > 0 and cost.memory_bytes is None
 
 
-def test_inputs_are_quantised_as_the_file_says():
+def test_inputs_are_quantised_as_the_file_specifies():
     details = {"dtype": np.int8, "quantization": (0.5, 3)}
     received = model_files.as_input(np.float32([0.0, 1.0, -0.7, 1000.0]), details)
     np.testing.assert_array_equal(received, np.int8([3, 5, 2, 127]))  # round(x / 0.5) + 3, clipped

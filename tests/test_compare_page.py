@@ -23,8 +23,8 @@ from keras_kd.evaluation import plots
 from keras_kd.evaluation.disagreements import Disagreement
 from tests.models import batch, dense, linear
 
-#: A name that would run in a page that does not escape it, or close what it stands in.
-#: Between the dollars is no formula: whoever takes it for one fails.
+#: A name that would run in a page that does not escape it, or close the element that contains it.
+#: Between the dollars is no formula: code that reads it as one fails.
 NAUGHTY = "$\\x$</title><script>window.ran = 1</script>'\"><img src=x onerror='window.ran = 1'>"
 COLORS = {"teacher": "#3c4454", "alone": "#0b7a75", NAUGHTY: "#d1495b"}
 CLASSES = ["cat", r"$\x$", "<i>owl</i>"]
@@ -105,7 +105,7 @@ def test_the_page_needs_nothing_else_and_forbids_it(page):
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def test_names_are_shown_as_they_are(page):
+def test_names_are_shown_unchanged(page):
     read = Read(page)
     for name in (NAUGHTY, *CLASSES, r"<b>$\x$"):
         assert name in read.text
@@ -113,14 +113,14 @@ def test_names_are_shown_as_they_are(page):
     assert all("style" in attributes for tag, attributes in read.tags if tag == "i")  # the dots of the legend
 
 
-def test_plots_name_models_as_they_are(comparison):
+def test_plots_show_names_of_models_unchanged(comparison):
     (plot,) = [plot for plot in plots.tradeoffs(comparison) if "latency" in plot.title]
     svg = base64.b64decode(plot.address.partition(",")[2]).decode()
     assert "$\\x$&lt;/title&gt;&lt;script" in svg and "<script" not in svg
     assert all(color in svg for color in COLORS.values())
 
 
-def test_a_title_says_which_models_it_is_about(page):
+def test_a_title_names_its_models(page):
     assert "<title>teacher, alone, $\\x$&lt;/title&gt;" in page.read_text(encoding="utf-8")
 
 
@@ -269,7 +269,7 @@ def test_names_with_characters_that_no_file_may_hold_break_neither_pictures_nor_
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
 
-#: Says what the browser has made of the page; the page's own policy would keep it, and all other scripts, from running.
+#: Returns what the browser has rendered; the page's own policy would prevent it, and all other scripts, from running.
 PROBE = """<script>onload = () => { const found = JSON.stringify({
   ran: window.ran === 1, wide: document.documentElement.scrollWidth,
   first: Math.max(...[...document.querySelectorAll("th:first-child")].map(
@@ -298,8 +298,8 @@ def test_a_browser_shows_every_picture_on_wide_and_narrow_screens_and_runs_nothi
     probed.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8")
     framed = page.parent / f"framed{width}.html"
     framed.write_text(FRAME.format(name=probed.name, width=width))
-    said = re.search("<body.*?({.*})", browse(framed, "--dump-dom", "--virtual-time-budget=5000"))[1]
-    found = json.loads(said)
+    rendered = re.search("<body.*?({.*})", browse(framed, "--dump-dom", "--virtual-time-budget=5000"))[1]
+    found = json.loads(rendered)
     assert found["ran"] is False
     assert found["wide"] <= width
     assert found["first"] < 0.45
@@ -357,8 +357,8 @@ UNDRAWN = {"costs": {}, "calibration": {}, "confusions": {}, "histories": {}}
 
 
 def test_an_example_is_shown_with_its_label_and_the_three_largest_probabilities(comparison, tmp_path):
-    said = np.array([0.1, 0.2, 0.4, 0.3])
-    found = Disagreement(7, 0.12345, 1, student=said, teacher=said[::-1], x=np.zeros(3))
+    probabilities = np.array([0.1, 0.2, 0.4, 0.3])
+    found = Disagreement(7, 0.12345, 1, student=probabilities, teacher=probabilities[::-1], x=np.zeros(3))
     one = dataclasses.replace(comparison, class_names=["a", "b", "c", "d"], disagreements={"alone": [found]}, **UNDRAWN)
     text = one.to_html(tmp_path / "page.html").read_text(encoding="utf-8").replace("\u00a0", " ")
     terms = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", text)

@@ -16,16 +16,16 @@ CLASSES, COUNT = 6, 53
 RANDOM = np.random.default_rng(7)
 TEACHER = (3 * RANDOM.normal(size=(COUNT, CLASSES))).astype("float32")
 STUDENT = (TEACHER + 2 * RANDOM.normal(size=(COUNT, CLASSES))).astype("float32")
-TEACHER[:, 4] -= 50  # class 4 is never said by either
+TEACHER[:, 4] -= 50  # class 4 is never predicted by either
 STUDENT[:, 4] -= 50
 LABELS = np.where(RANDOM.random(COUNT) < 0.4, RANDOM.integers(0, 4, COUNT), np.argmax(TEACHER, -1))
-LABELS[LABELS == 5] = 0  # class 5 is said but never true, class 4 neither
+LABELS[LABELS == 5] = 0  # class 5 is predicted but never true, class 4 neither
 WEIGHTS = RANDOM.uniform(0.1, 3.0, COUNT)
 X = {"student": STUDENT, "teacher": TEACHER}
 
 
 def parrot(name, outputs=CLASSES, activation=None, positions=()):
-    """A model that says what the data have under its name."""
+    """A model that outputs the values that the data have under its name."""
     x = keras.Input((*positions, outputs), name=name)
     return keras.Model(x, keras.layers.Activation(activation)(x))
 
@@ -37,20 +37,20 @@ def measured(x=X, y=LABELS, *weights, outputs=CLASSES, **arguments):
 def expected_of_classes(student, teacher, labels, weights):
     """Everything at once, by scikit-learn and SciPy; the expected calibration error bin by bin from the paper."""
     p, q = (special.softmax(z.astype("float64"), axis=-1) for z in (student, teacher))
-    said, teachers, classes = np.argmax(p, -1), np.argmax(q, -1), np.arange(CLASSES)
+    predicted, teachers, classes = np.argmax(p, -1), np.argmax(q, -1), np.arange(CLASSES)
     wrong = teachers != labels
     top_2 = metrics.top_k_accuracy_score(labels, student, k=2, sample_weight=weights, labels=classes)
     return {
-        "accuracy": metrics.accuracy_score(labels, said, sample_weight=weights),
+        "accuracy": metrics.accuracy_score(labels, predicted, sample_weight=weights),
         "top_2_accuracy": top_2,
         "nll": metrics.log_loss(labels, p, sample_weight=weights, labels=classes),
         "brier": np.average(np.sum((p - np.eye(CLASSES)[labels]) ** 2, axis=-1), weights=weights),
-        "f1_macro": metrics.f1_score(labels, said, average="macro", sample_weight=weights, zero_division=0),
-        "ece": calibration_error(p.max(-1), said == labels, weights),
-        "agreement": metrics.accuracy_score(teachers, said, sample_weight=weights),
+        "f1_macro": metrics.f1_score(labels, predicted, average="macro", sample_weight=weights, zero_division=0),
+        "ece": calibration_error(p.max(-1), predicted == labels, weights),
+        "agreement": metrics.accuracy_score(teachers, predicted, sample_weight=weights),
         "kl_teacher_student": np.average(stats.entropy(q, p, axis=-1), weights=weights),
         "kl_student_teacher": np.average(stats.entropy(p, q, axis=-1), weights=weights),
-        "agreement_where_teacher_wrong": np.average((said == teachers)[wrong], weights=weights[wrong]),
+        "agreement_where_teacher_wrong": np.average((predicted == teachers)[wrong], weights=weights[wrong]),
     }
 
 
@@ -99,7 +99,7 @@ def test_the_teacher_comes_second():
     assert forth["accuracy"] != back["accuracy"]
 
 
-def test_an_example_without_weight_is_as_if_it_were_not_there():
+def test_an_example_without_weight_does_not_count():
     weights = np.where(np.arange(COUNT) % 5 == 0, 0.0, WEIGHTS)
     weights[LABELS == 3] = 0.0  # a class that has no weight does not count for the macro F1
     kept = weights > 0
@@ -167,13 +167,13 @@ def test_a_softmax_headed_copy_gives_the_numbers_of_the_logits(kind):
     assert received[0] == pytest.approx(received[1], abs=1e-6)
 
 
-def test_the_user_may_say_what_cannot_be_recognised():
+def test_the_user_may_declare_a_head_that_cannot_be_recognised():
     x, y = batch(16)
     probabilities = Subclassed(dense(3, 1))
     probabilities.call = lambda x: keras.ops.exp(keras.ops.log_softmax(probabilities.layer(x)))
     probabilities(x)
-    said = kd.teachers.Frozen(probabilities, head="softmax")
-    assert measure(said, (x, y)) == pytest.approx(measure(headed(1, "logits"), (x, y)), abs=1e-6)
+    teacher = kd.teachers.Frozen(probabilities, head="softmax")
+    assert measure(teacher, (x, y)) == pytest.approx(measure(headed(1, "logits"), (x, y)), abs=1e-6)
 
 
 def test_an_ensemble_is_compared_by_its_mean_probabilities():
@@ -185,8 +185,8 @@ def test_an_ensemble_is_compared_by_its_mean_probabilities():
 
 def test_positions_count_and_masked_ones_do_not():
     words = keras.Input((4,), dtype="int32")
-    said = keras.layers.Embedding(5, 3, mask_zero=True, embeddings_initializer="random_normal")(words)
-    model = keras.Model(words, said)
+    scores = keras.layers.Embedding(5, 3, mask_zero=True, embeddings_initializer="random_normal")(words)
+    model = keras.Model(words, scores)
     x = np.array([[1, 2, 3, 4], [4, 3, 0, 0], [1, 0, 0, 0]])
     y = np.where(x == 0, -1, x % 3)
     kept = x > 0
@@ -226,11 +226,11 @@ def test_batches_of_any_length_and_datasets_of_keras_are_read():
 # Yes or no.
 
 YES = (RANDOM.random((COUNT, CLASSES)) < special.expit(TEACHER)).astype("int64")
-YES[:, 4] = 0  # never true, and never said
+YES[:, 4] = 0  # never true, and never predicted
 
 
 @pytest.mark.parametrize("task", ["classification", "multi-label", "regression"])
-def test_batches_without_weight_are_as_if_they_were_not_there(task):
+def test_batches_without_weight_do_not_count(task):
     y = LABELS if task == "classification" else YES
     weights = np.where(np.arange(COUNT) % 16 < 8, WEIGHTS, 0.0)
     kept = weights > 0
@@ -263,32 +263,32 @@ def test_positions_have_the_measures_of_as_many_examples(task, labels, shape):
 @pytest.mark.parametrize("batch_size", [1, 8, 53])
 def test_measures_of_labels_equal_the_references(batch_size):
     p, q = special.expit(STUDENT.astype("float64")), special.expit(TEACHER.astype("float64"))
-    said, teachers = p > 0.5, q > 0.5
+    found, teachers = p > 0.5, q > 0.5
     w, wrong = WEIGHTS, teachers != (YES > 0)
     each = np.repeat(w, CLASSES).reshape(COUNT, CLASSES)
-    present = np.flatnonzero(said.any(0) | YES.any(0))
+    present = np.flatnonzero(found.any(0) | YES.any(0))
     assert 4 not in present
     two = [np.stack([1 - each, each], -1) for each in (q, p)]
     kl, reverse = stats.entropy(*two, axis=-1), stats.entropy(*two[::-1], axis=-1)
     expected = {
-        "accuracy": np.mean([metrics.accuracy_score(YES[:, k], said[:, k], sample_weight=w) for k in range(CLASSES)]),
-        "exact_match": metrics.accuracy_score(YES, said, sample_weight=w),
+        "accuracy": np.mean([metrics.accuracy_score(YES[:, k], found[:, k], sample_weight=w) for k in range(CLASSES)]),
+        "exact_match": metrics.accuracy_score(YES, found, sample_weight=w),
         "nll": metrics.log_loss(YES.ravel(), p.ravel(), sample_weight=each.ravel()),
         "brier": metrics.brier_score_loss(YES.ravel(), p.ravel(), sample_weight=each.ravel()),
-        "f1_macro": metrics.f1_score(YES[:, present], said[:, present], average="macro", sample_weight=w),
-        "f1_micro": metrics.f1_score(YES, said, average="micro", sample_weight=w),
-        "ece": calibration_error(np.maximum(p, 1 - p).ravel(), (said == (YES > 0)).ravel(), each.ravel()),
-        "agreement": np.average(said == teachers, weights=each),
+        "f1_macro": metrics.f1_score(YES[:, present], found[:, present], average="macro", sample_weight=w),
+        "f1_micro": metrics.f1_score(YES, found, average="micro", sample_weight=w),
+        "ece": calibration_error(np.maximum(p, 1 - p).ravel(), (found == (YES > 0)).ravel(), each.ravel()),
+        "agreement": np.average(found == teachers, weights=each),
         "kl_teacher_student": np.average(kl, weights=each),
         "kl_student_teacher": np.average(reverse, weights=each),
-        "agreement_where_teacher_wrong": np.average((said == teachers)[wrong], weights=each[wrong]),
+        "agreement_where_teacher_wrong": np.average((found == teachers)[wrong], weights=each[wrong]),
     }
-    # Logits of -50 are beyond what 1 - p can say in float64: 1e-22 from 1.
+    # Logits of -50 are beyond what 1 - p can represent in float64: 1e-22 from 1.
     received = measured(X, YES, WEIGHTS, batch_size=batch_size, task="multi-label")
     assert_equal(received, expected)
 
 
-def test_an_answer_that_is_impossible_for_both_adds_nothing():
+def test_a_label_that_is_impossible_for_both_adds_nothing():
     x = {"student": np.float32([[1, -np.inf]]), "teacher": np.float32([[1, -np.inf]])}
     received = measured(x, np.array([[1, 0]]), outputs=2, task="multi-label")
     assert received["kl_teacher_student"] == received["kl_student_teacher"] == 0.0
@@ -357,7 +357,7 @@ def test_one_output_takes_labels_without_its_axis():
         (None, 1, TEACHER[:, 0], "mae"),
     ],
 )
-def test_the_task_is_read_off_head_and_labels(activation, outputs, labels, name):
+def test_the_task_follows_from_head_and_labels(activation, outputs, labels, name):
     assert name in measure(parrot("student", outputs, activation), (STUDENT[:, :outputs], labels))
 
 
@@ -410,7 +410,7 @@ def test_tuples_of_another_length_are_refused():
             measure(parrot("student"), data)
 
 
-def test_the_number_of_batches_is_told_where_it_is_known():
+def test_the_number_of_batches_is_printed_where_it_is_known():
     dataset = tf.data.Dataset.from_tensor_slices((STUDENT, LABELS)).batch(10)
     assert batches.count((X, LABELS), 10) == batches.count(dataset, 3) == 6  # 53 examples
     assert batches.count((X, LABELS), 53) == 1

@@ -77,11 +77,11 @@ def test_a_shuffling_dataset_gives_the_numbers_of_arrays():
 def test_classes_and_confusions_are_those_of_scikit_learn():
     comparison, weights = compared(data=(X, Y, np.arange(1.0, 65.0))), np.arange(1.0, 65.0)
     for name, model in MODELS.items():
-        said = logits(model).argmax(-1)
+        predicted = logits(model).argmax(-1)
         both = {"labels": range(3), "average": None, "sample_weight": weights, "zero_division": np.nan}
-        np.testing.assert_allclose(comparison.recall[name], metrics.recall_score(Y, said, **both))
-        np.testing.assert_allclose(comparison.f1[name], metrics.f1_score(Y, said, **both))
-        matrix = metrics.confusion_matrix(Y, said, labels=range(3), sample_weight=weights)
+        np.testing.assert_allclose(comparison.recall[name], metrics.recall_score(Y, predicted, **both))
+        np.testing.assert_allclose(comparison.f1[name], metrics.f1_score(Y, predicted, **both))
+        matrix = metrics.confusion_matrix(Y, predicted, labels=range(3), sample_weight=weights)
         np.testing.assert_allclose(comparison.confusions[name], matrix)
     np.testing.assert_allclose(comparison.support, np.bincount(Y, weights, 3))
 
@@ -102,7 +102,7 @@ def test_the_examples_of_the_largest_divergence_are_kept_with_their_inputs():
     assert compared(worst=0).disagreements == {}
 
 
-def test_disagreements_on_labels_are_of_all_answers_and_on_numbers_absolute():
+def test_disagreements_on_labels_are_of_all_labels_and_on_numbers_absolute():
     s, t = logits(STUDENT), logits(TEACHER)
     p, q = special.expit(s), special.expit(t)
     kl = np.mean(q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)), axis=-1)
@@ -226,7 +226,7 @@ def of_export(runtime, path):
         (["m/s.tflite", "m/s.tflite"], [", s.tflite"] * 2),
     ],
 )
-def test_files_of_one_runtime_are_told_apart_by_as_much_of_their_paths_as_it_takes(paths, places):
+def test_files_of_one_runtime_are_distinguished_by_the_shortest_part_of_their_paths(paths, places):
     costs = [of_export("Keras", None), *(of_export("LiteRT", path) for path in paths), of_export("SavedModel", "m/1")]
     expected = ["a", *(f"a (LiteRT{place})" for place in places), "a (SavedModel)"]
     assert measures.ways("a", costs) == expected
@@ -288,15 +288,15 @@ def test_measures_come_in_one_order_accuracy_first():
 
 def test_the_dict_has_plain_numbers_of_each_model():
     comparison = compared(worst=2, histories={"alone": {"loss": [2.0, np.inf]}})
-    found, said = comparison.to_dict(), logits(MODELS["alone"]).argmax(-1)
+    found, predicted = comparison.to_dict(), logits(MODELS["alone"]).argmax(-1)
     assert (found["task"], found["teacher"], found["examples"]) == ("classification", "teacher", 64)
     assert (found["class_names"], found["support"]) == (["0", "1", "2"], list(np.bincount(Y, minlength=3)))
     assert list(found["models"]) == list(MODELS)
     one = found["models"]["alone"]
-    recall = metrics.recall_score(Y, said, labels=range(3), average=None, zero_division=np.nan)
+    recall = metrics.recall_score(Y, predicted, labels=range(3), average=None, zero_division=np.nan)
     assert one["recall"] == [*recall[:2], None]
-    assert one["f1"] == pytest.approx(metrics.f1_score(Y, said, labels=range(3), average=None))
-    assert one["confusion"] == metrics.confusion_matrix(Y, said, labels=range(3)).tolist()
+    assert one["f1"] == pytest.approx(metrics.f1_score(Y, predicted, labels=range(3), average=None))
+    assert one["confusion"] == metrics.confusion_matrix(Y, predicted, labels=range(3)).tolist()
     assert one["history"] == {"loss": [2.0, None]} and one["costs"] == []
     assert sum(share for _, _, share in one["calibration"]) == pytest.approx(1.0)
     assert [set(each) for each in one["disagreements"]] == [{"index", "distance", "label", "student", "teacher"}] * 2
@@ -340,7 +340,7 @@ def test_histories_may_be_what_fit_returns_or_its_dict():
     assert received == {"alone": expected, "distilled": expected}
 
 
-def test_nothing_is_printed_but_a_bar_where_it_is_asked_for(capsys):
+def test_nothing_is_printed_but_a_bar_where_it_is_requested(capsys):
     compared()
     assert capsys.readouterr().out == ""
     for data in ((X, Y), ((X[:9], Y[:9]) for _ in range(3))):
@@ -367,7 +367,7 @@ def test_what_does_not_fit_is_refused(arguments, words):
         compared(**arguments)
 
 
-def test_what_can_be_refused_without_the_data_is_refused_before_they_are_read(tmp_path):
+def test_errors_that_need_no_data_come_before_the_data_are_read(tmp_path):
     def batches():
         raise AssertionError("read")
         yield

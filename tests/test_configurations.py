@@ -63,16 +63,16 @@ HEADS = [*ARRAYS, "positions"]
 #: What may be special about a configuration, and the heads it is tried on.
 KINDS = {
     "plain": HEADS,
-    "adapted": ARRAYS,  # a Normalization that has been adapted stands first
+    "adapted": ARRAYS,  # the first layer is a Normalization that has been adapted
     "average": HEADS,  # the teacher is the student's average, of a student that has adapted; the user has compiled it
     "axis": ["softmax"],  # a softmax over another axis than the last
     "bool": ["logits", "softmax"],  # labels of True and False
     "column": ["sigmoid"],  # the teacher is a function that returns one column of probabilities
     "copy": HEADS,  # the teacher is a copy on a device, of a model that has adapted
-    "doubtful": ["sigmoid"],  # as "column", and nothing says that these are probabilities
+    "doubtful": ["sigmoid"],  # as "column", and nothing declares that these are probabilities
     "optional": ARRAYS,  # an input that may be None, and is
     "overridden": ARRAYS,  # the student has a loss and a prediction of its own
-    "reshaped": ["softmax"],  # layers that move values stand behind the softmax
+    "reshaped": ["softmax"],  # layers that move values follow the softmax
     "schedule": HEADS,  # alpha or the temperature leaves its range at the second step
 }
 
@@ -91,7 +91,7 @@ ROUNDING = 1e-6
 #: A graph rounds features of 16 bits at other places than the layers called one by one: once, where two are fused.
 ROUNDING_OF_FEATURES = {"mixed_float16": 2**-10, "mixed_bfloat16": 2**-7}
 
-#: Why a configuration may be refused, with what the message has to say.
+#: Why a configuration may be refused, with what the message has to contain.
 REASONS = {
     "weights without labels": "labels beside `sample_weight`",
     "a loss that needs labels": "learns from labels as well",
@@ -231,7 +231,7 @@ def outcome(drawn):
     assert reason is None, f"Expected a refusal: {reason}"
     assert any("look like probabilities" in str(each.message) for each in warned) == (drawn["kind"] == "doubtful")
     logs = {name: values[0] for name, values in logs.items()}
-    if not np.isfinite(logs.get("mse", 0.0)):  # Keras squares a student's float16 in float16, whoever trains it
+    if not np.isfinite(logs.get("mse", 0.0)):  # Keras squares a student's float16 in float16, in its own fit as well
         assert not np.isfinite(alone(distiller.student, drawn, metrics=["mse"])["mse"])
     logs.pop("mse", None)
     assert all(np.isfinite(value) for value in logs.values()), logs
@@ -271,7 +271,7 @@ def compiled(drawn):
     ]
     head = drawn["head"] if drawn["head"] in ("sigmoid", "values") else "auto"
     distiller = kd.Distiller(student=student, teacher=teacher(drawn, head), terms=terms + hints, student_head=head)
-    if drawn["kind"] == "average":  # of which the user has measured how good it is
+    if drawn["kind"] == "average":  # whose accuracy the user has measured
         distiller.teacher.model.compile(loss=loss_of(drawn["head"]), metrics=["mse"], run_eagerly=True)
     distiller.compile(
         keras.optimizers.SGD(

@@ -17,7 +17,7 @@ def test_the_page_lists_every_public_loss_and_transform():
     }
 
 
-def test_the_page_is_what_the_command_prints_numbers_aside():
+def test_the_page_is_what_the_command_prints_except_for_numbers():
     assert PAGE.startswith(conformance.HEAD + conformance.line((*conformance.COLUMNS, *conformance.MEASURED)))
     printed = [conformance.line(row) for row in conformance.known_rows()]
     assert [re.sub(r" \S+ \| \S+ \| \S* \| \S* \|$", "", line) for line in LINES] == printed

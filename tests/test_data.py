@@ -1,4 +1,4 @@
-"""Data sets: what is loaded, from where, and what is said when it cannot be."""
+"""Data sets: what is loaded, from where, and the errors when it cannot be."""
 
 import socket
 import sys
@@ -97,7 +97,7 @@ def test_digits_describe_themselves():
         assert (x.min(), x.max()) == (0.0, 1.0)
 
 
-def test_validation_is_the_fraction_of_the_training_split_asked_for():
+def test_validation_is_the_requested_fraction_of_the_training_split():
     digits = data.load(validation=0.25)
     assert len(digits.validation[0]) == len(digits.validation[1]) == 300  # a quarter of 1198, rounded
     assert len(digits.train[0]) == len(digits.train[1]) == 898
@@ -179,22 +179,22 @@ def test_a_set_without_a_test_split_is_refused(folder):
     ("name", "close"),
     [("fashion-mnist", "fashion_mnist"), ("fashion_mnst", "fashion_mnist"), ("digit", "digits")],
 )
-def test_an_unknown_name_is_answered_with_close_ones(name, close):
+def test_the_error_of_an_unknown_name_lists_close_ones(name, close):
     with pytest.raises(ValueError, match=rf"Received: '{name}'. Close matches: .*'{close}'"):
         data.load(name)
 
 
-def test_a_name_like_no_other_is_answered_with_where_to_look():
+def test_the_error_of_a_name_like_no_other_names_where_to_look():
     with pytest.raises(ValueError, match="list_builders"):
         data.load("qqqqqqqq")
 
 
-def test_an_unknown_configuration_keeps_the_answer_of_tensorflow_datasets():
+def test_an_unknown_configuration_keeps_the_error_of_tensorflow_datasets():
     with pytest.raises(ValueError, match="BuilderConfig nosuch not found"):
         data.load("emnist/nosuch")
 
 
-def test_without_data_and_network_the_error_comes_at_once_and_says_what_to_do(folder, monkeypatch, no_network):
+def test_without_data_and_network_the_error_comes_at_once_and_names_what_to_do(folder, monkeypatch, no_network):
     monkeypatch.setattr(TinyImages, "url_infos", SOURCE)
     with pytest.raises(ConnectionError, match="Set TFDS_DATA_DIR to a folder that holds it, connect") as caught:
         data.load("tiny_images")
@@ -209,14 +209,14 @@ def test_without_data_and_network_the_error_comes_at_once_and_says_what_to_do(fo
         ("fashion_mnist", "importlib_resources", "tensorflow-datasets"),
     ],
 )
-def test_a_missing_package_is_answered_with_the_extra_that_brings_it(monkeypatch, name, module, package):
+def test_the_error_of_a_missing_package_names_the_extra_that_installs_it(monkeypatch, name, module, package):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf'needs {package}.*pip install "keras_kd\[data\]"'):
         data.load(name)
 
 
 @pytest.mark.tfds
-def test_fashion_mnist_is_all_there(fashion_mnist):
+def test_fashion_mnist_is_complete(fashion_mnist):
     assert (fashion_mnist.input_shape, fashion_mnist.classes) == ((28, 28, 1), 10)
     assert [len(part[0]) for part in (fashion_mnist.train, fashion_mnist.validation, fashion_mnist.test)] == [
         54_000,

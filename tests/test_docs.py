@@ -1,4 +1,4 @@
-"""What the pages and the docstrings show runs as it stands, and nothing public is missing from the API pages."""
+"""The code of the pages and the docstrings runs unchanged, and nothing public is missing from the API pages."""
 
 import ast
 import doctest
@@ -31,7 +31,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def at_once(tmp_path, monkeypatch):
     """Run in a folder of its own, and without tracing graphs: what is shown is tried, not timed."""
     monkeypatch.chdir(tmp_path)
-    # The same functions with less work; what they are given is what the page says.
+    # The same functions with less work; their other arguments are those of the page.
     monkeypatch.setattr(kd, "export", functools.partial(kd.export, fresh=False))
     monkeypatch.setattr(kd, "benchmark", functools.partial(kd.benchmark, seeds=1, epochs=1, verbose=0))
     monkeypatch.setattr(kd, "tune", functools.partial(kd.tune, trials=1, epochs=1, verbose=0))
@@ -72,7 +72,7 @@ def models() -> dict:
 
 @pytest.fixture
 def readme(at_once):
-    """The names that the README's blocks take for granted."""
+    """The names that the README's blocks use without a definition."""
     (x, y), (x_val, y_val), (x_test, y_test) = images(16), images(16, 1), images(16, 2)
     small, tiny, alone, distilled = (dense_images(units) for units in (4, 2, 3, 3))
     arguments = {"optimizer": "adam", "loss": CROSS_ENTROPY, "metrics": ["accuracy"]}
@@ -160,7 +160,7 @@ def test_validation_data_bring_val_loss(trouble):
     assert "val_distillation_loss" in logs and "val_accuracy" not in logs
 
 
-def test_without_validation_data_keras_says_that_val_loss_is_not_available(trouble):
+def test_without_validation_data_keras_warns_that_val_loss_is_not_available(trouble):
     stop = keras.callbacks.EarlyStopping(monitor="val_loss")
     with pytest.warns(UserWarning, match="`val_loss` which is not available"):
         trouble["distiller"].fit(trouble["x"], trouble["y"], callbacks=[stop], verbose=0)
@@ -188,7 +188,7 @@ def test_inverted_pixels_are_caught_by_the_check(trouble):
     assert any("not shown what it was trained on" in advice for advice in trouble["report"].advice)
 
 
-def test_a_loss_for_probabilities_on_logits_spoils_what_is_learned(trouble):
+def test_a_loss_for_probabilities_on_logits_spoils_the_training(trouble):
     found = []
     for loss in (CROSS_ENTROPY, "sparse_categorical_crossentropy"):
         keras.utils.set_random_seed(0)
@@ -198,7 +198,7 @@ def test_a_loss_for_probabilities_on_logits_spoils_what_is_learned(trouble):
     assert found[1] < found[0] - 0.2
 
 
-def test_the_teacher_stays_as_it_is(trouble):
+def test_the_teacher_stays_unchanged(trouble):
     TROUBLES["The teacher's weights change"].run(trouble)
     assert trouble["same"]
 
@@ -214,7 +214,7 @@ def test_the_weight_undoes_t_squared(trouble):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_on_the_site_a_reader_has_to_ask_for_a_solution(path):
+def test_on_the_site_a_solution_is_folded(path):
     """What is folded is the code below "## Solution", and nothing else: docs/conf.py names it so."""
     below, solutions, folded = False, [], []
     for cell in json.loads(path.read_text())["cells"]:
@@ -257,7 +257,7 @@ def examples() -> list[doctest.DocTest]:
 
 EXAMPLES = {test.name: test for test in examples()}
 PRINTED = {name: test for name, test in EXAMPLES.items() if test.examples[-1].want}
-#: Those that begin in the middle of something: models, layers or data that only their reader has.
+#: Those that need models, layers or data that only their reader has.
 TOLD = {name: test for name, test in EXAMPLES.items() if name not in PRINTED}
 
 
@@ -266,7 +266,7 @@ VARIABLES = ("cache", "comparison", "distiller")
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_an_example_in_a_docstring_prints_what_it_says(name):
+def test_an_example_in_a_docstring_prints_what_it_shows(name):
     test = PRINTED[name]
     namespace = {**test.globs, "np": np}
     *before, last = test.examples
@@ -276,8 +276,8 @@ def test_an_example_in_a_docstring_prints_what_it_says(name):
     if isinstance(value, tuple):
         assert repr(value) == last.want.strip()
     else:
-        said = [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", last.want)]
-        np.testing.assert_allclose(np.ravel(value), said, atol=5e-4)
+        printed = [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", last.want)]
+        np.testing.assert_allclose(np.ravel(value), printed, atol=5e-4)
 
 
 @pytest.mark.parametrize("name", TOLD)

@@ -31,12 +31,12 @@ def subclassed(seed, classes):
 
 
 def refused(error, words, action, *arguments, **keywords):
-    """Assert that an action raises an error that says all the words, and return the message."""
+    """Assert that an action raises an error that contains all the words, and return the message."""
     with pytest.raises(error) as caught:
         action(*arguments, **keywords)
     message = str(caught.value)
     missing = [word for word in words if word not in message]
-    assert not missing, f"{missing} are not said in: {message}"
+    assert not missing, f"{missing} are not in: {message}"
     return message
 
 
@@ -116,7 +116,7 @@ def test_a_student_that_is_no_model_is_shown(student):
     refused(TypeError, ["student", "keras.Model", repr(student)], kd.Distiller, student=student, teacher=linear(2))
 
 
-def test_a_distiller_without_a_teacher_asks_for_one():
+def test_a_distiller_without_a_teacher_is_refused():
     distiller = kd.Distiller(student=linear(1), teacher=None)
     distiller.compile("sgd", CROSS_ENTROPY)
     fit_is_refused(ValueError, ["no teacher", "distiller.teacher ="], distiller, X, Y)
@@ -140,13 +140,13 @@ def nested(seed):
     ],
     ids=["misspelt", "misspelt inside a nested model", "nested model left out"],
 )
-def test_a_layer_that_does_not_exist_is_answered_with_close_names(at, owner, wrong, close):
+def test_the_error_of_a_layer_that_does_not_exist_lists_close_names(at, owner, wrong, close):
     term = kd.Term(kd.losses.squared_error, at=at)
     message = refused(ValueError, [owner, f"{wrong}'", "Did you mean"], distil, mlp(1), nested(2), [term])
     assert f"{close}'" in message[message.index("Did you mean") :].split("?")[0]
 
 
-def test_a_name_unlike_any_layer_is_answered_with_all_of_them():
+def test_the_error_of_a_name_unlike_any_layer_lists_all_of_them():
     term = kd.Term(kd.losses.squared_error, at=("zzz", "hidden"))
     message = refused(ValueError, ["'zzz'", "student", "'hidden'", "'scores'"], distil, mlp(1), mlp(2), [term])
     assert "Did you mean" not in message
@@ -165,7 +165,7 @@ def test_a_shared_layer_is_refused_by_name():
     refused(ValueError, ["'shared'", "student", "2 times", "Identity"], distil, twice, mlp(2), [term])
 
 
-def test_features_whose_shapes_do_not_meet_ask_for_a_bridge():
+def test_features_of_different_shapes_are_refused_with_the_bridge_to_use():
     term = kd.Term(kd.losses.squared_error, at=HIDDEN)
     words = ["squared_error_hidden", "'hidden'", "(None, 5)", "(None, 9)", "bridge"]
     refused(ValueError, words, distil, mlp(1, units=5), mlp(2, units=9), [term])
@@ -186,7 +186,7 @@ def test_one_logit_under_a_softmax_loss_is_refused_with_the_loss_to_use():
 
 
 @pytest.mark.parametrize("seen", ["as a model", "as a function", "not yet"])
-def test_what_a_term_refuses_is_said_at_once_and_in_our_words_alone(seen):
+def test_the_error_of_a_term_begins_with_our_message_and_has_no_text_of_keras(seen):
     teacher = linear(2, classes=1)
     given = {"as a model": teacher, "as a function": lambda x: teacher(x), "not yet": None}[seen]
     terms = [kd.Term(kd.losses.kl_divergence)]
@@ -196,7 +196,7 @@ def test_what_a_term_refuses_is_said_at_once_and_in_our_words_alone(seen):
     assert message.startswith("Term 'kl_divergence' reads") and message.endswith("for a value.")
 
 
-def test_a_head_that_does_not_exist_is_answered_with_those_that_do():
+def test_the_error_of_a_head_that_does_not_exist_lists_those_that_do():
     words = ["'softmx'", "softmax", "sigmoid", "logits", "values"]
     refused(ValueError, words, kd.Distiller, student=linear(1), teacher=linear(2), student_head="softmx")
     refused(ValueError, words, kd.teachers.Frozen, linear(2), head="softmx")
@@ -265,7 +265,7 @@ def test_metrics_of_several_outputs_are_known_by_their_full_names():
     fit_is_refused(ValueError, ["kind_accuracy", "`name`"], compiled("kind_accuracy"), X, y)
     distiller = compiled("accuracy")  # the metric is logged as "kind_accuracy"
     assert {"accuracy", "kind_accuracy"} <= set(distiller.fit(X, y, verbose=0).history)
-    assert "kind_accuracy" not in distiller.fit(X, verbose=0).history  # without labels it says nothing
+    assert "kind_accuracy" not in distiller.fit(X, verbose=0).history  # without labels it is not logged
 
 
 @pytest.mark.parametrize("at", [("a",), ("a", "b", "c"), ("a", 3), 7, (), ((), "b")])
@@ -355,7 +355,7 @@ def test_alpha_stays_1_where_nothing_else_is_left_to_learn_from():
 
 
 def to_label(student, teacher, labels):
-    """A loss that asks for labels: the teacher's logit of the label against the student's."""
+    """A loss that needs labels: the teacher's logit of the label against the student's."""
     chosen = keras.ops.one_hot(labels, student.shape[-1], dtype=student.dtype)
     return keras.ops.sum(chosen * keras.ops.square(student - teacher), axis=-1)
 
@@ -379,7 +379,7 @@ def test_labels_out_of_range_are_refused_in_evaluation_too():
 
 
 @pytest.mark.parametrize("labels", OUT_OF_RANGE, ids=["below", "above"])
-def test_labels_out_of_range_do_not_train_in_silence_under_xla(labels):
+def test_labels_out_of_range_raise_an_error_under_xla(labels):
     distiller = distil(terms=[kd.Term(to_label)])
     distiller.compile("sgd", alpha=1.0, jit_compile=True)  # XLA drops every assertion of a graph
     try:
@@ -390,7 +390,7 @@ def test_labels_out_of_range_do_not_train_in_silence_under_xla(labels):
         assert np.isnan(loss).all()
 
 
-def test_a_loss_that_needs_labels_says_so_without_them():
+def test_a_loss_that_needs_labels_is_refused_without_them():
     distiller = distil(terms=[kd.Term(to_label)])
     distiller.compile("sgd", alpha=1.0)
     fit_is_refused(ValueError, ["to_label", "labels", "as y"], distiller, X)
@@ -478,7 +478,7 @@ def test_alpha_below_1_within_a_fit_without_labels_stops_it():
         distiller.fit(X, epochs=2, callbacks=[lower], verbose=0)
 
 
-def test_the_arguments_of_compile_stand_in_keras_order():
+def test_the_arguments_of_compile_are_in_keras_order():
     ours, theirs = (list(inspect.signature(each.compile).parameters)[1:] for each in (kd.Distiller, keras.Model))
     assert ours == [*theirs, "temperature", "alpha"]
 

@@ -1,4 +1,4 @@
-"""Every example says how it is run, and runs in a few seconds, in this process: TensorFlow is imported once."""
+"""Every example documents its command, and runs in a few seconds, in this process: TensorFlow is imported once."""
 
 import ast
 import pathlib

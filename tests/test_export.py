@@ -36,7 +36,7 @@ def distilled(student, teacher, terms=None):
 
 
 def served(path, x):
-    """What a SavedModel says; the loaded object is kept while it is used."""
+    """The outputs of a SavedModel; the loaded object is kept while it is used."""
     artefact = tf.saved_model.load(str(path))
     return tf.nest.map_structure(np.asarray, artefact.serve(tf.nest.map_structure(tf.constant, x)))
 
@@ -86,7 +86,7 @@ def test_the_variables_are_the_students_alone(tmp_path):
         assert numbers(teacher)[0].tobytes() not in path.read_bytes(), path
 
 
-def test_the_report_tells_what_was_written_and_how_far_it_is(tmp_path):
+def test_the_report_has_what_was_written_and_its_difference(tmp_path):
     report = export(mlp(1), tmp_path / "1", representative=X[:5])
     assert (report.path, report.examples) == (tmp_path / "1", 5)
     files = [file for file in report.path.rglob("*") if file.is_file() and file.name != "export.json"]
@@ -96,8 +96,8 @@ def test_the_report_tells_what_was_written_and_how_far_it_is(tmp_path):
 
 
 def test_a_report_counts_and_shows_what_passed_and_names_what_failed(tmp_path):
-    said = {"agreement": 0.995, "accuracy": -0.012, "latency": (0.5, 1.25), "note": "Of one."}
-    good = Artefact("saved_model", tmp_path, size=3000, difference=2e-6, **said)
+    known = {"agreement": 0.995, "accuracy": -0.012, "latency": (0.5, 1.25), "note": "Of one."}
+    good = Artefact("saved_model", tmp_path, size=3000, difference=2e-6, **known)
     other = Artefact("onnx", tmp_path / "student.onnx", size=2_048_000, difference=3e-6, latency=(10.0, 20.0))
     bad = Artefact("litert int8", tmp_path / "failed" / "s.tflite", error="Too far.", size=10, difference=float("nan"))
     report = ExportReport(tmp_path, 40, (good, bad, other), "Weak.")
@@ -177,7 +177,7 @@ def test_a_student_that_does_not_repeat_itself_is_refused_and_leaves_nothing(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_student_that_says_nan_is_refused_and_leaves_nothing(tmp_path):
+def test_a_student_that_outputs_nan_is_refused_and_leaves_nothing(tmp_path):
     student = linear(1)
     student.set_weights([np.full_like(w, np.nan) for w in student.get_weights()])
     with pytest.raises(ValueError, match="nan"):
@@ -299,7 +299,7 @@ def test_a_student_in_half_precision_is_exported(tmp_path, policy):
 # What cannot be exported.
 
 
-def test_a_distiller_is_answered_with_its_student(tmp_path):
+def test_the_error_of_a_distiller_names_its_student(tmp_path):
     distiller = kd.Distiller(student=linear(1), teacher=linear(2))
     with pytest.raises(TypeError, match=r"distiller\.student"):
         export(distiller, tmp_path / "1")

@@ -9,7 +9,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def by_hand(expected, of_scale, rounding=0.0):
-    """What each row may differ, as the docstring says, in loops."""
+    """By how much each row may differ, as in the docstring, in loops."""
     center = np.median([value for row in expected for value in row])
     size = [max(abs(value - center) for value in row) for row in expected]
     scale = sorted(size)[int(0.95 * (len(size) - 1))]

@@ -1,4 +1,4 @@
-"""`kd.export` without examples: ids and words that the student knows, sizes that it can be called on, or an error."""
+"""`kd.export` without examples: ids and words of the student's vocabulary, sizes that it accepts, or an error."""
 
 import functools
 
@@ -107,7 +107,7 @@ def test_words_are_drawn_from_the_vocabulary(kind):
         assert max(len(text.split()) for text in texts) == (5 if kind == "text" else 1)
 
 
-def test_numbers_of_a_byte_are_drawn_for_what_takes_any():
+def test_numbers_of_a_byte_are_drawn_for_inputs_that_take_any():
     x = keras.Input((4, 4, 3), dtype="uint8", name="image")
     found, weakness = drawn(keras.Model(x, layers.Flatten()(layers.Rescaling(1 / 255)(x))))
     assert found["image"].max() > 200 and found["image"].dtype == "uint8" and weakness == ""
@@ -121,7 +121,7 @@ def test_an_id_based_student_is_compared_on_more_than_one_id(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["int32", "string"])
-def test_what_cannot_be_known_is_told_in_the_report_and_warned_of(tmp_path, dtype):
+def test_values_that_cannot_be_known_are_in_the_report_and_a_warning(tmp_path, dtype):
     class Counting(layers.Layer):
         def call(self, x):
             return keras.ops.cast(tf.strings.length(x) if dtype == "string" else x, "float32")
@@ -167,7 +167,7 @@ def test_examples_that_are_too_small_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_student_that_no_size_fits_asks_for_examples(tmp_path):
+def test_the_error_of_a_student_that_no_size_fits_requires_examples(tmp_path):
     x = keras.Input((None, 4))
     student = keras.Model(x, dense(3, 1)(keras.ops.reshape(x, (-1, 5, 4))[:, 0] + 0 * x[:, 0]), name="five")
     with pytest.raises(ValueError, match=r"'five' does not.*Pass `representative` inputs, as in"):
@@ -212,7 +212,7 @@ def test_scores_of_masked_classes_may_be_infinite(tmp_path):
     assert export(keras.Model(x, Masked()(dense(3, 1)(x))), tmp_path / "1").passed
 
 
-def test_a_subclassed_student_still_asks_for_examples():
+def test_a_subclassed_student_still_requires_examples():
     student = Subclassed(dense(3, 1))
     student.build((None, 4))
     with pytest.raises(ValueError, match="representative.*subclassed"):

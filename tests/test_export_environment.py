@@ -47,8 +47,8 @@ import importlib.metadata, importlib.util, json, sys
 import numpy, tensorflow
 path, inputs, outputs = sys.argv[1:]
 model = tensorflow.saved_model.load(path)
-said = model.signatures["serving_default"](input_0=tensorflow.constant(numpy.load(inputs)))
-numpy.savez(outputs, said["scores"].numpy(), said["classes"].numpy().astype("S"))
+found = model.signatures["serving_default"](input_0=tensorflow.constant(numpy.load(inputs)))
+numpy.savez(outputs, found["scores"].numpy(), found["classes"].numpy().astype("S"))
 print(json.dumps({
     "installed": sorted(each.metadata["Name"] for each in importlib.metadata.distributions()),
     "found": [name for name in ("keras_kd", "sklearn", "tf2onnx", "ai_edge_litert") if importlib.util.find_spec(name)],
@@ -59,7 +59,7 @@ print(json.dumps({
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
-def test_a_student_answers_where_only_tensorflow_is_installed(tmp_path):
+def test_a_student_predicts_where_only_tensorflow_is_installed(tmp_path):
     raw = np.random.default_rng(0).integers(0, 256, (1000, 4, 4, 1)).astype("uint8")
     layers = [keras.layers.Flatten(), dense(8, 1, activation="tanh"), keras.layers.BatchNormalization(), dense(3, 2)]
     student = keras.Sequential([keras.Input((4, 4, 1)), *layers])
@@ -76,15 +76,15 @@ def test_a_student_answers_where_only_tensorflow_is_installed(tmp_path):
     np.save(tmp_path / "raw.npy", raw)
     needed = required("tensorflow")
     python = environment_of(needed.values(), tmp_path / "environment")
-    files = [tmp_path / "student" / "1", tmp_path / "raw.npy", tmp_path / "said.npz"]
+    files = [tmp_path / "student" / "1", tmp_path / "raw.npy", tmp_path / "outputs.npz"]
     # -I: neither this folder nor PYTHONPATH; what can be imported is what is installed there.
     ended = subprocess.run([python, "-I", "-c", INSIDE, *files], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout)
-    assert {canonicalize_name(name) for name in told["installed"]} == set(needed)
-    assert told["found"] == [] and pathlib.Path(told["file"]).is_relative_to(tmp_path)
-    with np.load(tmp_path / "said.npz") as said:
-        scores, classes = said.values()
+    printed = json.loads(ended.stdout)
+    assert {canonicalize_name(name) for name in printed["installed"]} == set(needed)
+    assert printed["found"] == [] and pathlib.Path(printed["file"]).is_relative_to(tmp_path)
+    with np.load(tmp_path / "outputs.npz") as outputs:
+        scores, classes = outputs.values()
     expected = softmax(student.predict(raw / 255.0, verbose=0).astype("float64"))
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
     clear = np.ptp(np.sort(expected, -1)[:, 1:], axis=-1) > 1e-5

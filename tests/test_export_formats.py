@@ -42,7 +42,7 @@ class Erfinv(keras.layers.Layer):
 
 
 def run_litert(path, *inputs):
-    """What a `.tflite` file says of inputs in the order of its signature, with int8 turned to and from numbers."""
+    """The outputs of a `.tflite` file for inputs in the order of its signature, int8 converted to and from numbers."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
@@ -77,7 +77,7 @@ def run_onnx(path, **inputs):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A small convolutional student of digits, its inputs and labels, what it says of them, and its export."""
+    """A small convolutional student of digits, its inputs and labels, its outputs for them, and its export."""
     images = data.load("digits").train
     x, y = np.asarray(images[0][:1000], "float32"), np.asarray(images[1][:1000])
     keras.utils.set_random_seed(0)
@@ -105,7 +105,7 @@ def digits(tmp_path_factory):
 
 
 def outputs_of(report, name, x):
-    """What one of the artefacts says, run here."""
+    """The outputs of one of the artefacts, run here."""
     path = report[name].path
     if name == "saved_model":
         loaded = tf.saved_model.load(str(path))
@@ -118,7 +118,7 @@ def outputs_of(report, name, x):
 @pytest.mark.parametrize(
     "name, tolerance", [("saved_model", 1e-5), ("keras", 1e-5), ("onnx", 1e-5), ("litert float32", 1e-4)]
 )
-def test_float32_artefacts_say_what_the_student_says_on_a_thousand_digits(digits, name, tolerance):
+def test_float32_artefacts_output_what_the_student_outputs_on_a_thousand_digits(digits, name, tolerance):
     _, x, _, expected, report = digits
     received = outputs_of(report, name, x)
     np.testing.assert_allclose(received, expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max()))
@@ -130,7 +130,7 @@ def test_float32_artefacts_say_what_the_student_says_on_a_thousand_digits(digits
 
 
 @pytest.mark.parametrize("name", ["litert float16", "litert dynamic", "litert int8"])
-def test_smaller_numbers_keep_the_accuracy_and_the_report_tells_how_much(digits, name):
+def test_smaller_numbers_keep_the_accuracy_and_the_report_has_the_difference(digits, name):
     _, x, y, expected, report = digits
     received, artefact = outputs_of(report, name, x), report[name]
     assert np.mean(expected.argmax(-1) == y) > 0.8
@@ -250,7 +250,7 @@ def test_a_recurrent_student_takes_one_sequence_of_any_length_in_litert(tmp_path
         np.testing.assert_allclose(run_onnx(report["onnx"].path, steps=x)[0], expected, atol=1e-5)
 
 
-def test_strings_are_exported_and_onnx_which_has_no_tables_says_so(tmp_path):
+def test_strings_are_exported_except_to_onnx_which_has_no_tables(tmp_path):
     inputs = keras.Input((), dtype="string", name="word")
     ids = keras.layers.StringLookup(vocabulary=["a", "b", "c"], output_mode="one_hot")(inputs)
     student = keras.Model(inputs, dense(3, 1)(ids), name="speller")
@@ -444,7 +444,7 @@ class Fatal(keras.Model):
 """
 
 
-def test_a_process_that_dies_is_reported_for_what_it_died_on_alone(tmp_path, monkeypatch):
+def test_a_process_that_dies_is_reported_for_the_file_it_was_running_alone(tmp_path, monkeypatch):
     (tmp_path / "fatal.py").write_text(FATAL)
     monkeypatch.syspath_prepend(tmp_path)
     student = __import__("fatal").Fatal()
@@ -536,7 +536,7 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path, arguments, message):
         (("onnx",), "float16", "Expected 'litert' among `formats`"),
     ],
 )
-def test_formats_that_there_are_not_are_refused(formats, quantize, message):
+def test_formats_that_do_not_exist_are_refused(formats, quantize, message):
     with pytest.raises(ValueError, match=message):
         chosen(formats, quantize)
 
@@ -580,7 +580,7 @@ def test_a_thousand_examples_of_more_are_taken_with_their_labels():
         )
 
 
-def test_nothing_is_run_in_a_process_of_its_own_where_that_is_not_wanted(tmp_path, monkeypatch):
+def test_nothing_is_run_in_a_process_of_its_own_with_fresh_false(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("a process was started"))
     assert export(mlp(1), tmp_path / "1", formats=("saved_model", "keras")).passed
 

@@ -51,7 +51,7 @@ def test_of_exports_that_start_at_once_one_is_written_and_the_others_are_refused
     assert sorted(found) == ["refused"] * 7 + ["written"] and list(tmp_path.iterdir()) == []
 
 
-def test_a_path_that_appears_in_the_meantime_is_not_overwritten(tmp_path, monkeypatch):
+def test_a_path_that_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     written = []
 
     def write(self, folder):
@@ -81,7 +81,7 @@ def test_a_link_to_a_folder_is_followed(tmp_path):
     assert (tmp_path / "real" / "1" / "saved_model.pb").exists()
 
 
-def test_room_for_the_weights_is_looked_for_before_any_work(tmp_path, monkeypatch):
+def test_space_for_the_weights_is_checked_before_any_work(tmp_path, monkeypatch):
     student = mlp(1, units=1000)  # 8,003 weights of 4 bytes
     bytes_needed = 4 * sum(weight.size for weight in student.get_weights())
     for free, enough in ((bytes_needed - 1, False), (bytes_needed, True)):
@@ -107,7 +107,7 @@ def files_of_at_most(size):
 
 
 @pytest.mark.parametrize("formats", [("saved_model",), ("keras",), ("saved_model", "litert", "onnx", "keras")])
-def test_what_finds_no_room_is_an_error_that_names_it_and_leaves_nothing(tmp_path, formats):
+def test_a_file_without_space_is_an_error_that_names_it_and_leaves_nothing(tmp_path, formats):
     pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
     pytest.importorskip("tf2onnx", reason="the extra onnx is not installed")
     x = keras.Input((300,))
@@ -117,12 +117,12 @@ def test_what_finds_no_room_is_an_error_that_names_it_and_leaves_nothing(tmp_pat
     assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
 
 
-def test_messages_of_other_processes_tell_of_a_full_disk():
+def test_messages_of_other_processes_show_a_full_disk():
     assert is_full("UnknownError: /x: No space left on device") and is_full(f"[Errno 27] {os.strerror(errno.EFBIG)}")
     assert not is_full("largest difference 3, allowed 2")
 
 
-def test_an_error_that_is_not_about_room_stays_what_it_is(tmp_path):
+def test_an_error_that_is_not_about_space_stays_unchanged(tmp_path):
     with pytest.raises(PermissionError, match="mine"), scratch(tmp_path / "1"):
         raise PermissionError(errno.EACCES, "mine")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`kd.export` with what a service wants around the student: raw inputs, a chosen kind of output, names of classes."""
+"""`kd.export` with what a service needs around the student: raw inputs, a chosen kind of output, names of classes."""
 
 import functools
 import subprocess
@@ -45,8 +45,8 @@ import sys, numpy, tensorflow
 raw = numpy.load(sys.argv[2])
 model = tensorflow.saved_model.load(sys.argv[1])
 first, second = model.signatures["serving_default"](input_0=tensorflow.constant(raw)), model.serve(raw[:3])
-scores = [said["scores"].numpy() for said in (first, second)]
-classes = [said["classes"].numpy().astype("S") for said in (first, second)]
+scores = [found["scores"].numpy() for found in (first, second)]
+classes = [found["classes"].numpy().astype("S") for found in (first, second)]
 numpy.savez(sys.argv[3], *scores, *classes)
 assert "keras_kd" not in sys.modules
 """
@@ -58,10 +58,10 @@ def test_bytes_go_in_and_probabilities_and_names_come_out_in_a_process_with_tens
     report = export(student, path, outputs="softmax", preprocessing=rescaling, class_names=NAMES, representative=RAW)
     assert report.passed and report["saved_model"].agreement == 1.0
     np.save(tmp_path / "raw.npy", RAW)
-    files = [path, tmp_path / "raw.npy", tmp_path / "said.npz"]
+    files = [path, tmp_path / "raw.npy", tmp_path / "outputs.npz"]
     subprocess.run([sys.executable, "-P", "-c", FRESH, *files], cwd=tmp_path, check=True, timeout=120)
-    with np.load(tmp_path / "said.npz") as said:
-        scores, few_scores, classes, few_classes = said.values()
+    with np.load(tmp_path / "outputs.npz") as outputs:
+        scores, few_scores, classes, few_classes = outputs.values()
     expected = softmax(by_hand(student))
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     np.testing.assert_allclose(few_scores, expected[:3], atol=1e-5)
@@ -86,7 +86,7 @@ def test_the_variables_are_the_students_alone_byte_for_byte(tmp_path):
 @pytest.mark.parametrize("kind", ["functional", "sequential", "subclassed"])
 @pytest.mark.parametrize("outputs", ["logits", "softmax", "sigmoid", None])
 @pytest.mark.parametrize("head", ["logits", "softmax", "sigmoid"])
-def test_outputs_are_what_was_asked_for_whatever_the_student_ends_in(head, outputs, kind):
+def test_outputs_are_those_requested_whatever_the_student_ends_in(head, outputs, kind):
     student = headed(3, head, kind)
     if kind != "subclassed" and {head, outputs} == {"softmax", "sigmoid"}:
         with pytest.raises(ValueError, match=f"outputs='{head}' or 'logits': .*ends in a {head}.*outputs='{outputs}'"):
@@ -130,25 +130,25 @@ def test_bytes_and_names_in_every_format_that_is_for_services_and_devices(tmp_pa
     assert np.array_equal(classes, names)
     for kind in ("float32", "int8"):
         run = litert.Interpreter(str(report[f"litert {kind}"].path)).get_signature_runner("serving_default")
-        said = run(input_0=RAW[:1])
-        assert [each.decode() for each in said["classes"]] == [names[0]]
+        received = run(input_0=RAW[:1])
+        assert [each.decode() for each in received["classes"]] == [names[0]]
         assert run.get_input_details()["input_0"]["dtype"] is np.uint8
-    assert said["scores"].dtype == np.int8
+    assert received["scores"].dtype == np.int8
 
 
-def test_a_model_that_prepares_says_itself_what_goes_in(tmp_path):
+def test_a_model_as_preprocessing_declares_the_inputs(tmp_path):
     raw = {"height": keras.Input((2,), name="height"), "width": keras.Input((2,), name="width")}
     before = keras.Model(raw, keras.layers.Concatenate()([raw["height"], raw["width"]]))
     student = linear(1)
     export(student, tmp_path / "1", preprocessing=before)
     loaded, signature = signature_of(tmp_path / "1")
     kernel, bias = student.get_weights()
-    said = signature(height=tf.constant(X[:, :2]), width=tf.constant(X[:, 2:]))
-    np.testing.assert_allclose(said["output_0"], X @ kernel + bias, atol=1e-5)
+    outputs = signature(height=tf.constant(X[:, :2]), width=tf.constant(X[:, 2:]))
+    np.testing.assert_allclose(outputs["output_0"], X @ kernel + bias, atol=1e-5)
     del loaded
 
 
-def test_statistics_of_a_normalisation_go_along(tmp_path):
+def test_statistics_of_a_normalisation_are_exported(tmp_path):
     before = keras.layers.Normalization()
     before.adapt(10 * X + 3)
     student = mlp(1)
@@ -167,14 +167,14 @@ def test_names_of_positions_and_of_a_student_without_a_graph(tmp_path):
     steps = np.random.default_rng(1).normal(size=(6, 5, 4)).astype("float32")
     export(student, tmp_path / "1", class_names=NAMES, representative=steps)
     loaded = tf.saved_model.load(str(tmp_path / "1"))
-    said = loaded.serve(steps)
+    outputs = loaded.serve(steps)
     kernel, bias = student.get_weights()
-    np.testing.assert_allclose(said["scores"], steps @ kernel + bias, atol=1e-5)
+    np.testing.assert_allclose(outputs["scores"], steps @ kernel + bias, atol=1e-5)
     expected = np.array([name.encode() for name in NAMES])[(steps @ kernel + bias).argmax(-1)]
-    assert np.array_equal(said["classes"].numpy().astype("S"), expected)
+    assert np.array_equal(outputs["classes"].numpy().astype("S"), expected)
 
 
-def test_the_student_is_left_as_it_was(tmp_path):
+def test_the_student_is_unchanged(tmp_path):
     student = headed(1, "softmax")
     before = numbers(student), student.get_config(), student.name
     export(student, tmp_path / "1", outputs="logits", class_names=NAMES)
@@ -193,7 +193,7 @@ def test_a_name_that_is_not_that_of_the_largest_score_is_found():
         scores_of(served, [classes[::-1], scores])
 
 
-def test_names_of_every_batch_and_position_are_held_against_the_scores():
+def test_names_of_every_batch_and_position_are_compared_with_the_scores():
     served = Served(linear(1), class_names=NAMES)
     batches = [np.random.default_rng(seed).normal(size=(5, 4, 3)).astype("float32") for seed in range(2)]
     given = [np.array([name.encode() for name in NAMES])[each.argmax(-1)] for each in batches]
@@ -210,7 +210,7 @@ def test_one_unit_is_cut_where_its_head_is_known_to_be_a_probability():
     assert heads_of(plain, [1]) == heads_of(logits, [3]) == [OutputHead(False, None)]
     assert heads_of(softmax, [3]) == heads_of(sigmoid, [3]) == [OutputHead(True, None)]
     assert heads_of(Subclassed(dense(1, 1)), [1]) == [OutputHead(False, None)]
-    # Where it is asked for or has names, the threshold is the cut, of a logit its logarithm.
+    # Where it is requested or has names, the threshold is the cut, of a logit its logarithm.
     assert heads_of(Served(plain, outputs="sigmoid"), [1]) == [OutputHead(True, 0.5)]
     assert heads_of(Served(one, outputs="logits"), [1]) == [OutputHead(False, 0.0)]
     assert heads_of(Served(one, class_names=("no", "yes"), threshold=0.8), [1]) == [OutputHead(True, 0.8)]
@@ -218,7 +218,7 @@ def test_one_unit_is_cut_where_its_head_is_known_to_be_a_probability():
     assert named == [OutputHead(False, pytest.approx(np.log(4)))]
 
 
-def test_a_look_at_the_head_leaves_statistics_as_they_were():
+def test_checking_the_head_leaves_statistics_unchanged():
     student = Subclassed(keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(), dense(3, 1)]))
     student.build((None, 4))
     before = numbers(student)
@@ -282,14 +282,14 @@ def test_one_unit_has_two_names_and_a_threshold(tmp_path, head, outputs, kind, t
     chosen = sigmoid(logits[:, 0]) >= threshold
     assert 0 < chosen.mean() < 1 and report["saved_model"].agreement == 1.0
     loaded = tf.saved_model.load(str(tmp_path / "1"))
-    said = loaded.serve(X)
+    received = loaded.serve(X)
     np.testing.assert_allclose(
-        said["scores"], sigmoid(logits) if "sigmoid" in (outputs or head or "") else logits, atol=1e-5
+        received["scores"], sigmoid(logits) if "sigmoid" in (outputs or head or "") else logits, atol=1e-5
     )
-    assert [each.decode() for each in said["classes"].numpy()] == [names[int(each)] for each in chosen]
+    assert [each.decode() for each in received["classes"].numpy()] == [names[int(each)] for each in chosen]
 
 
-def test_a_threshold_goes_along_where_a_student_of_16_bits_becomes_float32(tmp_path):
+def test_a_threshold_is_kept_where_a_student_of_16_bits_becomes_float32(tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     student = linear(1, classes=1, activation="sigmoid", dtype="mixed_float16")
     arguments = {"class_names": ("no", "yes"), "threshold": 0.3, "formats": ("onnx",), "representative": X}
@@ -299,7 +299,7 @@ def test_a_threshold_goes_along_where_a_student_of_16_bits_becomes_float32(tmp_p
     assert np.array_equal(classes == "yes", scores[:, 0] >= 0.3) and np.any((scores >= 0.3) & (scores < 0.5))
 
 
-def test_probabilities_that_are_not_recognised_are_not_taken_for_logits_in_silence(tmp_path):
+def test_probabilities_that_are_not_recognised_are_not_treated_as_logits_silently(tmp_path):
     with pytest.raises(ValueError, match="`outputs` beside `class_names`.*within 0 and 1.*outputs='sigmoid'"):
         export(fraud("sigmoid", "subclassed"), tmp_path / "1", class_names=("no", "yes"), representative=X)
     assert list(tmp_path.iterdir()) == []
@@ -328,7 +328,7 @@ def test_every_output_behind_a_preprocessing_is_compared(tmp_path):
     assert report["saved_model"].agreement == 1.0
 
 
-def test_one_unit_is_named_in_every_format_and_its_accuracy_is_told(tmp_path):
+def test_one_unit_is_named_in_every_format_and_its_accuracy_is_reported(tmp_path):
     pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     student, x = fraud("sigmoid"), batch(200)[0]

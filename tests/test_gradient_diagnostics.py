@@ -54,7 +54,7 @@ def deep(seed):
     )
 
 
-def test_a_term_on_features_does_not_pull_at_the_layers_behind_them():
+def test_a_term_on_features_has_no_gradient_in_the_layers_after_them():
     student, teacher = deep(1), deep(5)
     terms = [kd.Term(kd.losses.kl_divergence), kd.Term(kd.losses.squared_error, at=("hidden", "hidden"), name="hint")]
     model = kd.Distiller(student=student, teacher=teacher, terms=terms)
@@ -71,7 +71,7 @@ def test_without_labels_there_is_no_cosine():
     assert set(gradient_diagnostics(model, X)) == {"gradient_norm/kl_divergence", "gradient_norm/distillation_loss"}
 
 
-def test_the_callback_writes_scalars_and_leaves_training_as_it_was(tmp_path):
+def test_the_callback_writes_scalars_and_leaves_training_unchanged(tmp_path):
     weights = []
     for callbacks in ([], [GradientDiagnostics((X, Y), tmp_path)]):
         model = distiller()

@@ -1,4 +1,4 @@
-"""Heads: from what a model says to logits."""
+"""Heads: from the outputs of a model to logits."""
 
 import keras
 import numpy as np
@@ -66,7 +66,7 @@ def test_a_keras_activation_gives_its_exact_logits_back_however_extreme(activati
 
 
 @pytest.mark.parametrize("graph", [False, True])
-def test_what_a_softmax_over_another_axis_was_computed_of_is_not_taken_for_logits(graph):
+def test_the_inputs_of_a_softmax_over_another_axis_are_not_treated_as_logits(graph):
     def back(logits):
         return heads.Head()(keras.activations.softmax(logits, axis=1))
 
@@ -76,7 +76,7 @@ def test_what_a_softmax_over_another_axis_was_computed_of_is_not_taken_for_logit
     np.testing.assert_allclose(received, powers / powers.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
-def test_probabilities_said_to_be_values_stay_what_they_are():
+def test_probabilities_declared_as_values_stay_unchanged():
     output = keras.activations.softmax(tf.constant(LOGITS))
     np.testing.assert_array_equal(heads.Head("values")(output), output)
 
@@ -161,13 +161,13 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_changes_the_probabilities_leaves_a_doubt(name):
+def test_layers_that_change_the_probabilities_make_the_head_ambiguous(name):
     output = behind(CHANGES[name]).output
     assert heads.recognise(output) == "auto" and heads.in_doubt(output)
 
 
 def test_a_reshaped_softmax_teaches_what_the_softmax_taught():
-    # 0.016 instead, where the probabilities are taken for logits.
+    # 0.016 instead, where the probabilities are read as logits.
     student, teacher = models.linear(1), models.linear(0, activation="softmax")
     reshaped = keras.Model(teacher.input, keras.layers.Reshape((3,))(keras.layers.Reshape((1, 3))(teacher.output)))
     x, _ = models.batch()
@@ -191,7 +191,7 @@ def over_axis_1(made="layer"):
 
 @pytest.mark.parametrize("head", ["auto", "softmax"])
 @pytest.mark.parametrize("made", ["layer", "operation", "moved"])
-def test_a_softmax_over_another_axis_is_refused_with_what_moves_it(made, head):
+def test_a_softmax_over_another_axis_is_refused_with_the_layer_that_moves_it(made, head):
     words = r"classes on the last axis.*\(None, 3, 4\).*over axis 1.*Permute\(\(2, 1\)\)"
     for wrapped in (Frozen(over_axis_1(made), head=head), [linear_in_time(), Frozen(over_axis_1(made), head=head)]):
         with pytest.raises(ValueError, match="teacher.*" + words):
@@ -241,7 +241,7 @@ def test_an_activation_that_a_layer_of_the_users_has_is_no_head():
     assert heads.recognise(Attention()(keras.Input((4,)))) == "auto"
 
 
-def test_a_model_without_a_graph_at_the_end_of_another_is_no_head_but_a_doubt():
+def test_a_model_without_a_graph_at_the_end_of_another_is_an_ambiguous_head():
     output = models.Subclassed(models.dense(3, 0))(keras.Input((4,)))
     assert heads.recognise(output) == "auto" and heads.in_doubt(output)
 
@@ -269,7 +269,7 @@ def test_only_numbers_from_0_to_1_look_like_probabilities(values, head):
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "tanh", "log_softmax"])
-def test_another_end_is_not_taken_for_a_head(activation):
+def test_another_end_is_not_treated_as_a_head(activation):
     assert heads.recognise(models.linear(0, activation=activation).output) == "auto"
 
 
@@ -285,7 +285,7 @@ def test_copies_of_one_model_with_any_head_have_its_logits(kind, head):
 
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
-def test_a_head_that_cannot_be_recognised_can_be_said(head):
+def test_a_head_that_cannot_be_recognised_can_be_declared(head):
     # An activation of TensorFlow leaves no logits on its tensor.
     x, _ = models.batch()
     model = models.linear(0, activation=ACTIVATIONS[head])
@@ -295,7 +295,7 @@ def test_a_head_that_cannot_be_recognised_can_be_said(head):
     np.testing.assert_allclose(received, log_softmax(expected) if head == "softmax" else expected, atol=1e-5)
 
 
-def test_heads_are_said_by_output_in_a_model_with_several():
+def test_heads_are_declared_by_output_in_a_model_with_several():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, {"classes": keras.layers.Softmax()(inputs), "box": keras.activations.sigmoid(inputs)})
     read = Reader(model, head={"box": "values"})(tf.constant(LOGITS), training=False)[1]

@@ -1,4 +1,4 @@
-"""The shape of the package: imports run down, none in a circle; what stands in one place stands nowhere else."""
+"""The structure of the package: imports go down, none in a circle; what belongs in one place is nowhere else."""
 
 import ast
 import collections
@@ -72,12 +72,12 @@ def test_no_imports_run_in_a_circle():
     graphlib.TopologicalSorter({name: below[name] for name in below if name != "keras_kd"}).prepare()
 
 
-def test_a_file_name_stands_once():
+def test_a_file_name_is_used_once():
     counts = collections.Counter(path.name for path in FILES if path.name not in ("__init__.py", "base.py"))
     assert [name for name, count in counts.items() if count > 1] == []
 
 
-def test_private_names_of_other_packages_stand_in_one_folder():
+def test_private_names_of_other_packages_are_in_one_folder():
     trees = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in FILES}
     inside = [tree for path, tree in trees.items() if path.parts[0] == "_keras"]
     outside = {path: tree for path, tree in trees.items() if path.parts[0] != "_keras"}

@@ -1,4 +1,4 @@
-"""What `import keras_kd` brings along, and what it leaves until it is asked for."""
+"""What `import keras_kd` imports, and what it leaves until it is used."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import keras_kd as kd
 
 
-def test_importing_the_library_imports_its_core_dependencies_alone_and_the_rest_when_it_is_asked_for():
+def test_importing_the_library_imports_its_core_dependencies_alone_and_the_rest_on_access():
     # Keras and TensorFlow themselves import what they find (matplotlib, scikit-learn), so they come first.
     program = """
 import sys, keras, numpy, tensorflow
@@ -30,7 +30,7 @@ def test_what_is_imported_later_is_listed_and_found():
     assert {getattr(kd, name).__name__ for name in later} == later
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
+def test_a_name_that_does_not_exist_is_an_attribute_error():
     with pytest.raises(AttributeError, match="keras_kd.*exprot"):
         getattr(kd, "exprot")  # noqa: B009
     with pytest.raises(ImportError, match="exprot"):

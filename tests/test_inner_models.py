@@ -54,7 +54,7 @@ def in_a_wrapper():
 
 
 @pytest.mark.parametrize("build", [in_a_bridge, in_an_average, in_an_ensemble, of_a_compiled_student, in_a_wrapper])
-def test_its_loss_and_metrics_do_not_take_the_place_of_the_distillers(build):
+def test_its_loss_and_metrics_do_not_replace_the_distillers(build):
     distiller, inner = build()
     x = X[:, None] if build is in_a_wrapper else X
     # Keras itself cannot evaluate a model in which a wrapper holds a compiled one.
@@ -93,7 +93,7 @@ def test_metrics_of_the_students_layers_are_logged_as_keras_logs_them():
     assert "activity" in expected and {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_distiller_whose_average_was_compiled_is_saved_and_goes_on(tmp_path):
+def test_a_distiller_whose_average_was_compiled_is_saved_and_continues(tmp_path):
     distiller, model = in_an_average()
     distiller.fit(X, Y, verbose=0)
     model.fit(X, Y, epochs=0, verbose=0)

@@ -48,7 +48,7 @@ def compiled(kind=keras.Model, metrics=None):
 
 @pytest.fixture
 def two_replicas(monkeypatch):
-    """Let TensorFlow run two replicas, as far as Keras can tell."""
+    """Make Keras see a strategy of two replicas."""
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: types.SimpleNamespace(num_replicas_in_sync=2))
 
 
@@ -150,16 +150,16 @@ def test_a_metric_declares_its_direction(direction, expected):
 
 
 @about("_set_monitor_op")
-def test_a_checkpoint_looks_for_a_direction_in_one_method_and_saves_all_without(tmp_path):
+def test_a_checkpoint_finds_a_direction_in_one_method_and_saves_all_without(tmp_path):
     class Undirected(keras.callbacks.ModelCheckpoint):
         def _set_monitor_op(self):
-            asked.append(self.monitor)
+            monitors.append(self.monitor)
 
-    asked, file = [], tmp_path / "model.keras"
+    monitors, file = [], tmp_path / "model.keras"
     checkpoint = Undirected(file, monitor="val_unknown")
     checkpoint.set_model(compiled())
     checkpoint.on_epoch_end(0, {"val_unknown": 1.0})
-    assert asked == ["val_unknown"] and file.exists()
+    assert monitors == ["val_unknown"] and file.exists()
 
 
 # How `fit` runs.
@@ -276,7 +276,7 @@ def test_the_history_of_a_tensor_names_its_layer_and_inputs():
 
 
 @about("_keras_mask")
-def test_a_mask_stands_on_the_tensor_and_losses_find_it_there():
+def test_a_mask_is_on_the_tensor_and_losses_find_it_there():
     np.testing.assert_array_equal(keras.layers.Embedding(3, 2, mask_zero=True)(X[:1])._keras_mask, [[False, True]])
     values = tf.constant([[1.0], [3.0]])
     values._keras_mask = tf.constant([True, False])
@@ -357,7 +357,7 @@ def test_gradients_that_a_graph_defines_are_registered_last_and_can_be_removed()
 
 
 @about("tensorflow.python.eager.record")
-def test_tensorflow_tells_whether_a_tape_may_record():
+def test_tensorflow_returns_whether_a_tape_may_record():
     from tensorflow.python.eager import record
 
     assert not record.could_possibly_record()
@@ -367,7 +367,7 @@ def test_tensorflow_tells_whether_a_tape_may_record():
 
 @about("tensorflow.python.ops.control_flow_util")
 @pytest.mark.parametrize("compiled", [True, False])
-def test_tensorflow_tells_whether_xla_compiles_a_graph(compiled):
+def test_tensorflow_returns_whether_xla_compiles_a_graph(compiled):
     from tensorflow.python.ops import control_flow_util
 
     @tf.function(jit_compile=compiled)

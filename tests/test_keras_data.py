@@ -274,7 +274,7 @@ class Subclassed(keras.Model):
 
 
 class Plain(keras.layers.Layer):
-    """A layer that is no model and knows nothing of `training`."""
+    """A layer that is no model and has no argument `training`."""
 
     def __init__(self, seed):
         super().__init__()
@@ -285,7 +285,7 @@ class Plain(keras.layers.Layer):
 
 
 def of_kind(kind, seed, name):
-    """One linear model, said in one of Keras's ways."""
+    """One linear model, built in one of Keras's ways."""
     if kind == "subclassed":
         model = Subclassed(seed, name=name)
         model(X[:1])
@@ -396,7 +396,7 @@ class OrZero(keras.layers.Layer):
 
 
 def optional(form, seed):
-    """Return `linear` after an input that may be None, which stands first."""
+    """Return `linear` after an input that may be None, which is the first."""
     extra = keras.Input((FEATURES,), name="extra", optional=True)
     x = keras.Input((FEATURES,), name="x")
     inputs = {"dict": {"extra": extra, "x": x}, "list": [extra, x]}[form]
@@ -476,7 +476,7 @@ def test_check_reads_data_with_an_input_that_is_none(remembered):
     assert (report.examples, report.teacher_accuracy) == (N, pytest.approx(right))
 
 
-def test_what_looks_at_arrays_before_fit_looks_at_those_with_an_input_that_is_none():
+def test_checks_of_arrays_before_fit_read_those_with_an_input_that_is_none():
     def probabilities(x):
         return tf.nn.softmax(x["x"][:, :CLASSES])
 

@@ -178,7 +178,7 @@ def test_predict_and_call_are_the_students_own():
     np.testing.assert_allclose(distiller(X, training=False), expected, rtol=1e-6)
 
 
-def test_on_batch_methods_return_what_they_did():
+def test_on_batch_methods_return_what_keras_returns():
     distiller = distil(keras.optimizers.SGD(RATE), metrics=["accuracy"])
     s, t = logits(numbers(distiller.student)), logits(numbers(linear(2)))
     expected = step(numbers(distiller.student), X, Y)

@@ -24,8 +24,8 @@ def launched(capsys):
             code = launch.main([str(each) for each in arguments])
         except SystemExit as stopped:
             code = stopped.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return launch_here
 
@@ -36,7 +36,7 @@ def script(folder, text):
     return path
 
 
-def test_each_worker_is_told_who_it_is_and_is_marked(launched, tmp_path):
+def test_each_worker_has_its_own_tf_config_and_a_mark(launched, tmp_path):
     path = script(tmp_path, "print(json.dumps([task, sys.argv[1:]]))")
     code, output, errors = launched("--workers", 3, path, "--epochs", 2, "--flag")
     assert code == 0, errors
@@ -73,7 +73,7 @@ def test_one_that_fails_ends_the_others(launched, tmp_path, ending, code):
     ("arguments", "message"),
     [(["--workers", 0, __file__], "at least 1"), (["nowhere.py"], "expected a Python file")],
 )
-def test_bad_arguments_are_said(launched, arguments, message):
+def test_bad_arguments_are_named(launched, arguments, message):
     code, _, errors = launched(*arguments)
     assert code == 2 and message in errors
 
@@ -94,7 +94,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs process groups")
 
 
 def running(process):
-    """Whether it runs; one that has ended may wait for long until somebody collects it."""
+    """Whether it runs; one that has ended may wait for long until its exit code is read."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -104,7 +104,7 @@ def running(process):
 
 
 def all_end(processes, seconds=8):
-    """Wait until none runs, for less than the ten seconds that a launcher is patient for."""
+    """Wait until none runs, for less than the ten seconds that a launcher waits."""
     end = time.monotonic() + seconds
     while any(map(running, processes)) and time.monotonic() < end:
         time.sleep(0.02)
@@ -112,7 +112,7 @@ def all_end(processes, seconds=8):
 
 
 def notice_signals():
-    """Undo what the background of a shell and nohup have set: there, the launcher would rightly ignore signals."""
+    """Reset what the background of a shell and nohup have set: there, the launcher would correctly ignore signals."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -146,7 +146,7 @@ def test_a_signal_to_the_launcher_ends_workers_and_what_they_have_started(tmp_pa
 
 
 @posix
-def test_a_signal_reaches_the_workers_so_that_they_can_put_things_in_order(tmp_path):
+def test_a_signal_reaches_the_workers_so_that_they_can_clean_up(tmp_path):
     text = """
 signal.signal(signal.SIGINT, lambda *_: (print("in order", flush=True), sys.exit()))
 print("processes", os.getpid(), os.getpid(), "", flush=True)
@@ -158,7 +158,7 @@ time.sleep(300)
 
 
 @posix
-def test_a_second_signal_ends_workers_that_take_no_notice_at_once(tmp_path):
+def test_a_second_signal_ends_workers_that_ignore_the_first_at_once(tmp_path):
     text = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + PARENT.replace("import signal, ", "import ")
     with launching(script(tmp_path, "import signal\n" + text + "time.sleep(300)")) as (launcher, processes):
         launcher.send_signal(signal.SIGTERM)
@@ -208,7 +208,7 @@ def test_a_worker_that_cannot_be_started_ends_the_others(launched, tmp_path, mon
     assert started[0].returncode is not None
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # nobody has read its pipe
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its pipe was not read
 def test_a_reader_that_cannot_be_started_ends_its_worker(launched, tmp_path, monkeypatch):
     def refuse(self):
         raise RuntimeError("can't start new thread")
@@ -219,7 +219,7 @@ def test_a_reader_that_cannot_be_started_ends_its_worker(launched, tmp_path, mon
 
 
 @posix
-def test_an_output_that_nobody_reads_ends_the_workers_as_it_would_end_the_script(tmp_path):
+def test_an_output_without_a_reader_ends_the_workers_as_it_would_end_the_script(tmp_path):
     path = script(tmp_path, "while True: print('x' * 1000)")
     command = [*LAUNCHER, path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launcher:

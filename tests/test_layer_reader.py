@@ -123,7 +123,7 @@ def test_features_and_output_come_from_the_same_random_pass():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_training_is_handed_to_the_layers(training):
+def test_training_is_passed_to_the_layers(training):
     model = mlp(0, extra=keras.layers.Dropout(0.5, seed=3, name="drop"))
     assert np.any(np.asarray(read(model, ("drop",), training=training)["drop"]) == 0) == training
 
@@ -170,7 +170,7 @@ def test_a_nested_name_that_does_not_exist_is_refused_with_close_matches():
         Reader(model, ("backbone/blok",), owner="teacher")
 
 
-def test_a_layer_that_is_called_twice_is_refused_with_the_way_out():
+def test_a_layer_that_is_called_twice_is_refused_with_what_to_do():
     inputs, layer = keras.Input((4,)), dense(4, 0, name="shared")
     with pytest.raises(ValueError, match="'shared'.*called 2 times.*Identity"):
         Reader(keras.Model(inputs, layer(layer(inputs))), ("shared",))

@@ -79,14 +79,14 @@ def test_they_are_called_directly_only_one_at_a_time_on_one_device():
         with strategy.scope() if strategy else contextlib.nullcontext():
             distiller = distil(mlp(1), mlp(2), **arguments)
             distiller.optimizer.build(distiller.trainable_variables)
-        asked = []
-        direct = loops.fast_function(distiller, distiller.train_step, asked.append)
+        others = []
+        direct = loops.fast_function(distiller, distiller.train_step, others.append)
         tf.config.run_functions_eagerly(eagerly)
         try:
             direct(iter(batches(X, Y)))
         finally:
             tf.config.run_functions_eagerly(False)
-        return len(asked)
+        return len(others)
 
     assert calls() == 0
     assert calls(steps_per_execution=2) == 1

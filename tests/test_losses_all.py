@@ -72,7 +72,7 @@ def test_the_table_has_three_shapes_and_sequences_for_logits(golden):
 
 
 @every_loss
-def test_the_table_says_which_labels_a_loss_asks_for(golden):
+def test_the_table_has_the_labels_that_a_loss_needs(golden):
     function = golden.loss.call if inspect.isclass(golden.loss) else golden.loss
     assert ("labels" in inspect.signature(function).parameters) == (golden.labels is not None) == ("Y" in golden.needs)
 
@@ -162,14 +162,14 @@ def test_labels_may_come_in_any_form_that_keras_takes(golden, form):
 @several
 def test_a_student_that_equals_its_teacher_has_no_loss(golden, seed, scale):
     if golden.name == "intra_class_relation":
-        scale = min(scale, 1.5)  # a class that nobody believes in is constant, which correlates with nothing
+        scale = min(scale, 1.5)  # a class of probability 0 everywhere is constant, which correlates with nothing
     for shapes in golden.shapes:
         student, _, labels = golden.inputs(shapes, seed, scale)
         ours, _ = golden.bind((shapes[0], shapes[0]), {})
         np.testing.assert_allclose(ours(student, tree.map_structure(np.copy, student), labels), 0, atol=1e-6)
 
 
-def test_a_transformed_teacher_is_met_by_its_softened_logits():
+def test_a_transformed_teacher_is_matched_by_its_softened_logits():
     teacher = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
     np.testing.assert_allclose(losses.transformed_teacher(0.3 * teacher, teacher, power=0.3), 0, atol=1e-6)
 
@@ -289,7 +289,7 @@ def changed(name, inputs, expected, random):
 )
 @given(seed=seeds)
 @several
-def test_a_loss_does_not_see_what_its_formula_does_not(golden, name, seed):
+def test_a_loss_has_the_invariances_of_its_formula(golden, name, seed):
     shapes = golden.shapes[seed % len(golden.shapes)]
     ours, reference = golden.bind(shapes, golden.variants[seed % len(golden.variants)])
     inputs = golden.inputs(shapes, seed)
@@ -324,7 +324,7 @@ EXTREMES = {
 }
 
 
-#: What float32 cannot tell from a constant or from 0, and float64 can: only finite there.
+#: What float32 cannot distinguish from a constant or from 0, and float64 can: only finite there.
 BEYOND_FLOAT32 = {
     ("pkt", "plus and minus 200"),  # of exactly opposite rows, the cosine is -1 + 6e-8, beside an epsilon of 1e-7
 }
@@ -545,13 +545,13 @@ def test_an_example_of_weight_zero_contributes_nothing(golden):
 
 
 @only(lambda golden: golden.mixes)
-def test_a_loss_on_a_whole_batch_says_what_becomes_of_weights(golden):
+def test_the_docstring_of_a_loss_on_a_whole_batch_describes_weights(golden):
     words = " ".join(golden.loss.__doc__.split())
     assert re.search(r"[Ww]eights do not apply" if golden.scalar else r"[Ww]eights? (of 0|apply|applies)", words)
 
 
 @every_loss
-def test_a_term_is_made_again_from_its_config(golden):
+def test_a_term_is_created_again_from_its_config(golden):
     for number, arguments in enumerate(golden.variants):
         loss = golden.loss(**arguments) if golden.weights else golden.loss
         more = {} if golden.weights else arguments
@@ -598,7 +598,7 @@ def test_eager_graph_and_xla_agree(names):
 # Losses with weights of their own, and saving.
 
 
-def test_the_variances_of_variational_information_start_where_they_are_told():
+def test_the_variances_of_variational_information_start_at_their_argument():
     # student == teacher: what remains is log(v) / 2.
     for variance in (5.0, 0.25):
         x = np.ones((2, 3), "float32")
@@ -678,7 +678,7 @@ def test_a_perfect_student_of_a_small_data_set_has_almost_no_loss_at_the_default
     np.testing.assert_allclose(layer(x, x), np.log1p((4096 + 410) * 4 / 5 * np.exp(-1 / 0.07)), rtol=1e-3)
 
 
-def test_what_float32_makes_of_an_example_is_that_example_and_another_one_is_not():
+def test_an_example_rounded_to_float32_is_that_example_and_another_one_is_not():
     layer, random = with_equal_embeddings(memory=2, temperature=1.0), np.random.default_rng(0)
     x = random.normal(size=(1, 5)).astype("float32")
     length = np.linalg.norm(x)
@@ -738,7 +738,7 @@ def fit(distiller, epochs=1):
     distiller.fit(X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
 
 
-def test_a_distiller_with_a_loss_of_each_family_is_restored_and_goes_on(tmp_path):
+def test_a_distiller_with_a_loss_of_each_family_is_restored_and_continues(tmp_path):
     distiller, teacher = of_each_family()
     fit(distiller)
     distiller.save(tmp_path / "distiller.keras")
@@ -753,7 +753,7 @@ def test_a_distiller_with_a_loss_of_each_family_is_restored_and_goes_on(tmp_path
     assert_same(numbers(loaded), numbers(distiller), 1e-6)
 
 
-def test_the_weights_of_loss_layers_are_trained_and_remembered():
+def test_the_weights_of_loss_layers_are_trained_and_saved():
     distiller, _ = of_each_family()
     layers = [term.loss for term in distiller.terms if isinstance(term.loss, keras.layers.Layer)]
     before = [numbers(layer) for layer in layers]

@@ -137,7 +137,7 @@ def test_a_batch_that_is_all_masked_has_a_finite_loss_and_moves_nothing(golden):
 
 
 @GARBAGE
-def test_a_memory_does_not_remember_garbage(garbage):
+def test_a_memory_does_not_store_garbage(garbage):
     golden = next(golden for golden in LOSSES if golden.name == "ContrastiveMemory")
     student, teacher, _ = golden.inputs(SHAPES)
     banks = []
@@ -150,7 +150,7 @@ def test_a_memory_does_not_remember_garbage(garbage):
     np.testing.assert_array_equal(*banks)
 
 
-def test_the_module_of_relations_says_what_masks_do():
+def test_the_module_of_relations_documents_masks():
     assert "Masked positions are zeros on both sides" in " ".join(relations.__doc__.split())
 
 
@@ -186,7 +186,7 @@ def test_padding_changes_no_relation_of_features_that_are_flattened():
         assert float(long[name]) == pytest.approx(float(value), rel=1e-5), name
 
 
-def test_a_memory_wants_features_of_known_size():
+def test_a_memory_needs_features_of_known_size():
     term = Term(losses.ContrastiveMemory(memory=8), at=("words", "words"))
     with pytest.raises(ValueError, match=r"known size.*\(None, None, 4\)"):
         kd.Distiller(student=tagger(1), teacher=tagger(2), terms=[term])

@@ -254,7 +254,7 @@ def test_the_reused_classifier_does_not_train_with_labels_either(alpha):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_with_alpha_1_the_labels_of_simkd_teach_nothing():
+def test_with_alpha_1_the_labels_of_simkd_have_no_effect():
     weights = []
     for labels in (Y, (Y + 1) % 4):
         keras.utils.set_random_seed(0)
@@ -292,7 +292,7 @@ def test_twice_the_learning_rate_and_half_the_weight_decay_train_as_the_sum_of_p
 # A bridge and padding.
 
 
-def test_what_a_bridge_adds_to_masked_positions_is_taken_away():
+def test_the_outputs_of_a_bridge_at_masked_positions_are_removed():
     # The bridge is x -> x + 1, and the second position of the first example is padding: its features count as 0, not 1.
     bridge = keras.layers.Dense(2, kernel_initializer="identity", bias_initializer="ones")
     student, teacher = np.random.default_rng(0).normal(size=(2, 3, 2, 2)).astype("float32")

@@ -99,7 +99,7 @@ def test_simkd_does_to_the_students_features_all_that_the_teacher_does_to_its_ow
     assert [v.shape for v in student.trainable_variables] == [(4, 3), (3,), (3, 5), (5,)]
 
 
-def test_simkd_asks_for_a_plain_chain_after_the_teachers_features():
+def test_simkd_requires_a_plain_chain_after_the_teachers_features():
     inputs = keras.Input((4,))
     features = keras.layers.Dense(4, name="features")(inputs)
     teacher = keras.Model(inputs, keras.layers.Add()([features, inputs]))
@@ -223,7 +223,7 @@ def test_models_without_anything_in_common_are_refused_with_their_layers():
 
 
 @pytest.mark.parametrize("at", [[], ["ab"], [("a", "b", "c")], [("a", "b"), ("c",)]], ids=str)
-def test_feature_methods_without_pairs_say_where_to_find_them(at):
+def test_the_error_of_feature_methods_without_pairs_names_where_to_find_them(at):
     with pytest.raises(ValueError, match="suggest_pairs"):
         methods.fitnets(at)
 
@@ -265,7 +265,7 @@ def test_a_flow_needs_two_layers_to_go_between():
     ],
     ids=str,
 )
-def test_the_smallest_bridge_makes_shapes_meet(ours, theirs):
+def test_the_smallest_bridge_makes_shapes_equal(ours, theirs):
     bridge = bridges.auto(ours, theirs)
     bridge.build(ours)
     assert tuple(bridge(np.ones((2, *ours[1:]), "float32")).shape) == (2, *theirs[1:])
@@ -299,7 +299,7 @@ def test_a_fusion_has_biases_in_its_attention_alone():
     assert trained == projections + attention + outputs + normalisations
 
 
-def test_a_fusion_of_stages_asks_for_one_size_for_each():
+def test_a_fusion_of_stages_requires_one_size_for_each():
     with pytest.raises(ValueError, match="as many sizes as channels"):
         bridges.ReviewFusion(channels=(2, 4), sizes=((4, 4),))
 

@@ -1,4 +1,4 @@
-"""The direction of a metric is the one that it declares, as in Keras's own callbacks; names are not looked at."""
+"""The direction of a metric is the one that it declares, as in Keras's own callbacks; names are ignored."""
 
 import inspect
 import re
@@ -110,7 +110,7 @@ def test_losses_are_minimised():
 
 
 @pytest.mark.parametrize("name", ["dice", "accuracy", "val_f1", "student_loss", "rain_loss"])
-def test_what_nobody_declares_is_asked_for(name):
+def test_a_direction_that_no_metric_declares_has_to_be_given(name):
     with pytest.raises(ValueError, match=rf"\['loss', 'mae'\]. Received: '{name}' with mode='auto'. Give mode='max'"):
         found(compiled([dice, "mae"]), name)
     assert direction(compiled([dice]), linear(1), name, "max") == "max"
@@ -145,7 +145,7 @@ def test_a_student_without_a_graph_has_metrics_too():
         found(model, "rain_accuracy")
 
 
-def test_finding_a_direction_leaves_the_metrics_as_they_were():
+def test_finding_a_direction_leaves_the_metrics_unchanged():
     metric = keras.metrics.SparseCategoricalAccuracy(name="right")
     model = compiled(["accuracy", metric])
     found(model, "accuracy")
@@ -175,7 +175,7 @@ def test_a_benchmark_stars_the_recipe_that_learns(tmp_path):
     assert result.mode == kd.experiments.BenchmarkResult.load(tmp_path).mode == "max"
 
 
-def test_a_folder_tells_the_metric_of_the_last_call(tmp_path):
+def test_a_folder_has_the_metric_of_the_last_call(tmp_path):
     more = {"label_smoothing": None, "seeds": 1, "epochs": 1, "compile_arguments": settings()}
     kd.benchmark(**arguments(tmp_path, **more))
     result = kd.benchmark(**arguments(tmp_path, metric="loss", **more))
@@ -183,7 +183,7 @@ def test_a_folder_tells_the_metric_of_the_last_call(tmp_path):
     assert (loaded.metric, loaded.mode) == (result.metric, result.mode) == ("loss", "min")
 
 
-def test_a_benchmark_and_a_search_ask_for_a_mode_before_anything_is_trained(tmp_path):
+def test_a_benchmark_and_a_search_require_a_mode_before_anything_is_trained(tmp_path):
     message = "Received: 'dice' with mode='auto'. Give mode='max'"
     more = {"compile_arguments": settings(metrics=[dice]), "metric": "dice"}
     with pytest.raises(ValueError, match=message):
@@ -206,7 +206,7 @@ def test_a_refinement_keeps_the_best_by_the_metrics_own_direction(mode):
     assert logs["best"] > logs["before"] if mode == "auto" else logs["best"] <= logs["before"]
 
 
-def test_a_refinement_asks_for_a_mode_before_the_student_changes():
+def test_a_refinement_requires_a_mode_before_the_student_changes():
     x, y = part(0)
     student = net()
     before = numbers(student)
@@ -247,7 +247,7 @@ def test_the_checkpoint_of_a_student_is_its_best_epoch(name, best, tmp_path):
         np.testing.assert_array_equal(received, expected)
 
 
-def test_a_checkpoint_asks_for_a_mode_before_the_first_step_where_it_compares(tmp_path):
+def test_a_checkpoint_requires_a_mode_before_the_first_step_where_it_compares(tmp_path):
     path = str(tmp_path / "student.keras")
     steps = []
     checkpoint = kd.callbacks.StudentCheckpoint(path, "val_dice", save_best_only=True)
@@ -259,12 +259,12 @@ def test_a_checkpoint_asks_for_a_mode_before_the_first_step_where_it_compares(tm
     assert (tmp_path / "student.keras").exists()
 
 
-def test_what_has_diverged_is_worth_nothing():
+def test_nan_is_worse_than_any_number():
     for better, ordered in (("max", [float("nan"), -1.0, 2.0]), ("min", [float("nan"), 2.0, -1.0])):
         assert sorted([2.0, float("nan"), -1.0], key=lambda each: worth(each, better))[1:] == ordered[1:]
 
 
-def test_a_refinement_of_a_student_that_has_diverged_takes_what_is_a_number():
+def test_a_refinement_of_a_student_that_has_diverged_chooses_a_finite_epoch():
     x, y = part(0)
     student = net()
     good = student.get_weights()

@@ -18,7 +18,7 @@ from tests.models import batch, linear, tagger
 RANDOM = np.random.default_rng(3)
 COUNT, CLASSES = 61, 5
 LOGITS = (2 * RANDOM.normal(size=(COUNT, CLASSES))).astype("float32")
-LOGITS[:, 4] -= 30  # never said
+LOGITS[:, 4] -= 30  # never predicted
 TEACHER = (LOGITS + RANDOM.normal(size=LOGITS.shape)).astype("float32")
 LABELS = np.where(RANDOM.random(COUNT) < 0.3, RANDOM.integers(0, 4, COUNT), np.argmax(LOGITS, -1))
 WEIGHTS = RANDOM.uniform(0.0, 2.0, COUNT)
@@ -95,8 +95,8 @@ def test_agreement_is_the_accuracy_with_the_teacher_for_truth(size):
 def test_agreement_by_threshold_counts_labels_one_by_one():
     expected = np.mean((TEACHER > 0) == (LOGITS > 0))
     assert streamed(Agreement(threshold=0.0), TEACHER, LOGITS) == pytest.approx(expected, abs=1e-6)
-    said = streamed(Agreement(threshold=0.5), special.expit(TEACHER), special.expit(LOGITS))
-    assert said == pytest.approx(expected, abs=1e-6)
+    received = streamed(Agreement(threshold=0.5), special.expit(TEACHER), special.expit(LOGITS))
+    assert received == pytest.approx(expected, abs=1e-6)
 
 
 def test_any_model_trains_and_evaluates_with_both():
@@ -148,14 +148,14 @@ def test_the_term_of_agreement_is_loaded_with_its_function():
 def test_masked_positions_do_not_count():
     model, x = tagger(1), np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
     y = x % 3
-    said = model(x)
-    p, kept = special.softmax(said.numpy().astype("float64"), axis=-1), x > 0
+    outputs = model(x)
+    p, kept = special.softmax(outputs.numpy().astype("float64"), axis=-1), x > 0
     correct = p.argmax(-1) == y
     for metric, expected in (
         (Agreement(), np.mean(correct[kept])),
         (ExpectedCalibrationError(from_logits=True), error(p.max(-1)[kept], correct[kept], np.ones(kept.sum()))),
     ):
-        metric.update_state(y, said)
+        metric.update_state(y, outputs)
         assert float(metric.result()) == pytest.approx(expected, abs=1e-6)
 
 

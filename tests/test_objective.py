@@ -19,9 +19,9 @@ def labels_loss():
 
 
 def distill(student, teacher, terms=None, optimizer=None, *, loss="labels", **arguments):
-    """Return a compiled Distiller; SGD(0) unless told, so that a step changes nothing and logs can be predicted.
+    """Return a compiled Distiller; SGD(0) by default, so that a step changes nothing and logs can be predicted.
 
-    Eager unless told: a step of a tiny model is over before it would be traced, and the modes agree (see below).
+    Eager by default: a step of a tiny model is over before it would be traced, and the modes agree (see below).
     """
     distiller = Distiller(student=student, teacher=teacher, terms=terms)
     loss = labels_loss() if loss == "labels" else loss
@@ -31,19 +31,19 @@ def distill(student, teacher, terms=None, optimizer=None, *, loss="labels", **ar
 
 
 def fit(distiller, x=X, y=Y, **arguments):
-    """Fit in order, quietly, one batch an epoch unless told; return the logs of each epoch."""
+    """Fit in order, quietly, one batch an epoch by default; return the logs of each epoch."""
     arguments = {"batch_size": len(x), "shuffle": False, "verbose": 0, **arguments}
     return distiller.fit(x, y, **arguments).history
 
 
 def soft_loss(student, teacher, temperature, x=X):
-    """Return T**2 * KL for each example, in float64, from what the models say."""
+    """Return T**2 * KL for each example, in float64, from the models' outputs."""
     s, t = (model(x, training=False).numpy().astype("float64") / temperature for model in (student, teacher))
     return temperature**2 * references.kl_divergence(s, t)
 
 
 def hard_loss(student, x=X, y=Y):
-    """Return the cross-entropy of each example, in float64, from what the student says."""
+    """Return the cross-entropy of each example, in float64, from the student's outputs."""
     return -np.log(np.take_along_axis(softmax(student(x, training=False)), y[..., None], axis=-1))[..., 0]
 
 
@@ -195,7 +195,7 @@ def test_evaluate_and_predict_equal_the_students_own(terms):
     assert set(received) == {"loss", "accuracy", "student_loss"}
 
 
-def test_without_labels_evaluate_takes_the_teacher_that_was_assigned_last():
+def test_without_labels_evaluate_uses_the_teacher_that_was_assigned_last():
     student, first, second = linear(1), linear(0), linear(2)
     distiller = distill(student, first, loss=None, alpha=1.0, temperature=4.0, run_eagerly=False)
     for teacher in (first, second):
@@ -204,12 +204,12 @@ def test_without_labels_evaluate_takes_the_teacher_that_was_assigned_last():
         assert float(received) == pytest.approx(soft_loss(student, teacher, 4.0).mean(), rel=1e-5)
 
 
-def test_without_labels_evaluate_tells_the_distance_from_the_teacher():
+def test_without_labels_evaluate_returns_the_distance_from_the_teacher():
     student, teacher = mlp(1), mlp(0)
     distiller = distill(student, teacher, loss=None, alpha=1.0, temperature=3.0)
     received = distiller.evaluate(X, verbose=0, return_dict=True)
-    said = float(received["distillation_loss"])  # a tensor, in Keras 3.12
-    assert said == pytest.approx(soft_loss(student, teacher, 3.0).mean(), rel=1e-5)
+    logged = float(received["distillation_loss"])  # a tensor, in Keras 3.12
+    assert logged == pytest.approx(soft_loss(student, teacher, 3.0).mean(), rel=1e-5)
 
 
 # Weights and masks
@@ -297,7 +297,7 @@ class Valid(keras.layers.Layer):
 
 
 class Spoil(keras.layers.Layer):
-    """Say NaN where masked."""
+    """Output NaN where masked."""
 
     supports_masking = True
 
@@ -330,7 +330,7 @@ def test_garbage_in_masked_positions_leaves_loss_and_weights_bit_identical():
     assert np.any(results[0][1][0] != masked_model(1).get_weights()[0])
 
 
-def test_a_teacher_that_says_nan_in_masked_positions_does_no_harm():
+def test_a_teacher_that_predicts_nan_in_masked_positions_does_no_harm():
     students, logs = [masked_model(1), masked_model(1)], []
     for student, teacher in zip(students, [masked_model(0), masked_model(0, Spoil())], strict=True):
         assert np.any(np.isnan(teacher(masked_input(0.0)))) == (len(teacher.layers) == 3)
@@ -401,7 +401,7 @@ def flags(model):
 
 
 @pytest.mark.parametrize("terms", [None, [FEATURES]], ids=["logits", "features"])
-def test_the_teacher_is_left_as_it_was(terms):
+def test_the_teacher_is_unchanged(terms):
     inputs = keras.Input((4,))
     hidden = models.dense(5, 0, name="hidden")(inputs)
     dropped = keras.layers.Dropout(0.5, seed=1)(keras.layers.BatchNormalization()(hidden))
@@ -598,7 +598,7 @@ def test_a_step_is_traced_once():
     assert len(counter.traces) == before + 2
 
 
-def test_what_is_thawed_after_an_evaluation_is_trained():
+def test_layers_that_are_unfrozen_after_an_evaluation_are_trained():
     student = mlp(1)
     student.layers[1].trainable = False
     distiller = distill(student, mlp(0), None, "adam", metrics=["accuracy"], run_eagerly=False)

@@ -143,7 +143,7 @@ def test_true_and_false_are_labels(name, labels):
     assert logs["loss"] == pytest.approx([getattr(references, name)(s, t, YES.astype(int)).mean()], rel=1e-5)
 
 
-def test_a_teacher_is_trusted_by_labels_of_true_and_false():
+def test_a_teacher_is_weighed_by_labels_of_true_and_false():
     # Two teachers, weighed by the probability that each gives to the label.
     members = [linear(seed, classes=2) for seed in (1, 2)]
     losses = []

@@ -60,13 +60,13 @@ def test_wild_disagreement_stays_finite_and_is_learned_from(policy, temperature,
     logs = distiller.fit(x, np.arange(3), batch_size=3, epochs=12, verbose=0).history
     assert all(np.all(np.isfinite(values)) for values in logs.values())
     moved = student.get_weights()[0] - before
-    # Each example's own class is the one that the teacher is surest against: the diagonal goes down.
+    # Each example's own class is the one that the teacher is most certain is wrong: the diagonal goes down.
     assert np.all(np.isfinite(moved)) and np.all(np.diag(moved) < 0)
 
 
 @BOTH
 def test_the_first_loss_of_wild_disagreement_is_exact(policy):
-    # At x = e_1 the student says (2048, 0, 0) and the teacher (-2048, 0, 0), both exact in 16 bits: p = (0, 1/2, 1/2)
+    # At x = e_1 the student has (2048, 0, 0) and the teacher (-2048, 0, 0), both exact in 16 bits: p = (0, 1/2, 1/2)
     # and KL = log(1/2) - (-2048), each of the others the same; T = 1.
     student, teacher = under(policy, opposite, 2048.0)
     logs = fit_identity(distill(student, teacher, temperature=1.0, alpha=1.0))

@@ -1,4 +1,4 @@
-"""What goes wrong without an error is said before it has cost anything."""
+"""Mistakes that raise no error are reported before they have cost anything."""
 
 import re
 import time
@@ -45,7 +45,7 @@ def compiled(teacher, temperature: float = 4.0, student=None, **more) -> kd.Dist
     return distiller
 
 
-def test_a_good_teacher_is_measured_and_nothing_is_said_against_it(digits, trained):
+def test_a_good_teacher_is_measured_without_a_warning(digits, trained):
     x, y = digits.train
     report = compiled(trained).check(x, y, batch_size=100, batches=1000)
     logits = trained.predict(x, verbose=0).astype("float64")
@@ -80,14 +80,14 @@ def test_a_shuffled_order_of_labels_is_caught(digits, trained):
     assert report.renamed_accuracy > 0.9 > 0.5 > report.teacher_accuracy
 
 
-def test_an_order_of_labels_is_not_seen_in_chance(digits):
+def test_chance_is_not_reported_as_an_order_of_labels(digits):
     x, y = digits.train
     keras.utils.set_random_seed(3)
     advice = compiled(net(64)).check(x, np.random.default_rng(0).integers(0, 10, len(y))).advice
     assert "not shown what it was trained on" in advice[0]
 
 
-def test_few_examples_of_many_classes_are_not_taken_for_another_order():
+def test_few_examples_of_many_classes_are_not_reported_as_another_order():
     report = compiled(mlp(2, classes=200), student=mlp(1, classes=200)).check(*batch(128, classes=200), batches=4)
     assert report.renamed_accuracy < 0.1
     assert not any("order" in each for each in report.advice)
@@ -98,7 +98,7 @@ def test_labels_that_are_counted_from_one_are_caught(digits, trained):
     assert any("labels go from 1 to 10" in each for each in compiled(trained).check(x, y + 1).advice)
 
 
-def test_one_hot_labels_and_datasets_say_the_same(digits, trained):
+def test_one_hot_labels_and_datasets_give_the_same_report(digits, trained):
     x, y = (each[:96] for each in digits.train)
     distiller = compiled(trained)
     expected = distiller.check(x, y, batches=3)
@@ -110,7 +110,7 @@ def test_one_hot_labels_and_datasets_say_the_same(digits, trained):
     )
 
 
-def test_a_temperature_at_which_targets_say_nothing_is_answered_with_a_better_one(digits, trained):
+def test_a_temperature_at_which_targets_are_uniform_is_reported_with_a_better_one(digits, trained):
     x, y = digits.train
     for temperature, what in ((0.05, "hardly more than a label"), (500.0, "hardly anything")):
         (advice,) = compiled(trained, temperature).check(x, y).advice
@@ -126,10 +126,10 @@ def test_no_temperature_is_recommended_where_something_else_is_wrong(digits, tra
         assert doubt in advice and "temperature=" not in advice, advice
 
 
-def test_probabilities_that_are_taken_for_logits_are_caught(digits, trained):
+def test_probabilities_that_are_read_as_logits_are_caught(digits, trained):
     x, y = digits.train
-    said = compiled(lambda x: tf.nn.softmax(trained(x))).check(x, y).advice
-    assert 'head="softmax"' in said[0]
+    found = compiled(lambda x: tf.nn.softmax(trained(x))).check(x, y).advice
+    assert 'head="softmax"' in found[0]
     named = kd.teachers.Frozen(lambda x: tf.nn.softmax(trained(x)), head="softmax")
     assert compiled(named).check(x, y).advice == []
 
@@ -190,10 +190,10 @@ def test_probabilities_of_any_member_are_warned_of_before_fit_and_by_the_check(t
     distiller = compiled(teacher(), student=mlp(1))
     with pytest.warns(UserWarning, match="look like probabilities.*taken for logits.*head=") as caught:
         distiller.fit(given, y, epochs=0, verbose=0)
-    (told,) = [each for each in caught if "probabilities" in str(each.message)]
-    assert told.filename == __file__
+    (warning,) = [each for each in caught if "probabilities" in str(each.message)]
+    assert warning.filename == __file__
     (advice,) = [each for each in distiller.check(given, y).advice if "probabilities" in each]
-    assert advice == str(told.message)
+    assert advice == str(warning.message)
 
 
 @pytest.mark.filterwarnings("error:The outputs of")
@@ -207,7 +207,7 @@ def test_logits_and_outputs_whose_head_is_known_are_not_warned_of(teacher):
     assert not any("probabilities" in each for each in distiller.check(given, y).advice)
 
 
-def told(caught):
+def warned_of(caught):
     return [str(each.message) for each in caught if "probabilities" in str(each.message)]
 
 
@@ -231,7 +231,7 @@ def test_a_build_and_soft_labels_and_a_comparison_warn_too(tmp_path):
 
 
 @pytest.mark.parametrize("activation", [tf.nn.softmax, "hard_sigmoid"])
-def test_a_student_whose_head_is_in_doubt_is_warned_of_too(activation):
+def test_a_student_whose_head_is_ambiguous_is_warned_of_too(activation):
     x, y = batch(32)
     head = "softmax" if activation is tf.nn.softmax else "sigmoid"
     student = mlp(1, activation=activation)
@@ -239,10 +239,10 @@ def test_a_student_whose_head_is_in_doubt_is_warned_of_too(activation):
     with pytest.warns(UserWarning, match=f'outputs of the student.*probabilities.*student_head="{head}"'):
         distiller.fit(x, y, epochs=0, verbose=0)
     assert any("student_head" in each for each in distiller.check(x, y).advice)
-    said = compiled(mlp(2), student=student, student_head=head)
+    made = compiled(mlp(2), student=student, student_head=head)
     with warnings.catch_warnings(record=True) as caught:
-        said.fit(x, y, epochs=0, verbose=0)
-    assert not told(caught)
+        made.fit(x, y, epochs=0, verbose=0)
+    assert not warned_of(caught)
 
 
 class Batches(keras.utils.PyDataset):
@@ -285,7 +285,7 @@ def trained_on(*data, compiled_with=None, **arguments):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         distiller.fit(*data, shuffle=False, verbose=0, **arguments)
-    return numbers(student), told(caught)
+    return numbers(student), warned_of(caught)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def trained_on(*data, compiled_with=None, **arguments):
         ("a dataset", {"steps_per_execution": 2}),
     ],
 )
-def test_what_the_first_step_is_given_is_looked_at_and_trained_on(source, compiled_with):
+def test_the_first_batch_is_checked_and_trained_on(source, compiled_with):
     x, y = batch(20)
     expected, _ = trained_on(x, y, batch_size=8)
     batches = [(x[start : start + 8], y[start : start + 8]) for start in (0, 8, 16)]
@@ -306,19 +306,19 @@ def test_what_the_first_step_is_given_is_looked_at_and_trained_on(source, compil
 
 
 @pytest.mark.filterwarnings("error:The outputs of")
-def test_a_dataset_is_not_looked_at_where_the_head_is_known():
+def test_a_dataset_is_not_checked_where_the_head_is_known():
     x, y = batch(20)
     distiller = compiled(kd.teachers.Frozen(probable(), head="softmax"), student=mlp(1))
     distiller.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(8), verbose=0)
 
 
-def test_values_that_add_up_to_one_are_no_matter_where_nothing_is_softened(recwarn):
+def test_values_that_add_up_to_one_are_accepted_where_nothing_is_softened(recwarn):
     terms = [kd.Term(kd.losses.squared_error, soften=False)]
     compiled(probable(), student=mlp(1), terms=terms).fit(*batch(32), epochs=0, verbose=0)
     assert not [each for each in recwarn if "probabilities" in str(each.message)]
 
 
-def test_a_trained_student_with_small_logits_is_told_of_standardisation(digits, trained):
+def test_the_report_on_a_student_with_small_logits_names_standardisation(digits, trained):
     x, y = digits.train
     copy = keras.models.clone_model(trained)
     copy.set_weights(trained.get_weights())
@@ -326,7 +326,7 @@ def test_a_trained_student_with_small_logits_is_told_of_standardisation(digits, 
     assert "standardized" in compiled(trained, student=small).check(x, y).advice[0]
 
 
-def test_a_student_that_is_better_than_its_teacher_is_said(digits, trained):
+def test_a_student_that_is_better_than_its_teacher_is_reported(digits, trained):
     x, y = digits.train
     keras.utils.set_random_seed(0)
     weak = net(4)
@@ -337,7 +337,7 @@ def test_a_student_that_is_better_than_its_teacher_is_said(digits, trained):
     assert "better than its teacher" in " ".join(compiled(weak, student=copy).check(x, y).advice)
 
 
-def test_a_slow_teacher_is_told_of_the_cache_and_a_remembered_one_is_not():
+def test_the_report_on_a_slow_teacher_names_the_cache_and_that_on_one_in_memory_does_not():
     def slow(x):
         def wait(values):
             time.sleep(0.05)
@@ -372,7 +372,7 @@ def test_of_several_teachers_the_largest_output_counts():
     assert memory["all"] - memory[9] == 4 * (sizes[7].count_params() + sizes[6].count_params())
 
 
-def test_nothing_is_changed_by_looking(digits):
+def test_a_check_changes_nothing(digits):
     x, y = batch(24)
     student, teacher = statistical(1), statistical(2)
     distiller = compiled(teacher, student=student)
@@ -390,9 +390,9 @@ def test_nothing_is_changed_by_looking(digits):
 def test_ensembles_masks_several_labels_and_cached_targets_are_read(tmp_path):
     x, y = batch(32)
     both = kd.teachers.Ensemble([mlp(2), mlp(3)])
-    said = (softmax(mlp(2).predict(x, verbose=0)) + softmax(mlp(3).predict(x, verbose=0))) / 2
+    average = (softmax(mlp(2).predict(x, verbose=0)) + softmax(mlp(3).predict(x, verbose=0))) / 2
     report = compiled(both, student=mlp(1)).check(x, y)
-    assert report.teacher_accuracy == np.mean(np.argmax(said, axis=-1) == y)
+    assert report.teacher_accuracy == np.mean(np.argmax(average, axis=-1) == y)
     cache = kd.TeacherCache(tmp_path, teacher=mlp(2), dtype="float32")
     data = tf.data.Dataset.from_tensor_slices((x, y))
     cache.build(data, verbose=0)
@@ -456,7 +456,7 @@ def test_yes_and_no_are_judged_by_label_and_by_the_weights_of_the_rows():
     assert_reported(swapped, expected)
 
 
-def test_a_class_is_renamed_by_what_it_mostly_stands_for_in_the_other_half():
+def test_a_class_is_renamed_by_its_most_frequent_label_in_the_other_half():
     predicted = np.array([0, 0, 0, 0, 1, 1])
     labels, weights = np.array([1, 2, 2, 1, 0, 1]), [1, 5, 3, 1, 1, 2]
     # Of the first, third and fifth, 0 is mostly 2, and 1 is 0: right on the second. Of the others, 0 is mostly 2, and
@@ -479,12 +479,12 @@ def test_a_teacher_guesses_within_three_standard_deviations_of_guessing(guessing
     assert not guesses(Report(examples=100, rows=100))
 
 
-def test_a_teacher_of_logits_four_times_as_large_as_a_trained_students_is_told_of_standardisation():
+def test_the_report_on_teacher_logits_four_times_as_large_as_a_trained_students_names_standardisation():
     labels = np.arange(90) % 3
     logits = 3.0 * np.eye(3)[labels]
-    for factor, told in ((3.9, False), (4.1, True)):
+    for factor, expected in ((3.9, False), (4.1, True)):
         report = judged(factor * logits / 4, labels, logits / 4, temperature=factor)
-        assert any("standardized" in each for each in report.advice) == told
+        assert any("standardized" in each for each in report.advice) == expected
         untrained = judged(factor * logits / 4, labels, -logits / 4, temperature=factor)
         assert not any("standardized" in each for each in untrained.advice)
 
@@ -492,11 +492,11 @@ def test_a_teacher_of_logits_four_times_as_large_as_a_trained_students_is_told_o
 def test_a_student_is_better_than_its_teacher_beyond_chance_alone():
     labels = np.arange(100) % 2
     teacher = 0.5 * np.eye(2)[np.where(np.arange(100) < 80, labels, 1 - labels)]  # right on 80
-    for right, told in ((94, False), (96, True)):  # three standard deviations are 3 * sqrt(0.5 * 0.5 / 100) = 0.15
+    for right, expected in ((94, False), (96, True)):  # three standard deviations are 3 * sqrt(0.5 * 0.5 / 100) = 0.15
         student = np.eye(2)[np.where(np.arange(100) < right, labels, 1 - labels)]
         report = judged(teacher, labels, student)
         assert report.student_accuracy == pytest.approx(right / 100)
-        assert any("better than its teacher" in each for each in report.advice) == told
+        assert any("better than its teacher" in each for each in report.advice) == expected
 
 
 def sure(confidence, classes, predicted):
@@ -504,26 +504,26 @@ def sure(confidence, classes, predicted):
     return np.log((classes - 1) * confidence / (1 - confidence)) * np.eye(classes)[predicted]
 
 
-def test_a_teacher_may_be_surer_than_it_is_right_by_a_quarter():
+def test_the_confidence_of_a_teacher_may_exceed_its_accuracy_by_a_quarter():
     labels = np.arange(400) // 2 % 4
     predicted = np.where(np.arange(400) < 240, labels, np.arange(400) // 8 % 4)  # right on 240, and on 40 by chance
-    for confidence, told in ((0.94, False), (0.96, True)):
+    for confidence, expected in ((0.94, False), (0.96, True)):
         report = judged(sure(confidence, 4, predicted), labels)
         assert (report.teacher_accuracy, report.confidence) == (pytest.approx(0.7), pytest.approx(confidence))
-        assert any("it is not shown" in each for each in report.advice) == told
+        assert any("it is not shown" in each for each in report.advice) == expected
 
 
-def test_classes_stand_in_another_order_where_renaming_makes_a_teacher_as_good_as_it_is_sure():
+def test_classes_are_in_another_order_where_renaming_makes_the_accuracy_of_a_teacher_equal_its_confidence():
     labels = np.arange(400) // 2 % 4
     predicted = (np.where(np.arange(400) < 240, labels, np.arange(400) // 8 % 4) + 1) % 4
-    for confidence, told in ((0.94, "another order"), (0.96, "it is not shown")):
+    for confidence, expected in ((0.94, "another order"), (0.96, "it is not shown")):
         report = judged(sure(confidence, 4, predicted), labels)
         assert (report.teacher_accuracy, report.renamed_accuracy) == (pytest.approx(0.1), pytest.approx(0.7))
-        assert told in report.advice[0]
+        assert expected in report.advice[0]
 
 
-@pytest.mark.parametrize(("better", "told"), [(0.2, False), (0.3, True), (1.0, True), (45.0, True), (60.0, False)])
-def test_a_temperature_is_recommended_at_which_targets_have_three_tenths_of_the_largest_entropy(better, told):
+@pytest.mark.parametrize(("better", "expected"), [(0.2, False), (0.3, True), (1.0, True), (45.0, True), (60.0, False)])
+def test_a_temperature_is_recommended_at_which_targets_have_three_tenths_of_the_largest_entropy(better, expected):
     labels = np.arange(60) // 2 % 5
 
     def entropy(distance):  # of one logit that is so far above four others, as a share of log 5
@@ -534,7 +534,7 @@ def test_a_temperature_is_recommended_at_which_targets_have_three_tenths_of_the_
     for now in (1e-2 * better, 1e3 * better):
         report = judged(better * distance * np.eye(5)[labels], labels, temperature=now)
         (advice,) = [each for each in report.advice if "the teacher's targets contain" in each]
-        assert (f"Around temperature={better:.2g} they would be more informative" in advice) == told
+        assert (f"Around temperature={better:.2g} they would be more informative" in advice) == expected
         assert ("hardly more than a label" in advice) == (now < better)
 
 
@@ -601,7 +601,7 @@ def test_positions_of_the_class_that_the_loss_ignores_do_not_count():
     assert_reported(distiller.check(words, y), expected_of(teacher, student, words, y, 1.0 * (y >= 0)))
 
 
-def test_a_good_teacher_of_mostly_padded_positions_is_not_accused():
+def test_a_good_teacher_of_mostly_padded_positions_is_not_suspected():
     random = np.random.default_rng(0)
     words = random.integers(1, 6, (64, 20))
     teacher = tagger(2, mask=False)
@@ -631,7 +631,7 @@ def test_labels_of_two_classes_may_be_a_column_or_one_hot(form):
     assert report.guessing == pytest.approx(max(np.mean(y), 1 - np.mean(y)))
 
 
-def test_labels_that_are_whole_in_one_batch_alone_are_no_classes():
+def test_labels_that_are_integers_in_one_batch_alone_are_no_classes():
     x, y = batch(8)
     view = View(compiled(mlp(2), student=mlp(1)))
     assert view.read([(x, y + 0.0, None)]).labels is not None
@@ -661,7 +661,7 @@ def test_where_nothing_counts_there_is_a_cost_and_no_accuracy():
     assert report.teacher_accuracy is None and report.epoch_seconds > 0 and report.rows == 0
 
 
-def test_without_labels_the_targets_are_still_looked_at():
+def test_without_labels_the_targets_are_still_checked():
     x, y = batch(32)
     distiller = kd.Distiller(student=mlp(1), teacher=mlp(2))
     distiller.compile("adam", alpha=1.0)
@@ -705,7 +705,7 @@ def test_a_long_fit_begins_with_a_warning_of_a_teacher_that_guesses(digits, trai
 
 
 @pytest.mark.filterwarnings("error:The teacher is right")
-def test_a_look_gives_a_teacher_the_numbers_that_fit_gives_it(digits, trained):
+def test_a_check_gives_a_teacher_the_numbers_that_fit_gives_it(digits, trained):
     x, y = digits.train
     kernel = tf.constant(np.random.default_rng(0).normal(size=(64, 10)), "float32")
     exact = compiled(lambda x: trained(x) + 0.0 * tf.matmul(tf.reshape(x, (-1, 64)), kernel))  # float32 and no other
@@ -724,7 +724,7 @@ def test_a_good_teacher_a_short_fit_and_a_student_that_has_begun_are_not_warned_
     compiled(kd.teachers.EMA(0.9)).fit(x, wrong, batch_size=1, steps_per_epoch=2, verbose=0)
 
 
-def test_what_cannot_be_looked_at_is_refused():
+def test_data_that_cannot_be_checked_are_refused():
     x, y = batch(8)
     with pytest.raises(ValueError, match="Expected a compiled Distiller"):
         kd.Distiller(student=mlp(1), teacher=mlp(2)).check(x, y)

@@ -1,4 +1,4 @@
-"""`kd.quantization_aware`: what it rounds, what it leaves alone, and that LiteRT's integers say the same."""
+"""`kd.quantization_aware`: what it rounds, what it leaves unchanged, and that LiteRT's integers are the same."""
 
 import keras
 import numpy as np
@@ -106,7 +106,7 @@ def rounding(low, high):
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.0, 6.0), (-2.5, 0.0), (-0.013, 17.0)])
-def test_activations_are_rounded_as_the_specification_says(low, high):
+def test_activations_are_rounded_as_in_the_specification(low, high):
     x = np.linspace(low - 1, high + 1, 997).astype("float32")
     received = np.asarray(rounding(low, high)(x))
     # At a tie, float32 may fall to the other side: such values are one step off.
@@ -192,7 +192,7 @@ def test_a_folded_student_is_the_student_before_anything_is_rounded(monkeypatch)
     assert not any(isinstance(layer, layers.BatchNormalization) for layer in folded.layers)
 
 
-def test_the_student_is_left_as_it_was():
+def test_the_student_is_unchanged():
     student = convolutional()
     before, config = numbers(student), student.get_config()
     model = kd.quantization_aware(student, IMAGES)
@@ -210,7 +210,7 @@ def test_the_student_is_left_as_it_was():
         pytest.param("sigmoid", "keras", marks=pytest.mark.slow),
     ],
 )
-def test_the_litert_file_is_integers_throughout_and_says_the_same(head, route, tmp_path):
+def test_the_litert_file_is_integers_throughout_and_outputs_the_same(head, route, tmp_path):
     model = kd.quantization_aware(convolutional(head), IMAGES)
     integers = Integers(converted(model, tmp_path, route))
     assert integers.input["dtype"] is integers.output["dtype"] is np.int8
@@ -235,7 +235,7 @@ def test_the_ranges_of_the_file_are_those_that_were_learnt(tmp_path):
         np.testing.assert_allclose(detail["quantization"][0], scale, rtol=1e-5)
 
 
-def test_a_saved_model_loads_without_custom_objects_and_goes_on_learning(tmp_path):
+def test_a_saved_model_loads_without_custom_objects_and_can_be_trained_further(tmp_path):
     model = kd.quantization_aware(convolutional("softmax"), IMAGES)
     model.save(tmp_path / "student.keras")
     loaded = keras.models.load_model(tmp_path / "student.keras", safe_mode=True)
@@ -294,7 +294,7 @@ def test_every_layer_keeps_its_name():
 
 
 @pytest.mark.parametrize("head", [None, "softmax", "sigmoid"])
-def test_a_rounded_student_says_almost_what_it_said(head):
+def test_a_rounded_student_outputs_almost_the_same(head):
     student = small(head)
     received = kd.quantization_aware(student, X).predict(X, verbose=0)
     expected = student.predict(X, verbose=0)
@@ -312,7 +312,7 @@ def test_terms_read_layers_by_name_and_recognise_the_head(head):
     distiller = kd.Distiller(student=model, teacher=teacher, terms=terms)
     distiller.compile("sgd", alpha=1.0, temperature=2.0, run_eagerly=True)
     # In float64, from the weights, without the rounding: 4 * KL of the softmaxes at temperature 2. A softmax head that
-    # was taken for logits would be far away from it.
+    # was read as logits would be far away from it.
     hidden = np.maximum(X @ student.get_weights()[0] + student.get_weights()[1], 0)
     ours = softmax((hidden @ student.get_weights()[2] + student.get_weights()[3]) / 2)
     theirs = softmax(teacher.predict(X, verbose=0) / 2)

@@ -65,7 +65,7 @@ def test_a_step_of_two_replicas_is_the_step_of_one_device_on_the_same_batch(valu
     assert dense | {"hidden/kernel", "hidden/bias", f"{LOSS}/bank", f"{LOSS}/position"} <= moved
 
 
-def test_replicas_with_unequal_shares_remember_all_examples(values):
+def test_replicas_with_unequal_shares_store_all_examples(values):
     # 13 examples: 4 + 4, then 3 + 2.
     received, expected = values("two", 2), values("one", 2)
     assert received[f"{LOSS}/position"] == len(X)

@@ -50,7 +50,7 @@ def assert_same(folder, expected, names):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_never_killed_on_two_replicas_and_among_two_workers(tmp_path):
+def test_a_killed_run_continues_as_if_never_killed_on_two_replicas_and_among_two_workers(tmp_path):
     # One test: what takes the time are the starts of eight processes, two or three of them at once.
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     mirrored = start(cut, "mirrored", "kill")

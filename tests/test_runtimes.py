@@ -1,4 +1,4 @@
-"""Files are run by their runtimes alone, in processes that end in time."""
+"""Files are run by their runtimes alone, in processes that have a time limit."""
 
 import json
 import subprocess

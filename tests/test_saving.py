@@ -145,7 +145,7 @@ def test_numbers_that_were_assigned_after_compile_are_saved(tmp_path):
         assert (restored.alpha, restored.temperature) == (0.75, 6.0)
 
 
-def test_a_loaded_distiller_predicts_and_evaluates_at_once_and_asks_for_a_teacher_before_fit(tmp_path):
+def test_a_loaded_distiller_predicts_and_evaluates_at_once_and_requires_a_teacher_before_fit(tmp_path):
     distiller, teacher = with_numbers()
     fit(distiller, 1)
     distiller.save(tmp_path / "distiller.keras")
@@ -161,7 +161,7 @@ def test_a_loaded_distiller_predicts_and_evaluates_at_once_and_asks_for_a_teache
 
 
 @pytest.mark.parametrize("name", ["alpha", "temperature"])
-def test_a_lambda_is_not_written_and_is_asked_for_before_the_next_step(tmp_path, name):
+def test_a_lambda_is_not_written_and_is_required_before_the_next_step(tmp_path, name):
     distiller, teacher = compiled(mlp(1), mlp(2), **{name: lambda step: 0.5})
     fit(distiller, 1)
     distiller.save(tmp_path / "distiller.keras")
@@ -321,7 +321,7 @@ OF_USERS = {
 
 
 def saved(folder, terms, **arguments):
-    """Return a Distiller that has trained, and the file it was saved to."""
+    """Return a Distiller that was trained, and the file it was saved to."""
     distiller, _ = compiled(mlp(1), mlp(2), terms, keras.optimizers.SGD(0.1), run_eagerly=True, **arguments)
     fit(distiller, 1)
     distiller.save(folder / "distiller.keras")
@@ -357,7 +357,7 @@ def test_a_schedule_that_is_the_users_own_function_is_found_among_custom_objects
 
 
 @pytest.mark.parametrize("what", ["loss", "a loss named as one of Keras's", "transform", "weight"])
-def test_a_function_that_is_not_found_is_asked_for_before_the_next_step(tmp_path, what):
+def test_a_function_that_is_not_found_is_required_before_the_next_step(tmp_path, what):
     _, path = saved(tmp_path, OF_USERS[what]())
     loaded = keras.saving.load_model(path)
     assert np.all(np.isfinite(loaded.predict(X, verbose=0)))
@@ -376,14 +376,14 @@ class Called:
 
 
 @pytest.mark.parametrize("loss", [functools.partial(absolute), Called(), tf.function(absolute)], ids=lambda each: "")
-def test_what_has_no_name_does_not_keep_a_trained_distiller_from_being_saved(tmp_path, loss):
+def test_functions_without_a_name_do_not_prevent_a_trained_distiller_from_being_saved(tmp_path, loss):
     distiller, path = saved(tmp_path, [kd.Term(loss, name="own")])
     loaded = keras.saving.load_model(path)
     loaded.terms[0].loss = loss
     goes_on(loaded, distiller)
 
 
-def test_names_of_layers_and_terms_are_not_taken_for_custom_objects(tmp_path):
+def test_names_of_layers_and_terms_are_not_treated_as_custom_objects(tmp_path):
     distiller, path = saved(tmp_path, [kd.Term(absolute, at=("hidden", "hidden"), name="hint")])
     others = {"hidden": halved, "hint": halved, "distiller": halved, "logits": halved}
     goes_on(keras.saving.load_model(path, custom_objects={**OWN, **others}), distiller)

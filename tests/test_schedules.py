@@ -16,7 +16,7 @@ def registered(step):
 
 
 def round_trip(schedule):
-    """Return what a file gives back of a schedule."""
+    """Return a schedule that was saved and loaded."""
     config = json.loads(json.dumps(schedules.to_config(schedule, "distiller.alpha")))
     return keras.saving.deserialize_keras_object(config)
 
@@ -37,12 +37,12 @@ def test_a_ramp_takes_the_step_of_an_optimizer_in_a_graph():
 
 
 @pytest.mark.parametrize("arguments", [(0.0, 1.0, 0), (0.0, 1.0, -3), (float("nan"), 1.0, 4), (0.0, float("inf"), 4)])
-def test_a_ramp_that_goes_nowhere_is_refused(arguments):
+def test_a_ramp_that_does_not_change_is_refused(arguments):
     with pytest.raises(ValueError, match="Received"):
         schedules.Ramp(*arguments)
 
 
-def test_a_keras_schedule_is_a_schedule_as_it_is():
+def test_a_keras_schedule_is_accepted_unchanged():
     decay = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.0)
     assert float(schedules.at(decay, tf.constant(5, "int64"))) == pytest.approx(0.5)
 
@@ -69,7 +69,7 @@ def test_an_assigned_number_takes_effect_in_a_compiled_function():
     assert (before, float(double(tf.constant(1))), len(traces)) == (4.0, 10.0, 1)
 
 
-def test_the_number_the_user_gave_is_given_back_unrounded():
+def test_the_number_of_the_user_is_returned_unrounded():
     assert schedules.plain(schedules.Adjustable(0.1)) == 0.1
     assert schedules.plain(abs) is abs
 
@@ -109,7 +109,7 @@ def test_a_registered_function_is_saved():
     assert round_trip(registered) is registered
 
 
-def test_a_lambda_is_not_saved_but_asked_for_when_it_is_needed():
+def test_a_lambda_is_not_saved_but_required_when_it_is_needed():
     unsaved = round_trip(lambda step: 0.5)
     assert schedules.first(unsaved) == 1.0  # loading must not fail
     with pytest.raises(ValueError, match="distiller.alpha was a function that a file cannot hold.*again after loading"):

@@ -1,4 +1,4 @@
-"""The five snippets of docs/snippets.md: both versions run, and ours is the shorter, and says the same."""
+"""The five snippets of docs/snippets.md: both versions run, and ours is the shorter, with the same result."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ MNIST = (CLASS, SQUARED, SOFTMAX, SOFT)
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """A function that runs one version of one snippet, once, on as many examples as told, and returns its names."""
+    """A function that runs one version of one snippet, once, on a number of examples, and returns its names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("snippets"))  # a benchmark writes where it is
         patch.setattr(kd, "benchmark", functools.partial(kd.benchmark, seeds=1))
@@ -51,7 +51,7 @@ def prepare(heading: str, namespace: dict) -> dict:
 
 
 def version(heading: str, label: str, namespace: dict) -> dict:
-    """Run one of the two versions of a snippet; note how sure a student is that is to be refined."""
+    """Run one of the two versions of a snippet; record the confidence of a student that is refined later."""
     keras.utils.set_random_seed(0)
     block = SNIPPETS[heading][{"There": -2, "Here": -1}[label]]
     before, refined, after = block.code.partition("gentle")
@@ -88,10 +88,10 @@ def test_fraud_is_found_by_a_light_student(label, ran):
     namespace = ran(FRAUD, label)
     x, y = namespace["payments"], namespace["fraud"]
     if label == "Here":
-        said = namespace["distiller"].predict(x, verbose=0)
+        scores = namespace["distiller"].predict(x, verbose=0)
     else:
-        said = namespace["sigmoid"](namespace["forward"](x, namespace["small"])[1])
-    assert average_precision_score(y, said) > 5 * y.mean()  # a ranking by chance has the share of the positives
+        scores = namespace["sigmoid"](namespace["forward"](x, namespace["small"])[1])
+    assert average_precision_score(y, scores) > 5 * y.mean()  # a ranking by chance has the share of the positives
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_the_loss_with_t_squared_is_the_same_number(ran):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heading", [SQUARED, SOFTMAX, SOFT])
-def test_ours_learns_about_what_theirs_does(heading, ran):
+def test_ours_is_about_as_accurate_as_theirs(heading, ran):
     theirs, ours = ran(heading, "There"), ran(heading, "Here")
     found, least = accuracy(ours["distiller"], of_test(ours)), accuracy(theirs["student"], of_test(theirs)) - 0.1
     assert found > max(0.5, least)

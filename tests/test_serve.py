@@ -1,4 +1,4 @@
-"""The service of examples/serve.py: a real process, spoken to over real connections."""
+"""The service of examples/serve.py: a real process, tested over real connections."""
 
 import argparse
 import asyncio
@@ -81,7 +81,7 @@ def port(exported):
         yield port
 
 
-def ask(port, path, body=None, **headers):
+def fetch(port, path, body=None, **headers):
     """Return status and JSON; a body that is no text is sent as JSON."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         content = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
@@ -91,9 +91,9 @@ def ask(port, path, body=None, **headers):
 
 
 def test_health_names_the_model_and_what_it_takes(port, fraud):
-    status, said = ask(port, "/health")
+    status, content = fetch(port, "/health")
     assert status == 200
-    assert said == {
+    assert content == {
         "status": "ready",
         "model": "fraud",
         "version": "7",
@@ -102,29 +102,29 @@ def test_health_names_the_model_and_what_it_takes(port, fraud):
     }
 
 
-def test_single_and_batch_say_what_the_student_says(port, exported, fraud):
+def test_single_and_batch_return_what_the_student_predicts(port, exported, fraud):
     x, _ = fraud.generate(MOST_ROWS, seed=3)
     expected = exported[0].predict(x, verbose=0)
-    status, batch = ask(port, "/scores", {"transactions": x.tolist()})
+    status, batch = fetch(port, "/scores", {"transactions": x.tolist()})
     assert status == 200
     assert batch["labels"] == list(fraud.LABELS)
     np.testing.assert_allclose(batch["scores"], expected, atol=1e-5)
-    singles = [ask(port, "/score", {"transaction": row.tolist()}) for row in x[:5]]
+    singles = [fetch(port, "/score", {"transaction": row.tolist()}) for row in x[:5]]
     assert [status for status, _ in singles] == [200] * 5
     np.testing.assert_allclose(
-        [[said[label] for label in fraud.LABELS] for _, said in singles], expected[:5], atol=1e-5
+        [[scores[label] for label in fraud.LABELS] for _, scores in singles], expected[:5], atol=1e-5
     )
 
 
-def test_many_clients_at_once_get_their_own_answers(port, exported, fraud):
+def test_many_clients_at_once_get_their_own_responses(port, exported, fraud):
     """Batches of other sizes and single transactions share threads, and so interpreters."""
     x, _ = fraud.generate(40 * MOST_ROWS, seed=4)
     parts = [slice(start, start + 1 + start % MOST_ROWS) for start in range(0, len(x), MOST_ROWS - 1)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda part: ask(port, "/scores", {"transactions": x[part].tolist()})[1], parts))
+        responses = list(pool.map(lambda part: fetch(port, "/scores", {"transactions": x[part].tolist()})[1], parts))
     expected = exported[0].predict(x, verbose=0)
-    for part, answer in zip(parts, answers, strict=True):
-        np.testing.assert_allclose(answer["scores"], expected[part], atol=1e-5)
+    for part, response in zip(parts, responses, strict=True):
+        np.testing.assert_allclose(response["scores"], expected[part], atol=1e-5)
 
 
 GOOD = [1.0] * 20
@@ -144,23 +144,23 @@ GOOD = [1.0] * 20
     ],
 )
 def test_what_is_no_number_is_refused_with_its_place(port, first, message):
-    status, said = ask(port, "/score", {"transaction": [*GOOD[:3], first, *GOOD[4:]]})
+    status, content = fetch(port, "/score", {"transaction": [*GOOD[:3], first, *GOOD[4:]]})
     assert status == 422
-    assert said["detail"][0]["loc"] == ["transaction", 3]
-    assert message in said["detail"][0]["msg"]
-    status, said = ask(port, "/scores", {"transactions": [GOOD, [first, *GOOD[1:]]]})
+    assert content["detail"][0]["loc"] == ["transaction", 3]
+    assert message in content["detail"][0]["msg"]
+    status, content = fetch(port, "/scores", {"transactions": [GOOD, [first, *GOOD[1:]]]})
     assert status == 422
-    assert said["detail"][0]["loc"] == ["transactions", 1, 0]
+    assert content["detail"][0]["loc"] == ["transactions", 1, 0]
 
 
 @pytest.mark.parametrize("first", [3.4e38, 1e36])
 def test_a_transaction_without_a_finite_score_is_refused_with_its_place(port, first):
-    status, said = ask(port, "/score", {"transaction": [first, *GOOD[1:]]})
+    status, content = fetch(port, "/score", {"transaction": [first, *GOOD[1:]]})
     assert status == 422
-    assert said["detail"][0]["loc"] == ["transaction"] and "no finite score" in said["detail"][0]["msg"]
-    status, said = ask(port, "/scores", {"transactions": [GOOD, [first, *GOOD[1:]], GOOD, [first, *GOOD[1:]]]})
+    assert content["detail"][0]["loc"] == ["transaction"] and "no finite score" in content["detail"][0]["msg"]
+    status, content = fetch(port, "/scores", {"transactions": [GOOD, [first, *GOOD[1:]], GOOD, [first, *GOOD[1:]]]})
     assert status == 422
-    assert [each["loc"] for each in said["detail"]] == [["transactions", 1], ["transactions", 3]]
+    assert [each["loc"] for each in content["detail"]] == [["transactions", 1], ["transactions", 3]]
 
 
 @pytest.mark.parametrize(
@@ -178,27 +178,27 @@ def test_a_transaction_without_a_finite_score_is_refused_with_its_place(port, fi
     ],
 )
 def test_what_has_another_form_is_refused(port, path, body, message):
-    status, said = ask(port, path, body)
+    status, content = fetch(port, path, body)
     assert status == 422
-    assert message in " ".join(each["msg"] for each in said["detail"])
+    assert message in " ".join(each["msg"] for each in content["detail"])
 
 
 @pytest.mark.parametrize("body", ["", '{"transaction": [1, 2', "hello", b"\xff\xfe", "[" * 5000])
 def test_what_is_not_json_is_refused(port, body):
-    status, said = ask(port, "/score", body)
+    status, content = fetch(port, "/score", body)
     assert status == 400
-    assert "Invalid JSON" in said["detail"][0]["msg"]
+    assert "Invalid JSON" in content["detail"][0]["msg"]
 
 
-def test_a_body_too_large_is_refused_by_what_it_says_of_its_length(port):
-    status, said = ask(port, "/scores", b" " * (MOST_BYTES + 1))
+def test_a_body_too_large_is_refused_by_its_declared_length(port):
+    status, content = fetch(port, "/scores", b" " * (MOST_BYTES + 1))
     assert status == 413
-    assert str(MOST_BYTES) in said["detail"]
+    assert str(MOST_BYTES) in content["detail"]
 
 
 def test_the_largest_body_is_read(port):
     body = json.dumps({"transaction": GOOD}).ljust(MOST_BYTES).encode()
-    assert ask(port, "/score", body)[0] == 200
+    assert fetch(port, "/score", body)[0] == 200
 
 
 def test_a_body_without_an_end_is_refused_when_it_is_too_large(port):
@@ -206,22 +206,22 @@ def test_a_body_without_an_end_is_refused_when_it_is_too_large(port):
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(b"POST /scores HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         with pytest.raises(OSError):
-            for _ in range(100_000):  # 400 MB, if nobody stops it
+            for _ in range(100_000):  # 400 MB, if it is not stopped
                 connection.sendall(chunk)
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
 def test_other_paths_and_methods_are_refused(port):
-    assert ask(port, "/nothing")[0] == 404
-    assert ask(port, "/score")[0] == 405
+    assert fetch(port, "/nothing")[0] == 404
+    assert fetch(port, "/score")[0] == 405
 
 
-def test_the_service_still_answers_after_all_that(port):
-    assert ask(port, "/score", {"transaction": GOOD})[0] == 200
+def test_the_service_still_responds_after_all_that(port):
+    assert fetch(port, "/score", {"transaction": GOOD})[0] == 200
 
 
-def until_told_to_go(port):
-    """Score on one connection until the service asks to leave it; return the number of requests, all answered."""
+def score_until_closed(port):
+    """Score on one connection until the service closes it; return the number of requests, all with a response."""
     count = 0
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         while True:
@@ -240,18 +240,18 @@ def test_nothing_is_lost_when_the_service_is_stopped_under_load(exported):
         head = f"POST /scores HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         slow = socket.create_connection(("127.0.0.1", port), timeout=30)
         slow.sendall(head + body[:100])
-        clients = [pool.submit(until_told_to_go, port) for _ in range(8)]
+        clients = [pool.submit(score_until_closed, port) for _ in range(8)]
         time.sleep(0.5)
         assert not any(client.done() for client in clients)
         process.send_signal(signal.SIGTERM)
         assert all(client.result(timeout=30) > 0 for client in clients)
-        assert ask(port, "/health")[0] == 503  # still there, for those who have not heard
-        assert ask(port, "/score", {"transaction": GOOD})[0] == 200
+        assert fetch(port, "/health")[0] == 503  # still there, for clients that have not seen it yet
+        assert fetch(port, "/score", {"transaction": GOOD})[0] == 200
         wait_until_closed(port)
         slow.sendall(body[100:])
-        with slow, slow.makefile("rb") as answer:
-            assert answer.readline().startswith(b"HTTP/1.1 200 ")
-            assert answer.read().count(b"[") == 2 + MOST_ROWS
+        with slow, slow.makefile("rb") as stream:
+            assert stream.readline().startswith(b"HTTP/1.1 200 ")
+            assert stream.read().count(b"[") == 2 + MOST_ROWS
         assert process.wait(timeout=30) == -signal.SIGTERM
         assert "Error" not in process.stderr.read()
 
@@ -261,7 +261,7 @@ HEAD = f"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(SCORE)}
 
 
 @pytest.mark.parametrize("turns", range(6))
-def test_who_waits_to_be_accepted_when_the_service_stops_is_answered(fraud, exported, turns):
+def test_connections_that_wait_to_be_accepted_when_the_service_stops_get_a_response(fraud, exported, turns):
     """Connections at every stage between the kernel and the application, by the turns that the loop has made since."""
     serve = __import__("serve")
     options = argparse.Namespace(most_bytes=MOST_BYTES, most_rows=MOST_ROWS, most_seconds=30)
@@ -289,15 +289,15 @@ def test_who_waits_to_be_accepted_when_the_service_stops_is_answered(fraud, expo
 
 def test_a_body_that_does_not_arrive_is_refused_and_its_connection_closed(exported):
     with serving(exported[1], most_seconds=0.2) as (_, port):
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as client, client.makefile("rb") as answer:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client, client.makefile("rb") as response:
             client.sendall(HEAD + SCORE[:-1])
-            said = answer.read()  # up to the end of the connection
-        assert said.startswith(b"HTTP/1.1 408 ") and b"within 0.2 seconds" in said
-        assert ask(port, "/score", {"transaction": GOOD})[0] == 200
+            content = response.read()  # up to the end of the connection
+        assert content.startswith(b"HTTP/1.1 408 ") and b"within 0.2 seconds" in content
+        assert fetch(port, "/score", {"transaction": GOOD})[0] == 200
 
 
 def silent(port):
-    """Return clients that keep a service waiting: half a body, half a head, nothing, and one that does not read."""
+    """Return clients that a service waits for: half a body, half a head, nothing, and one that does not read."""
     clients = [socket.create_connection(("127.0.0.1", port), timeout=1) for _ in range(4)]
     for client, content in zip(clients, (HEAD + SCORE[:9], HEAD[:9], b"", (HEAD + SCORE) * 300), strict=True):
         client.sendall(content)
@@ -305,7 +305,7 @@ def silent(port):
     return clients
 
 
-def test_clients_that_keep_silent_do_not_keep_the_service_from_its_end(exported):
+def test_silent_clients_do_not_keep_the_service_from_ending(exported):
     with serving(exported[1], drain=0, most_seconds=1) as (process, port):
         clients = silent(port)
         process.send_signal(signal.SIGTERM)
@@ -332,7 +332,7 @@ def test_a_client_that_leaves_amid_its_body_is_no_error(exported):
         with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             client.sendall(HEAD + SCORE[:9])
             time.sleep(0.2)
-        assert ask(port, "/score", {"transaction": GOOD})[0] == 200
+        assert fetch(port, "/score", {"transaction": GOOD})[0] == 200
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=20)
         assert "Traceback" not in process.stderr.read()
@@ -343,7 +343,7 @@ def test_every_response_closes_its_connection_while_the_service_drains(exported,
     with serving(exported[1], drain=20) as (process, port):
         process.send_signal(signal.SIGTERM)
         end = time.monotonic() + 20
-        while ask(port, "/health")[0] != 503 and time.monotonic() < end:
+        while fetch(port, "/health")[0] != 503 and time.monotonic() < end:
             time.sleep(0.02)
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
             connection.request("GET", path)

@@ -1,4 +1,4 @@
-"""What is stored of what a teacher says, against its definition in NumPy."""
+"""What is stored of a teacher's outputs, against its definition in NumPy."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from tests import references
 
 
 def read_back(logits, top_k=None, dtype="float32", kind="auto"):
-    """Return what comes back of logits, as float64."""
+    """Return logits that were stored and read, as float64."""
     return np.asarray(soft_targets.decode(soft_targets.encode(tf.constant(logits), kind, top_k, dtype)), np.float64)
 
 
@@ -68,7 +68,7 @@ def test_the_kl_to_a_top_k_target_is_its_definition(drawn, temperature):
 
 @settings(deadline=None, max_examples=30)
 @given(logits_and_k())
-def test_all_classes_are_the_dense_target(drawn):
+def test_top_k_of_all_classes_is_the_dense_target(drawn):
     logits, _ = drawn
     np.testing.assert_allclose(softmax(read_back(logits, logits.shape[-1])), softmax(read_back(logits)), atol=1e-6)
 
@@ -187,10 +187,10 @@ def test_members_of_an_ensemble_are_kept_apart():
 
 
 def test_the_mask_of_an_output_is_kept():
-    said = tf.random.normal((2, 3, 4))
-    said._keras_mask = tf.constant([[True, True, False], [True, False, False]])
-    read = soft_targets.decode(soft_targets.encode(said, "auto", 2, "float16"))
-    np.testing.assert_array_equal(read._keras_mask, said._keras_mask)
+    logits = tf.random.normal((2, 3, 4))
+    logits._keras_mask = tf.constant([[True, True, False], [True, False, False]])
+    read = soft_targets.decode(soft_targets.encode(logits, "auto", 2, "float16"))
+    np.testing.assert_array_equal(read._keras_mask, logits._keras_mask)
 
 
 @pytest.mark.parametrize("jit", [False, True])

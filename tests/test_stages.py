@@ -19,7 +19,7 @@ X, Y = batch(24)
 
 
 def arguments(epochs: int = 2, folder=None, optimizer="sgd", **more) -> dict:
-    """Return what every stage takes; eager unless told, as the steps are few."""
+    """Return the arguments of every stage; eager by default, as the steps are few."""
     more = {"run_eagerly": True, **more}
     return {
         "compile_arguments": {"optimizer": optimizer, "loss": LOSS, "metrics": ["accuracy"], **more},
@@ -32,7 +32,7 @@ def named(units: int, name: str) -> keras.Model:
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, "tanh"), keras.layers.Dense(3)], name=name)
 
 
-def test_each_link_of_a_chain_learns_from_the_one_above():
+def test_each_stage_of_a_chain_learns_from_the_one_before():
     teacher, assistant, student = named(20, "large"), named(9, "middle"), named(3, "small")
     before, started = numbers(teacher), time.perf_counter()
     trained, record = stages.teacher_assistants(teacher, [assistant], student, **arguments())
@@ -47,7 +47,7 @@ def test_each_link_of_a_chain_learns_from_the_one_above():
     assert_same(numbers(teacher), before)
 
 
-def test_a_chain_of_one_link_is_a_distiller():
+def test_a_chain_of_one_stage_is_a_distiller():
     student, twin, teacher = mlp(1), mlp(1), mlp(2)
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     common = arguments(temperature=3.0, alpha=0.7, run_eagerly=False)
@@ -84,7 +84,7 @@ def test_assistants_are_not_made_from_a_teacher_without_a_graph():
         stages.teacher_assistants(lambda x: x[:, :3], 2, named(2, "small"), **arguments(1))
 
 
-def test_terms_are_made_for_each_link():
+def test_terms_are_created_for_each_stage():
     def hints(student, teacher):
         return kd.methods.kd() + kd.methods.fitnets([("hidden", "hidden")], weight=0.1)
 
@@ -135,12 +135,12 @@ def test_a_first_generation_may_have_a_teacher(teacher, name):
     assert [stage.teacher for stage in record] == [name]
 
 
-def test_a_remembered_teacher_tells_no_more_in_a_stage_than_fit(capsys):
-    for verbose, told in ((0, False), (2, True)):
+def test_a_teacher_in_memory_prints_no_more_in_a_stage_than_fit(capsys):
+    for verbose, expected in ((0, False), (2, True)):
         common = arguments(1)
         common["fit_arguments"]["verbose"] = verbose
         stages.born_again(lambda: named(5, "student"), 1, kd.teachers.InMemory(named(8, "teacher")), **common)
-        assert ("MB of memory" in capsys.readouterr().out) == told
+        assert ("MB of memory" in capsys.readouterr().out) == expected
 
 
 def test_generations_from_the_same_weights_are_refused():
@@ -268,7 +268,7 @@ def test_refinement_ends_with_its_best_epoch():
 
 
 @pytest.mark.parametrize("monitor, larger", [("val_accuracy", True), ("val_loss", False)])
-def test_refinement_knows_which_way_is_better(monitor, larger):
+def test_refinement_finds_the_direction_of_a_metric(monitor, larger):
     _, record = stages.refine(mlp(1), monitor=monitor, **arguments(4, optimizer=keras.optimizers.Adam(0.05)))
     logs = record[0].logs
     assert logs["best"] > logs["before"] if larger else logs["best"] < logs["before"]
@@ -285,7 +285,7 @@ def test_refinement_needs_validation_data_and_a_known_monitor():
         stages.refine(mlp(1), **common)
 
 
-def test_pseudo_labels_are_the_softened_probabilities_of_what_the_teacher_is_sure_of():
+def test_pseudo_labels_are_the_softened_probabilities_of_confident_predictions():
     teacher, threshold = linear(1), 0.6
     logits = teacher.predict(X, verbose=0)
     sure = softmax(logits).max(-1) >= threshold
@@ -308,7 +308,7 @@ def test_pseudo_labels_of_an_ensemble_are_chosen_at_temperature_1_whatever_their
     plain = np.mean([softmax(each) for each in logits], axis=0)
     soft = np.mean([softmax(each / temperature) for each in logits], axis=0)
     threshold = float(np.median(plain.max(-1)))
-    assert np.sum(plain.max(-1) >= threshold) == len(X) / 2  # another half by what is said at T = 4:
+    assert np.sum(plain.max(-1) >= threshold) == len(X) / 2  # another half by the probabilities at T = 4:
     at_4 = np.mean([each / temperature for each in logits], axis=0)
     assert np.any((softmax(at_4 * temperature).max(-1) >= threshold) != (plain.max(-1) >= threshold))
     _, y, kept = stages.soft_labels(teachers, X, threshold, temperature=temperature)
@@ -343,12 +343,12 @@ def test_soft_labels_refuse_a_temperature_that_is_not_above_0():
         stages.soft_labels(linear(1), X, temperature=0.0)
 
 
-def test_a_teacher_that_is_sure_of_nothing_is_said():
+def test_a_teacher_without_confident_predictions_is_an_error():
     with pytest.raises(ValueError, match="sure of no example"):
         stages.soft_labels(linear(1), 1e-3 * X, 0.999)
 
 
-def test_a_folder_of_another_plan_is_refused_and_kept(tmp_path):
+def test_a_folder_of_another_plan_is_refused_and_unchanged(tmp_path):
     stages.teacher_assistants(mlp(1), [], named(3, "small"), **arguments(1, tmp_path))
     kept = (tmp_path / "1-small" / "done.json").read_bytes()
     with pytest.raises(ValueError, match="planned otherwise"):
@@ -356,7 +356,7 @@ def test_a_folder_of_another_plan_is_refused_and_kept(tmp_path):
     assert (tmp_path / "1-small" / "done.json").read_bytes() == kept
 
 
-def test_a_finished_stage_is_read_back(tmp_path):
+def test_a_finished_stage_is_loaded(tmp_path):
     first, record = stages.teacher_assistants(mlp(1), [], named(3, "small"), **arguments(2, tmp_path))
     second, again = stages.teacher_assistants(mlp(1), [], named(3, "small"), **arguments(2, tmp_path))
     assert_same(second.get_weights(), first.get_weights())
@@ -398,7 +398,7 @@ def run_until_done(folder, *points) -> int:
         if run.returncode == 0:
             return kills
         assert run.returncode == -9, run.stderr.decode()[-2000:]
-    raise AssertionError("killed more often than asked for")
+    raise AssertionError("killed more often than requested")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A stage that was stopped ends as if it had not been, and its files are whole, or named."""
+"""A stage that was stopped ends as if it had not been, and its files are complete, or an error names them."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def test_a_damaged_file_of_a_stage_is_named_with_what_to_do(stage, name, how, da
         refined(tmp_path / stage)
 
 
-def test_a_stage_goes_on_from_files_that_are_whole(kept, tmp_path):
+def test_a_stage_continues_from_complete_files(kept, tmp_path):
     shutil.copytree(kept / "stopped", tmp_path / "stopped")
     received, again = refined(tmp_path / "stopped")
     expected, whole = refined(None)
@@ -158,7 +158,7 @@ def test_a_stage_goes_on_from_files_that_are_whole(kept, tmp_path):
     np.testing.assert_allclose([again.logs[name] for name in whole.logs], list(whole.logs.values()), rtol=1e-5)
 
 
-def test_no_file_of_a_stage_is_written_where_it_stands(monkeypatch, tmp_path):
+def test_no_file_of_a_stage_is_written_in_place(monkeypatch, tmp_path):
     written = []
 
     def watch(owner, name):
@@ -180,7 +180,7 @@ def test_no_file_of_a_stage_is_written_where_it_stands(monkeypatch, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith("partial-")]
 
 
-def test_who_is_stopped_while_a_file_is_written_leaves_the_one_before(tmp_path):
+def test_a_process_that_is_stopped_while_it_writes_a_file_leaves_the_previous_one(tmp_path):
     path = tmp_path / "record.json"
     path.write_text("whole")
 
@@ -235,7 +235,7 @@ def test_a_long_name_leaves_room_for_that_of_the_unfinished_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_best_weights_of_a_student_of_16_bits_are_read_back(tmp_path):
+def test_the_best_weights_of_a_student_of_16_bits_are_loaded(tmp_path):
     def student():
         return linear(1, dtype="bfloat16")
 

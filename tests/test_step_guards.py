@@ -27,7 +27,7 @@ def fit(distiller, x=X, steps=6):
 
 
 def after(steps, **arguments):
-    """Return the weights after some steps of a Distiller that nothing stops."""
+    """Return the weights after some steps of a Distiller without an error."""
     distiller = make(**arguments)
     fit(distiller, steps=steps)
     return distiller.student.get_weights()
@@ -170,7 +170,7 @@ def test_features_of_minus_infinity_stop():
         fit(make([kd.Term(losses.squared_error, at=("hidden", "hidden"), name="hint")], teacher))
 
 
-def test_a_member_of_an_ensemble_is_looked_through():
+def test_a_member_of_an_ensemble_is_checked():
     with pytest.raises(ValueError, match="finite value of every term"):
         fit(make(teacher=[mlp(2), spoiled(float("nan"))]), X + 200.0)
 
@@ -205,7 +205,7 @@ def test_without_labels_the_outputs_of_the_student_decide():
     distiller.fit(X + 200.0, verbose=0)
 
 
-def test_a_student_that_diverges_is_left_to_keras():
+def test_a_student_that_diverges_is_handled_by_keras():
     # As in plain fit: the loss becomes NaN, and TerminateOnNaN is there for it.
     distiller = make()
     distiller.optimizer.learning_rate = float("inf")
@@ -213,7 +213,7 @@ def test_a_student_that_diverges_is_left_to_keras():
     assert not np.all(np.isfinite(distiller.student.get_weights()[0]))
 
 
-def test_a_run_goes_on_after_the_error_where_the_fault_is_mended():
+def test_a_run_continues_after_the_error_when_its_cause_is_removed():
     distiller = make(alpha=line(0.2))
     with pytest.raises(ValueError, match="alpha"):
         fit(distiller)

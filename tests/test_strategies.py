@@ -53,8 +53,8 @@ def test_weights_and_logs_are_those_of_one_device(tmp_path):
     refused = zip(
         ("steps_per_execution", "jit_compile", "gradient_accumulation_steps"), found["mirrored"]["refused"], strict=True
     )
-    for name, said in refused:
-        assert f"`{name}` to be left out under MirroredStrategy with 2 replicas" in said
+    for name, message in refused:
+        assert f"`{name}` to be left out under MirroredStrategy with 2 replicas" in message
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a student overrides of Keras's own steps holds under a Distiller as in its own fit, evaluate and predict."""
+"""What a student overrides of Keras's own steps applies under a Distiller as in its own fit, evaluate and predict."""
 
 import keras
 import numpy as np
@@ -147,7 +147,7 @@ def student_loss_of(student):
     return np.mean(np.square(z.sum(axis=1) - X.sum(axis=1)))
 
 
-def test_what_a_student_was_compiled_with_is_left_as_it_was():
+def test_the_compile_arguments_of_a_student_stay_unchanged():
     student = Focused(*graph())
     student.compile(keras.optimizers.Adam(), "mse", metrics=["mae"])
     before = {name: vars(student)[name] for name in ("optimizer", "loss", "_compile_loss", "_compile_metrics")}

@@ -7,7 +7,7 @@ from keras_kd._internal import number_formats, tables
 ROWS = [("name", "size", "note"), ("a|<b>", "1 kB", ""), ("c", "10 kB", "large")]
 
 
-def test_columns_stand_on_the_side_that_is_given_and_the_last_side_stands_for_the_rest():
+def test_columns_are_aligned_as_given_and_the_last_alignment_is_that_of_the_rest():
     assert tables.aligned(ROWS, "<>") == ["name    size   note", "a|<b>   1 kB", "c      10 kB  large"]
     assert tables.aligned(ROWS, "<><") == ["name    size  note", "a|<b>   1 kB", "c      10 kB  large"]
 
@@ -16,7 +16,7 @@ def test_a_rule_is_as_wide_as_the_widest_row():
     assert tables.aligned(ROWS, "<", rule=True)[1] == "-" * len("a|<b>  10 kB  large")
 
 
-def test_markdown_shows_names_as_they_are():
+def test_markdown_shows_names_unchanged():
     assert tables.markdown(ROWS[:2], "<>").splitlines() == [
         "| name | size | note |",
         "| --- | ---: | ---: |",
@@ -53,5 +53,5 @@ def test_no_cell_breaks_a_line_or_colours_a_terminal():
         (number_formats.count(1234567), "1,234,567"),
     ],
 )
-def test_a_number_is_written_as_people_read_it(text, expected):
+def test_a_number_is_written_in_a_readable_form(text, expected):
     assert text == expected

@@ -1,4 +1,4 @@
-"""Every teacher: what holds for all of them, what a user has to write for a new one, and the student as its own."""
+"""Every teacher: what is true of all of them, what a user has to write for a new one, and the student as its own."""
 
 import inspect
 
@@ -104,7 +104,7 @@ def test_eager_and_compiled_steps_agree(make, tmp_path):
 
 
 @ALL
-def test_the_users_models_are_left_as_they_were(make, tmp_path):
+def test_the_users_models_stay_unchanged(make, tmp_path):
     student, teacher, terms, models = make(tmp_path)
     before = [(numbers(model), [v.trainable for v in model.variables], model.to_json()) for model in models]
     distiller = distill(student, teacher, terms, SGD(0.3), loss=None, alpha=1.0)
@@ -126,7 +126,7 @@ def test_no_teacher_has_weights_that_the_distiller_trains(make, tmp_path):
 @pytest.mark.parametrize(
     "make", [make for make in CASES.values() if make is not cached], ids=lambda make: make.__name__
 )
-def test_a_teacher_is_made_again_from_its_configuration(make, tmp_path):
+def test_a_teacher_is_created_again_from_its_configuration(make, tmp_path):
     student, teacher, terms, _ = make(tmp_path)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(teacher))
     assert type(again) is type(teacher) and again.get_config().keys() == teacher.get_config().keys()
@@ -137,13 +137,13 @@ def test_a_teacher_is_made_again_from_its_configuration(make, tmp_path):
     assert received == expected > 1e-4
 
 
-# The heads of what the terms read, in the order of their names: "auto" is taken for logits, a layer has values.
+# The heads of what the terms read, in the order of their names: "auto" is read as logits, a layer has values.
 KINDS = {ensemble: ["auto", "values"], ema: ["auto", "values"]}
 REACHING = {own: ("final",)}  # for these names, it has to see layers of the student
 
 
 @ALL
-def test_a_teacher_says_what_it_knows_of_itself(make, tmp_path):
+def test_a_teacher_has_the_properties_that_its_kind_declares(make, tmp_path):
     student, teacher, terms, models = make(tmp_path)
     Distiller(student=student, teacher=teacher, terms=terms)
     names = [name for term in terms for name in term.teacher_names]
@@ -155,7 +155,7 @@ def test_a_teacher_says_what_it_knows_of_itself(make, tmp_path):
     assert [teacher.kind(name) for name in names] == KINDS.get(make, ["auto"])
     assert teacher.layers_of_student(tuple(names)) == REACHING.get(make, ())
     assert teacher.stateful() == ([teacher] if make is ema else [])
-    changing = make in (ema, own, cached)  # with the student; or there is nobody to run
+    changing = make in (ema, own, cached)  # with the student; or there is no model to run
     assert teacher.cacheable(tuple(names)) != changing
 
 
@@ -163,7 +163,7 @@ def test_a_teacher_says_what_it_knows_of_itself(make, tmp_path):
 
 
 class Oracle(teachers.Teacher):
-    """Say the logits of a fixed table: all that has to be written is `call`."""
+    """Return the logits of a fixed table: all that has to be written is `call`."""
 
     def call(self, x, student, labels=None, step=0):
         return {"logits": keras.ops.ones_like(student["logits"]) * np.array([3.0, 0.0, -1.0], "float32")}
@@ -184,37 +184,37 @@ class Listener(teachers.Teacher):
 
     def __init__(self):
         super().__init__(name="listener")
-        self.heard = []
+        self.calls = []
 
     def call(self, x, student, labels=None, step=0):
-        self.heard.append((x.numpy(), sorted(student), None if labels is None else labels.numpy(), int(step)))
+        self.calls.append((x.numpy(), sorted(student), None if labels is None else labels.numpy(), int(step)))
         return {"logits": student["logits"] * 0.0}
 
     def after_step(self, student, step):
-        self.heard.append((student.name, int(step)))
+        self.calls.append((student.name, int(step)))
 
 
 def test_a_teacher_is_given_the_batch_the_labels_and_the_step():
     teacher, student = Listener(), linear(1)
     fit(distill(student, teacher), batch_size=4)
-    (x, names, labels, step), after, *_ = teacher.heard
+    (x, names, labels, step), after, *_ = teacher.calls
     np.testing.assert_array_equal(x, X[:4])
     np.testing.assert_array_equal(labels, Y[:4])
-    assert (names, step, after, len(teacher.heard)) == (["logits"], 0, (student.name, 1), 4)
-    assert (teacher.heard[2][3], teacher.heard[3]) == (1, (student.name, 2))
+    assert (names, step, after, len(teacher.calls)) == (["logits"], 0, (student.name, 1), 4)
+    assert (teacher.calls[2][3], teacher.calls[3]) == (1, (student.name, 2))
 
 
 def test_a_teacher_is_given_x_in_the_type_that_it_has():
     teacher, x = Listener(), X.astype("float64") + 1e-12
     teacher(tf.constant(x), {"logits": tf.zeros((len(X), 3))})
-    assert teacher.heard[0][0].dtype == np.float64
-    np.testing.assert_array_equal(teacher.heard[0][0], x)
+    assert teacher.calls[0][0].dtype == np.float64
+    np.testing.assert_array_equal(teacher.calls[0][0], x)
 
 
 def test_a_member_of_an_ensemble_is_given_the_batch_the_labels_and_the_step():
     member = Listener()
     fit(distill(linear(1), [linear(2), member]), epochs=2)
-    for step, (x, names, labels, received) in enumerate(member.heard[::2]):
+    for step, (x, names, labels, received) in enumerate(member.calls[::2]):
         np.testing.assert_array_equal(x, X)
         np.testing.assert_array_equal(labels, Y)
         assert (names, received) == (["logits"], step)
@@ -228,7 +228,7 @@ def test_a_teacher_of_the_users_own_may_be_a_member_of_an_ensemble():
     assert fit(distiller, X, None)["loss"] == pytest.approx([expected], rel=1e-5)
 
 
-def test_a_teacher_without_call_is_told_to_define_it():
+def test_the_error_of_a_teacher_without_call_is_to_define_it():
     class Silent(teachers.Teacher):
         pass
 
@@ -260,7 +260,7 @@ def learn(*pairs):
 
 
 @pytest.mark.parametrize("taught, silent", [(("a", "b"), ["b"]), (("b", "a"), ["a"]), (("c", "a"), ["a", "b"])])
-def test_no_gradient_goes_into_the_side_that_teaches(taught, silent):
+def test_no_gradient_reaches_the_teachers_side(taught, silent):
     for path, gradient in gradients(exits(1, a=1, b=2, c=3), learn(taught)).items():
         assert np.any(gradient) == (path.split("/")[0] in (taught[0], "trunk"))
         assert not np.any(gradient) or path.split("/")[0] not in silent
@@ -275,7 +275,7 @@ def test_the_trunk_learns_as_from_a_teacher_that_is_another_model():
         np.testing.assert_allclose(gradient, expected[path], rtol=0, atol=1e-7)
 
 
-def test_three_peers_learn_from_each_other_and_from_nobodys_own_part():
+def test_own_weights_of_three_peers_get_gradients_only_where_the_peer_is_the_student():
     # Each one's own weights get the gradient of the two terms in which it is the student, and nothing else.
     pairs = [(one, other) for one in "abc" for other in "abc" if one != other]
     received = gradients(exits(1, a=1, b=2, c=3), learn(*pairs))
@@ -336,12 +336,12 @@ def test_a_name_that_the_student_has_not_is_refused_on_the_teachers_side_too():
 
 def test_labels_and_peers_are_learned_together():
     student = exits(1, a=1, b=2)
-    said = {name: value.numpy() for name, value in student(X).items()}
+    logits = {name: value.numpy() for name, value in student(X).items()}
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller = distill(
         student, teachers.SelfTeacher(), learn(("a", "b"), ("b", "a")), loss={"a": loss, "b": loss}, alpha=0.25
     )
-    hard = sum(-np.mean(np.log(softmax(said[name])[np.arange(len(Y)), Y])) for name in "ab")
-    soft = peer_loss(said["a"], said["b"]) + peer_loss(said["b"], said["a"])
+    hard = sum(-np.mean(np.log(softmax(logits[name])[np.arange(len(Y)), Y])) for name in "ab")
+    soft = peer_loss(logits["a"], logits["b"]) + peer_loss(logits["b"], logits["a"])
     received = fit(distiller, X, {"a": Y, "b": Y})["loss"]
     assert received == pytest.approx([0.25 * soft + 0.75 * hard], rel=1e-5)

@@ -1,4 +1,4 @@
-"""Teachers that have been run before: remembered in memory, joined by hand, beside a live one."""
+"""Teachers that have been run before: kept in memory, joined by hand, together with a live one."""
 
 import keras
 import numpy as np
@@ -22,19 +22,19 @@ def trained(by, x=X, y=Y, terms=None, **arguments):
 
 
 class Counted(kd.teachers.Frozen):
-    """Counts the examples that it was asked about."""
+    """Counts the examples that it has predicted."""
 
-    asked = 0
+    predicted = 0
 
     def call(self, x, student, labels=None, step=0):
         tf.numpy_function(self._count, [tf.shape(x)[0]], [])
         return super().call(x, student, labels, step)
 
     def _count(self, number):
-        self.asked += int(number)
+        self.predicted += int(number)
 
 
-def test_a_remembered_teacher_trains_as_the_live_one():
+def test_a_teacher_in_memory_trains_as_the_live_one():
     weight = np.linspace(0, 2, len(X)).astype("float32")
     terms = lambda: [kd.Term(kd.losses.kl_divergence), kd.Term(kd.losses.cosine, at=("scores", "scores"))]  # noqa: E731
     for live, known in (
@@ -45,53 +45,53 @@ def test_a_remembered_teacher_trains_as_the_live_one():
         assert_same(trained(known, terms=terms(), sample_weight=weight), expected, 1e-6)
 
 
-def test_a_remembered_teacher_is_asked_once_for_each_example():
+def test_a_teacher_in_memory_runs_once_for_each_example():
     counted = Counted(teacher())
     distiller = distill(student(), kd.teachers.InMemory(counted), **SGD)
     for _ in range(2):
         distiller.fit(X, Y, epochs=3, verbose=0, validation_data=(X, Y))
-        assert counted.asked == len(X)
+        assert counted.predicted == len(X)
     distiller.fit(X + 1, Y, verbose=0)  # other examples
-    assert counted.asked == 2 * len(X)
+    assert counted.predicted == 2 * len(X)
 
 
 @pytest.mark.parametrize("wrap", [kd.teachers.InMemory, lambda teacher: [kd.teachers.InMemory(teacher)]])
-def test_what_is_said_while_a_teacher_is_asked_follows_fit(capsys, wrap):
-    line, bar, said = f"50 examples, {50 * CLASSES * 4 / 1e6:.1f} MB of memory", "━", {}
+def test_what_is_printed_while_a_teacher_predicts_follows_fit(capsys, wrap):
+    line, bar, printed = f"50 examples, {50 * CLASSES * 4 / 1e6:.1f} MB of memory", "━", {}
     for verbose in (0, 1, 2, "auto"):
         distiller = distill(student(), wrap(teacher()), **SGD)
         distiller.fit(X, Y, epochs=0, verbose=verbose)
-        said[verbose] = capsys.readouterr().out
-    assert said[0] == ""
-    assert all(line in said[verbose] and "50/50" in said[verbose] for verbose in (1, 2, "auto"))
-    assert [bar in said[verbose] for verbose in (1, 2, "auto")] == [True, False, True]
+        printed[verbose] = capsys.readouterr().out
+    assert printed[0] == ""
+    assert all(line in printed[verbose] and "50/50" in printed[verbose] for verbose in (1, 2, "auto"))
+    assert [bar in printed[verbose] for verbose in (1, 2, "auto")] == [True, False, True]
 
 
-def test_a_remembered_teacher_still_answers_for_other_examples():
+def test_a_teacher_in_memory_still_predicts_for_other_examples():
     distiller = distill(student(), kd.teachers.InMemory(teacher()), **SGD)
     live = distill(student(), teacher(), **SGD)
     assert float(distiller.objective(X, Y)["loss"]) == pytest.approx(float(live.objective(X, Y)["loss"]))
 
 
-def test_a_remembered_teacher_is_asked_again_for_other_names():
+def test_a_teacher_in_memory_runs_again_for_other_names():
     known = kd.teachers.InMemory(teacher())
     trained(known)
     terms = lambda: [kd.Term(kd.losses.cosine, at=("scores", "scores"))]  # noqa: E731
     assert_same(trained(known, terms=terms()), trained(teacher(), terms=terms()), 1e-6)
 
 
-def test_a_validation_split_of_remembered_arrays():
+def test_a_validation_split_of_arrays_in_memory():
     known = trained(kd.teachers.InMemory(teacher()), validation_split=0.2)
     assert_same(known, trained(teacher(), validation_split=0.2), 1e-6)
 
 
 @pytest.mark.parametrize("by", [kd.teachers.EMA, kd.teachers.SelfTeacher])
-def test_a_teacher_that_changes_is_not_remembered(by):
+def test_a_teacher_that_changes_is_not_kept_in_memory(by):
     with pytest.raises(ValueError, match="let it run live"):
         distill(student(), kd.teachers.InMemory(by()), **SGD)
 
 
-def test_datasets_are_not_remembered():
+def test_datasets_are_not_kept_in_memory():
     distiller = distill(student(), kd.teachers.InMemory(teacher()), **SGD)
     with pytest.raises(ValueError, match="Expected arrays.*TeacherCache"):
         distiller.fit(dataset().batch(5), verbose=0)
@@ -120,7 +120,7 @@ def test_a_cached_and_a_live_teacher_make_an_ensemble(tmp_path):
     assert_same(trained(both, cache.join(X)), trained([teacher(1), teacher(2)]), 1e-6)
 
 
-def test_one_member_of_an_ensemble_may_be_remembered():
+def test_one_member_of_an_ensemble_may_be_in_memory():
     both = [kd.teachers.InMemory(teacher(1)), teacher(2)]
     assert_same(trained(both), trained([teacher(1), teacher(2)]), 1e-6)
     with pytest.raises(ValueError, match="whole ensemble at once"):
@@ -128,7 +128,7 @@ def test_one_member_of_an_ensemble_may_be_remembered():
 
 
 @pytest.mark.parametrize("by", [lambda: kd.teachers.Cached(), lambda: kd.teachers.InMemory(teacher())])
-def test_a_saved_distiller_goes_on_with_its_cache(tmp_path, by):
+def test_a_saved_distiller_continues_with_its_cache(tmp_path, by):
     joined = kd.Joined(X, {"logits": np.asarray(teacher()(X))})
     data_of = (lambda each: joined) if isinstance(by(), kd.teachers.Cached) else (lambda each: X)
     distiller = distill(student(), by(), optimizer="adam")
@@ -151,7 +151,7 @@ def test_callbacks_may_be_given_in_every_form_of_keras():
     assert seen == [0, 0, 0]
 
 
-def test_the_configurations_are_read_back():
+def test_teachers_are_created_again_from_their_configurations():
     for each in (kd.teachers.Cached(head="softmax"), kd.teachers.InMemory(teacher(), batch_size=3)):
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(each))
         assert type(again) is type(each)
@@ -160,7 +160,7 @@ def test_the_configurations_are_read_back():
         kd.teachers.Cached(head="wrong")
 
 
-def test_a_remembered_teacher_that_has_learned_is_asked_again():
+def test_a_teacher_in_memory_that_was_trained_runs_again():
     model = teacher()
     known = kd.teachers.InMemory(model)
     trained(known)
@@ -168,7 +168,7 @@ def test_a_remembered_teacher_that_has_learned_is_asked_again():
     assert_same(trained(known), trained(teacher(9)), 1e-6)
 
 
-def test_a_remembered_teacher_serves_a_pipeline_of_stages():
+def test_a_teacher_in_memory_is_used_by_a_pipeline_of_stages():
     students = []
     for by in (teacher(), kd.teachers.InMemory(teacher())):
         trained_student, record = kd.stages.born_again(

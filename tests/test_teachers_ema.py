@@ -110,8 +110,8 @@ def test_the_average_teaches_in_inference_mode():
     student = statistical(1)
     distiller = taught(0.5, student, SGD(0.0), loss=None, alpha=1.0, temperature=1.0, run_eagerly=False)
     fresh = statistical(1)
-    t, said = fresh(X, training=False).numpy(), statistical(1)(X, training=True).numpy()
-    p, q = softmax(t), softmax(said)
+    t, s = fresh(X, training=False).numpy(), statistical(1)(X, training=True).numpy()
+    p, q = softmax(t), softmax(s)
     expected = np.mean(np.sum(p * np.log(p / q), axis=-1))
     assert fit(distiller, X, None)["loss"] == pytest.approx([expected], rel=1e-4) and expected > 0.01
 
@@ -164,7 +164,7 @@ def test_a_subclassed_student_that_keras_can_copy_is_averaged():
 
 
 class Registered(keras.Model):
-    """A model without a graph that says how it is made."""
+    """A model without a graph that has a configuration."""
 
     def __init__(self, units=3, **arguments):
         super().__init__(**arguments)
@@ -273,7 +273,7 @@ RAMP = [0.5 + 0.5 * (step + 1) / 6 for step in range(1, 6)] + [1.0]
 @pytest.mark.parametrize(
     "decay, decays", [(0.9, [0.9] * 6), (schedules.Ramp(0.5, 1.0, steps=6), RAMP)], ids=["number", "schedule"]
 )
-def test_a_distiller_that_is_saved_and_loaded_goes_on_as_if_never_interrupted(tmp_path, decay, decays):
+def test_a_distiller_that_is_saved_and_loaded_continues_as_if_never_interrupted(tmp_path, decay, decays):
     whole, part = (taught(decay, optimizer=keras.optimizers.Adam(0.05)) for _ in range(2))
 
     def restored():
@@ -286,7 +286,7 @@ def test_a_distiller_that_is_saved_and_loaded_goes_on_as_if_never_interrupted(tm
     assert_same(numbers(loaded.student), numbers(whole.student), 1e-6)
 
 
-def test_weights_alone_hold_the_average_as_well(tmp_path):
+def test_files_of_weights_contain_the_average_as_well(tmp_path):
     whole, part, other = taught(), taught(), taught(student=normed(5))
 
     def restored():
@@ -300,7 +300,7 @@ def test_weights_alone_hold_the_average_as_well(tmp_path):
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_in_an_ensemble_its_weights_are_in_the_file_for_whoever_assigns_the_ensemble_again(tmp_path, place):
+def test_in_an_ensemble_its_weights_are_in_the_file_for_an_ensemble_assigned_again(tmp_path, place):
     def made():
         members = [mlp(2)]
         members.insert(place, EMA(0.9))
@@ -318,7 +318,7 @@ def test_in_an_ensemble_its_weights_are_in_the_file_for_whoever_assigns_the_ense
     assert_same(numbers(other.student), numbers(whole.student), 1e-6)
 
 
-def test_a_lambda_for_the_decay_is_asked_for_after_loading(tmp_path):
+def test_a_lambda_for_the_decay_is_required_after_loading(tmp_path):
     distiller = taught(lambda step: 0.5)
     distiller.save(tmp_path / "distiller.keras")
     loaded = keras.models.load_model(tmp_path / "distiller.keras")

@@ -16,20 +16,20 @@ ONE_HOT = np.eye(3, dtype="float32")[Y]
 FEATURES = Term(losses.squared_error, at=("hidden", "hidden"))
 
 
-def said(model, x=X):
+def predict(model, x=X):
     return model(x, training=False).numpy().astype("float64")
 
 
 def mixed(members, weights, temperature, x=X, function=softmax):
     """Return sum_m w_m p_m with p_m = function(z_m / T), in float64; weights are (members,) or (members, batch)."""
     shares = np.asarray(weights, "float64") / np.sum(weights, axis=0)
-    probabilities = [function(said(member, x) / temperature) for member in members]
+    probabilities = [function(predict(member, x) / temperature) for member in members]
     return sum(share[..., None] * each for share, each in zip(shares, probabilities, strict=True))
 
 
 def soft_loss(student, targets, temperature, x=X):
     """Return the mean of T**2 * KL(targets || softmax(z / T))."""
-    q = softmax(said(student, x) / temperature)
+    q = softmax(predict(student, x) / temperature)
     return temperature**2 * np.mean(np.sum(targets * (np.log(targets) - np.log(q)), axis=-1))
 
 
@@ -84,7 +84,7 @@ def test_a_term_without_a_temperature_averages_probabilities_at_1():
 
 def test_logits_can_be_averaged_instead():
     student, members = linear(9), [linear(1), linear(2)]
-    targets = softmax((3.0 * said(members[0]) + said(members[1])) / 4.0 / 4.0)
+    targets = softmax((3.0 * predict(members[0]) + predict(members[1])) / 4.0 / 4.0)
     received = soft_log(student, Ensemble(members, [3.0, 1.0], over="logits"))
     assert received == pytest.approx(soft_loss(student, targets, 4.0), rel=1e-5)
 
@@ -93,27 +93,27 @@ def test_logits_can_be_averaged_instead():
 def test_features_are_averaged_as_they_are(over):
     student, members = mlp(9), [mlp(1), mlp(2)]
     hidden = [keras.Model(m.input, m.get_layer("hidden").output) for m in (student, *members)]
-    s, *t = (said(model) for model in hidden)
+    s, *t = (predict(model) for model in hidden)
     expected = np.mean((s - (3.0 * t[0] + t[1]) / 4.0) ** 2)
     assert soft_log(student, Ensemble(members, [3.0, 1.0], over), [FEATURES]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_output_of_values_is_averaged_as_it_is():
     student, members = linear(9), [Frozen(linear(seed), head="values") for seed in (1, 2)]
-    expected = np.mean((said(student) - (said(members[0].model) + said(members[1].model)) / 2) ** 2)
+    expected = np.mean((predict(student) - (predict(members[0].model) + predict(members[1].model)) / 2) ** 2)
     received = soft_log(student, Ensemble(members), [Term(losses.squared_error, soften=False)])
     assert received == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
-def test_labels_judged_one_by_one_have_the_average_of_the_sigmoids(temperature, activation):
+def test_independent_labels_have_the_average_of_the_sigmoids(temperature, activation):
     def sigmoid(z):
         return 1.0 / (1.0 + np.exp(-z))
 
     student, members = linear(9), [linear(1), linear(2)]
     p = mixed(members, [1.0, 3.0], temperature, function=sigmoid)
-    q = sigmoid(said(student) / temperature)
+    q = sigmoid(predict(student) / temperature)
     # KL of two Bernoulli distributions, the mean over the labels.
     divergence = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
     teachers = [linear(1, activation=activation), linear(2, activation=activation)]
@@ -130,9 +130,9 @@ def test_labels_judged_one_by_one_have_the_average_of_the_sigmoids(temperature, 
     ],
     ids=["softmax", "logits", "sigmoid"],
 )
-def test_a_loss_on_numbers_reads_the_average_that_the_heads_of_the_members_mean(activation, function, back):
+def test_a_loss_on_numbers_reads_the_average_of_the_heads_of_the_members(activation, function, back):
     student, members = linear(9), [linear(1), linear(2)]
-    expected = np.mean((said(student) - back(mixed(members, [1.0, 3.0], 1.0, function=function))) ** 2)
+    expected = np.mean((predict(student) - back(mixed(members, [1.0, 3.0], 1.0, function=function))) ** 2)
     teacher = Ensemble([linear(seed, activation=activation) for seed in (1, 2)], [1.0, 3.0])
     received = soft_log(student, teacher, [Term(losses.squared_error, soften=False)])
     assert received == pytest.approx(expected, rel=1e-5)
@@ -153,8 +153,8 @@ def test_extreme_logits_stay_finite_and_exact(loss):
 
     student = linear(9)
     received = soft_log(student, [extreme([1, -1, -1]), extreme([-1, 1, -1])], [Term(loss)], temperature=1.0)
-    # Halves of two opinions that are sure: (1/2, 1/2, 0), and for each label the same numbers.
-    p, z = np.array([0.5, 0.5, 1e-300]), said(student)
+    # Halves of two certain predictions: (1/2, 1/2, 0), and for each label the same numbers.
+    p, z = np.array([0.5, 0.5, 1e-300]), predict(student)
     if loss is losses.kl_divergence:
         expected = np.mean(np.sum(p * (np.log(p) - np.log(softmax(z))), axis=-1))
     else:
@@ -165,8 +165,8 @@ def test_extreme_logits_stay_finite_and_exact(loss):
 
 def test_a_transform_is_applied_to_each_member():
     student, members = linear(9), [linear(1), linear(2)]
-    p = sum(softmax(references.standardize(said(member)) / 4.0) for member in members) / 2
-    q = softmax(references.standardize(said(student)) / 4.0)
+    p = sum(softmax(references.standardize(predict(member)) / 4.0) for member in members) / 2
+    q = softmax(references.standardize(predict(student)) / 4.0)
     expected = 16.0 * np.mean(np.sum(p * np.log(p / q), axis=-1))
     received = soft_log(student, Ensemble(members), [Term(losses.kl_divergence, transform=transforms.standardize)])
     assert received == pytest.approx(expected, rel=1e-4)
@@ -175,7 +175,7 @@ def test_a_transform_is_applied_to_each_member():
 def test_each_member_has_its_own_preprocessing():
     student, members = linear(9), [linear(1), linear(2)]
     teachers = [Frozen(members[0], preprocess=lambda x: 2.0 * x), Frozen(members[1], preprocess=lambda x: x - 1.0)]
-    p = (softmax(said(members[0], 2.0 * X) / 4.0) + softmax(said(members[1], X - 1.0) / 4.0)) / 2
+    p = (softmax(predict(members[0], 2.0 * X) / 4.0) + softmax(predict(members[1], X - 1.0) / 4.0)) / 2
     assert soft_log(student, Ensemble(teachers)) == pytest.approx(soft_loss(student, p, 4.0), rel=1e-5)
 
 
@@ -203,7 +203,7 @@ TAGS = np.array([[0, 1, 2, 2], [2, 1, 0, 0], [1, 2, 2, 2]])
 
 
 def tagged_loss(student, targets, valid):
-    q = softmax(said(student, WORDS) / 4.0)
+    q = softmax(predict(student, WORDS) / 4.0)
     return 16.0 * np.mean(np.sum(targets * np.log(targets / q), axis=-1)[valid])
 
 
@@ -214,15 +214,15 @@ def test_masked_positions_of_sequences_do_not_count(over, masks):
     if over == "probabilities":
         targets = mixed(members, [1.0, 1.0], 4.0, WORDS)
     else:
-        targets = softmax((said(members[0], WORDS) + said(members[1], WORDS)) / 2 / 4.0)
+        targets = softmax((predict(members[0], WORDS) + predict(members[1], WORDS)) / 2 / 4.0)
     received = soft_log(student, Ensemble(members, over=over), x=WORDS)
     assert received == pytest.approx(tagged_loss(student, targets, WORDS != 0), rel=1e-5)
 
 
 @pytest.mark.parametrize("padding", [2, -1])
-def test_agreement_is_judged_at_each_position_and_padding_needs_no_label(padding):
+def test_agreement_is_computed_at_each_position_and_padding_needs_no_label(padding):
     student, members = tagger(9), [tagger(1), tagger(2)]
-    right = [np.take_along_axis(softmax(said(m, WORDS)), TAGS[..., None], axis=-1)[..., 0] for m in members]
+    right = [np.take_along_axis(softmax(predict(m, WORDS)), TAGS[..., None], axis=-1)[..., 0] for m in members]
     targets = mixed(members, right, 4.0, WORDS)
     y = np.where(WORDS != 0, TAGS, padding)
     received = soft_log(student, Ensemble(members, "agreement"), x=WORDS, y=y)
@@ -230,7 +230,7 @@ def test_agreement_is_judged_at_each_position_and_padding_needs_no_label(padding
 
 
 @pytest.mark.parametrize("weights", [None, "agreement"])
-def test_a_member_that_says_nan_in_masked_positions_does_no_harm(weights):
+def test_a_member_that_predicts_nan_in_masked_positions_does_no_harm(weights):
     received = []
     for more in ([], [Spoil()]):
         teacher = Ensemble([masked_model(1), masked_model(2, *more)], weights)
@@ -257,7 +257,7 @@ def test_weights_are_shares_of_their_sum(weights):
 
 
 @pytest.mark.parametrize("over", ["probabilities", "logits"])
-def test_members_with_their_weights_may_stand_in_any_order(over):
+def test_members_with_their_weights_may_be_in_any_order(over):
     members, weights = [mlp(1), mlp(2), mlp(3)], [3.0, 1.0, 2.0]
     results = []
     for order in ([0, 1, 2], [2, 0, 1]):
@@ -288,24 +288,24 @@ def test_weights_that_reach_0_together_count_as_equal():
 
 @pytest.mark.parametrize("labels", [Y, Y[:, None], ONE_HOT], ids=["ids", "column", "one-hot"])
 @pytest.mark.parametrize("over", ["probabilities", "logits"])
-def test_by_agreement_who_knows_the_label_weighs_more(labels, over):
+def test_by_agreement_a_member_that_predicts_the_label_has_more_weight(labels, over):
     # w_m = p_m[y] / sum_j p_j[y], at T = 1 whatever the temperature.
     student, members = linear(9), [linear(1), linear(2), linear(3)]
-    right = np.stack([softmax(said(member))[np.arange(len(Y)), Y] for member in members])
+    right = np.stack([softmax(predict(member))[np.arange(len(Y)), Y] for member in members])
     if over == "probabilities":
         targets = mixed(members, right, 4.0)
     else:
         shares = right / right.sum(axis=0)
-        targets = softmax(sum(share[:, None] * said(m) for share, m in zip(shares, members, strict=True)) / 4.0)
+        targets = softmax(sum(share[:, None] * predict(m) for share, m in zip(shares, members, strict=True)) / 4.0)
     received = soft_log(student, Ensemble(members, "agreement", over), y=labels)
     assert received == pytest.approx(soft_loss(student, targets, 4.0), rel=1e-5)
 
 
-# What holds for every member, wherever it stands
+# What is true of every member, at any position
 
 
 class Busy(Teacher):
-    """Take part in everything: prepare x, follow `fit` and the student, choose what the student is fed."""
+    """Use every method of a teacher: prepare x, follow `fit` and the student, choose the student's inputs."""
 
     def __init__(self, name, prepare=lambda x: x):
         super().__init__(name=name)
@@ -340,7 +340,7 @@ def test_every_member_prepares_x_one_after_the_other():
     distiller = distill(student, members, loss=None, alpha=1.0, temperature=1.0)
     x = 2.0 * (X + 1.0)
     even = np.full((len(X), 3), 1 / 3)
-    targets = (2 * even + softmax(said(linear(1), x))) / 3
+    targets = (2 * even + softmax(predict(linear(1), x))) / 3
     assert fit(distiller, X, None)["loss"] == pytest.approx([soft_loss(linear(9), targets, 1.0, x)], rel=1e-5)
 
 
@@ -381,12 +381,12 @@ def test_a_member_with_a_cache_of_several_views_gets_each_epochs_view(place, tmp
     views = seen[-2:]
     assert np.max(np.abs(views[0] - views[1])) >= 1.0  # another view in each epoch
     for view, loss in zip(views, logs, strict=True):
-        targets = (softmax(said(live, view)) + softmax(said(teacher, view))) / 2
+        targets = (softmax(predict(live, view)) + softmax(predict(teacher, view))) / 2
         assert loss == pytest.approx(soft_loss(student, targets, 1.0, view), rel=1e-4)
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_member_whose_probabilities_are_taken_for_logits_is_found(place):
+def test_a_member_whose_probabilities_are_read_as_logits_is_found(place):
     def probabilities(x):
         return tf.nn.softmax(x[:, :3])
 
@@ -403,7 +403,7 @@ def test_a_member_that_reads_the_student_is_shown_what_it_reads(place):
     members.insert(place, SelfTeacher())
     at = ("scores", "hidden")  # the second is not read for the student's side
     term = Term(lambda s, t: keras.ops.mean(t, axis=-1) + 0.0 * keras.ops.sum(s, axis=-1), at=at, soften=False)
-    hidden = [said(keras.Model(m.input, m.get_layer("hidden").output)) for m in (mlp(9), other)]
+    hidden = [predict(keras.Model(m.input, m.get_layer("hidden").output)) for m in (mlp(9), other)]
     distiller = distill(student, members, [term], loss=None, alpha=1.0)
     assert fit(distiller, X, None)["loss"] == pytest.approx([np.mean(hidden)], rel=1e-4)
 
@@ -418,7 +418,7 @@ def test_a_member_that_changes_makes_the_ensemble_change(place):
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_what_one_member_knows_is_known_of_the_ensemble(place):
+def test_properties_known_of_one_member_are_known_of_the_ensemble(place):
     bare = Subclassed(dense(3, 1))
     bare.build((None, 4))
     members = [Frozen(linear(2, activation="sigmoid"))]
@@ -439,7 +439,7 @@ def test_a_member_may_choose_what_the_student_is_fed(place):
     members.insert(place, Views("views"))
     x = {"small": X, "large": 3.0 * X}
     distiller = distill(linear(9), members, loss=None, alpha=1.0, temperature=1.0)
-    targets = (softmax(said(linear(1), 3.0 * X)) + np.full((len(X), 3), 1 / 3)) / 2
+    targets = (softmax(predict(linear(1), 3.0 * X)) + np.full((len(X), 3), 1 / 3)) / 2
     received = fit(distiller, x, None, batch_size=len(X))["loss"]
     assert received == pytest.approx([soft_loss(linear(9), targets, 1.0)], rel=1e-5)
 
@@ -467,7 +467,7 @@ def refused(words, function, *arguments, error=ValueError, **keywords):
     ],
     ids=str,
 )
-def test_weights_that_make_no_sense_are_refused(weights, words):
+def test_invalid_weights_are_refused(weights, words):
     refused(words, Ensemble, [linear(1), linear(2)], weights)
 
 

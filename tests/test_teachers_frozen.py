@@ -1,4 +1,4 @@
-"""A trained model that teaches: what it is fed, copies of it, functions and SavedModels in its place."""
+"""A trained model that teaches: its inputs, copies of it, functions and SavedModels in its place."""
 
 import json
 import pathlib
@@ -23,7 +23,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def soft_log(student, teacher, x=X, terms=None, **arguments):
-    """Return the distillation loss of a batch at T = 4: of a step that changes nothing, where arguments say which."""
+    """Return the distillation loss of a batch at T = 4: of a step that changes nothing, with these arguments."""
     distiller = distill(student, teacher, terms, loss=None, alpha=1.0, temperature=4.0, **arguments)
     if arguments:
         return fit(distiller, x, None, batch_size=8)["distillation_loss"][0]
@@ -75,7 +75,7 @@ def test_a_teacher_may_choose_from_the_dict_by_itself():
 
 
 def restless():
-    """Return a model that passes images on in inference, and in training does anything but."""
+    """Return a model that passes images on in inference, and changes them in training."""
     layers = [
         keras.layers.RandomFlip(),
         keras.layers.RandomContrast(0.9),
@@ -186,8 +186,8 @@ def test_a_sequential_model_chooses_from_the_dict_too(side):
     inputs = keras.Input((4,), name="a")
     functional = keras.Model(inputs, dense(3, 1)(inputs))
     student, teacher = (sequential(2, "b"), functional) if side == "student" else (functional, sequential(2, "b"))
-    said = {"a": functional(X), "b": sequential(2, None)(X + 1.0)}
-    expected = soft_loss(*(said.values() if side == "teacher" else reversed(said.values())))
+    logits = {"a": functional(X), "b": sequential(2, None)(X + 1.0)}
+    expected = soft_loss(*(logits.values() if side == "teacher" else reversed(logits.values())))
     assert soft_log(student, teacher, x) == pytest.approx(expected, rel=1e-5)
 
 
@@ -272,7 +272,7 @@ def outputs(teacher, x=PHOTOS):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("make", [convolutional, nested, ends_in_softmax, of_subclasses])
-def test_a_copy_in_half_precision_says_almost_the_same(make, dtype):
+def test_a_copy_in_half_precision_outputs_almost_the_same(make, dtype):
     model = make()
     before, dtypes = numbers(model), [(v.dtype, v.path) for v in model.variables]
     copy, original = Frozen(model, dtype=dtype), Frozen(model)
@@ -290,9 +290,9 @@ def test_a_copy_in_half_precision_says_almost_the_same(make, dtype):
 
 def test_half_precision_teaches_in_float32():
     student, teacher = linear(1), Frozen(mlp(2), dtype="bfloat16")
-    said = outputs(teacher, X)
+    logits = outputs(teacher, X)
     received = soft_log(student, teacher)
-    assert received == pytest.approx(soft_loss(student(X), said), rel=1e-5)
+    assert received == pytest.approx(soft_loss(student(X), logits), rel=1e-5)
     assert received != pytest.approx(soft_loss(student(X), mlp(2)(X)), rel=1e-5)
 
 
@@ -328,7 +328,7 @@ def placed(device):
     }
 
 
-def test_a_copy_lives_and_runs_on_another_device(tmp_path):
+def test_a_copy_is_and_runs_on_another_device(tmp_path):
     root = pathlib.Path(kd.__file__).parent.parent
     command = [sys.executable, "-c", ON_TWO_DEVICES, tmp_path / "found.json"]
     finished = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
@@ -345,7 +345,7 @@ def test_a_copy_lives_and_runs_on_another_device(tmp_path):
 
 
 @pytest.mark.parametrize("device", ["GPU:7", "cpu", "CPU:1"])
-def test_an_unknown_device_is_refused_with_those_there_are(device):
+def test_an_unknown_device_is_refused_with_the_available_ones(device):
     with pytest.raises(ValueError, match=rf"device.*\['CPU:0'.*{device}"):
         Frozen(linear(2), device=device)
 
@@ -431,7 +431,7 @@ def test_a_saved_model_teaches_as_the_live_model(written, name, signature, facto
 
 
 @pytest.mark.parametrize("eager", [True, False])
-def test_a_saved_model_that_ends_in_softmax_is_told_so(written, eager):
+def test_a_saved_model_that_ends_in_softmax_teaches_with_a_declared_head(written, eager):
     student, live = linear(1), headed(2, "softmax")
     teacher = SavedModel(written / "softmax", head="softmax")
     assert soft_log(student, teacher, run_eagerly=eager) == pytest.approx(soft_log(student, live), rel=1e-5)
@@ -454,7 +454,7 @@ def test_a_saved_model_may_preprocess(written):
 
 
 @pytest.mark.parametrize("signature, words", [(None, "'serve' or 'serving_default'"), ("scores", "'scores'")])
-def test_a_missing_signature_is_refused_with_those_there_are(written, signature, words):
+def test_a_missing_signature_is_refused_with_the_available_ones(written, signature, words):
     with pytest.raises(ValueError, match=rf"tensorflow'.*{words}.*\['double', 'score'\].*signature"):
         SavedModel(written / "tensorflow", signature)
 
@@ -590,7 +590,7 @@ def test_an_estimator_is_refused_with_what_to_do():
         Distiller(student=linear(1), teacher=forest())
 
 
-def test_what_to_do_with_a_forest_teaches():
+def test_a_forest_teaches_as_the_error_suggests():
     probabilities, student = forest().predict_proba(X), linear(1)
     distiller = distill(student, kd.teachers.Cached(head="softmax"), loss=None, alpha=1.0, temperature=4.0)
     logits = np.log(np.maximum(probabilities, np.finfo("float32").tiny))

@@ -43,7 +43,7 @@ def test_a_term_on_features_leaves_the_temperature_out():
 
 
 @pytest.mark.parametrize("soften", [True, False])
-def test_soften_decides_against_what_is_read(soften):
+def test_soften_overrides_what_is_read(soften):
     term = Term(losses.kl_divergence, soften=soften)
     t = 5.0 if soften else 1.0
     expected = t**2 * references.kl_divergence(STUDENT / t, TEACHER / t).mean()
@@ -83,7 +83,7 @@ def test_a_bridge_comes_before_the_transform():
     assert read(term, [[1.0, 2.0]], [[0.0]]) == pytest.approx(81.0)
 
 
-def test_a_pair_of_tuples_hands_the_loss_tuples():
+def test_a_pair_of_tuples_passes_tuples_to_the_loss():
     def difference_of_differences(student, teacher):
         return keras.ops.mean((student[0] - student[1]) - (teacher[0] - teacher[1]), axis=-1)
 
@@ -118,7 +118,7 @@ def test_a_keras_loss_compares_the_student_with_the_teacher_as_truth():
     assert read(term, [[2.0, 1.0]], [[4.0, 1.0]]) == pytest.approx(25.0)
 
 
-# The percentage error tells the sides apart: 100 * mean(|2 - 4| / 4, |1 - 1| / 1) = 25. Huber's is 1 * (2 - 1 / 2) / 2.
+# The percentage error separates the sides: 100 * mean(|2 - 4| / 4, |1 - 1| / 1) = 25. Huber's is 1 * (2 - 1 / 2) / 2.
 @pytest.mark.parametrize(
     "loss, arguments, name, expected",
     [
@@ -156,11 +156,11 @@ def test_a_loss_on_probabilities_is_refused_on_logits_that_are_named_on_both_sid
     term = Term("kl_divergence", at=("kind", "kind"))
     assert read(term, [[0.5, 0.5]], [[1.0, 0.0]]) == pytest.approx(np.log(2), rel=1e-4)
     with pytest.raises(ValueError, match="keras_kd.losses.kl_divergence"):
-        read(term, softened=True)  # what a Distiller says of outputs
+        read(term, softened=True)  # what a Distiller passes for outputs
 
 
 def test_every_loss_of_keras_is_sorted():
-    # A new one is not to be taken for a regression by mistake.
+    # A new one must not be treated as a regression by mistake.
     regression = "mean_squared_error mean_absolute_error mean_absolute_percentage_error huber log_cosh"
     regression += " mean_squared_logarithmic_error cosine_similarity"
     functions = {name for name, each in vars(keras.losses).items() if isinstance(each, types.FunctionType)}
@@ -409,7 +409,7 @@ def test_a_name_that_is_not_offered_is_refused_with_what_is():
         Term(losses.squared_error, at=("a", "b")).read({"a": STUDENT}, {"logits": TEACHER})
 
 
-def test_shapes_that_do_not_meet_are_refused_with_names_and_the_way_out():
+def test_shapes_that_do_not_match_are_refused_with_names_and_what_to_do():
     with pytest.raises(ValueError, match=r"'student_layer'.*'teacher_layer'.*\(4, 3\).*\(4, 2\).*bridge"):
         read(Term(losses.squared_error, at=FEATURES), STUDENT, TEACHER[:, :2])
 
@@ -419,7 +419,7 @@ def test_a_softened_term_on_one_class_is_refused_before_anything_is_known_of_the
         Distiller(student=linear(1, classes=1), teacher=lambda x: x, terms=[Term(losses.kl_divergence)])
 
 
-def test_a_term_survives_being_saved():
+def test_a_term_is_saved_and_loaded():
     term = Term(
         losses.squared_error,
         at=(("a", "b"), ("c", "d")),

@@ -63,7 +63,7 @@ def test_eager_graph_and_xla_agree(transform):
 
 
 @every_transform
-def test_a_term_with_it_is_made_again_from_its_config(transform):
+def test_a_term_with_it_is_created_again_from_its_config(transform):
     term = Term(losses.kl_divergence, transform=transform.call, name="term")
     again = Term.from_config(term.get_config())
     assert again.get_config() == term.get_config()
@@ -146,7 +146,7 @@ def test_a_class_map_that_cannot_be_is_refused(groups):
         transforms.ClassMap(groups, teacher_classes=5)
 
 
-def test_a_class_map_is_made_again_from_its_config():
+def test_a_class_map_is_created_again_from_its_config():
     one = transforms.ClassMap(GROUPS, teacher_classes=5)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(one))
     np.testing.assert_array_equal(again(inputs((3, 5))), one(inputs((3, 5))))

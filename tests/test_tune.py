@@ -1,4 +1,4 @@
-"""A search finds what is better, keeps what is finished, and asks the teacher once."""
+"""A search finds what is better, keeps what is finished, and runs the teacher once."""
 
 import importlib.util
 import json
@@ -75,7 +75,7 @@ def test_a_trial_is_the_distiller_that_one_would_write_by_hand(found):
 
 
 def recorded(folder, name: str) -> dict[str, float]:
-    """Return the best value of a metric of each trial, as KerasTuner has written it down."""
+    """Return the best value of a metric of each trial, as KerasTuner has stored it."""
     scores = {}
     for path in folder.glob("trials/trial_*/trial.json"):
         state = json.loads(path.read_text())
@@ -149,7 +149,7 @@ def test_every_tuner_finds_settings_within_the_space(tuner, tmp_path):
     assert {trial.epochs for trial in result.trials} == ({1, 3} if tuner == "hyperband" else {3})
 
 
-def test_the_teacher_is_asked_once_for_all_trials(tmp_path):
+def test_the_teacher_runs_once_for_all_trials(tmp_path):
     seen = []
 
     def counted(x):
@@ -161,7 +161,7 @@ def test_the_teacher_is_asked_once_for_all_trials(tmp_path):
     assert seen == [48]
 
 
-def test_progress_is_told_with_the_time_that_is_left_and_else_nothing(tmp_path, capsys):
+def test_progress_is_printed_with_the_remaining_time_and_nothing_else(tmp_path, capsys):
     kd.tune(**arguments(tmp_path / "loud", verbose=1))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial")]
     assert len(lines) == 2
@@ -173,7 +173,7 @@ def test_progress_is_told_with_the_time_that_is_left_and_else_nothing(tmp_path, 
     assert capsys.readouterr().out == ""
 
 
-def test_a_record_is_never_there_in_part(tmp_path):
+def test_a_record_is_never_incomplete(tmp_path):
     trial = keras_tuner.engine.trial.Trial(keras_tuner.HyperParameters(), "0")
     path = tmp_path / "trial.json"
     with written_with(replace):
@@ -209,7 +209,7 @@ def test_a_search_that_is_interrupted_keeps_its_trials(tmp_path, capsys):
     assert len(kd.tune(**arguments(tmp_path, trials=4)).trials) == 4
 
 
-def test_flatness_is_told_by_the_standard_error_of_an_accuracy(tmp_path):
+def test_flatness_is_measured_by_the_standard_error_of_an_accuracy(tmp_path):
     trials = [Trial({"alpha": alpha}, score, 1) for alpha, score in ((0.5, 0.9), (0.2, 0.89), (0.8, 0.80))]
     result = TuneResult({"alpha": 0.5}, net(), trials, "accuracy", 0.03)
     assert [trial.settings["alpha"] for trial in result.as_good()] == [0.5, 0.2]
@@ -232,7 +232,7 @@ def test_what_cannot_be_searched_is_refused_before_any_work(tmp_path):
         ({"space": {"learning_rate": (0.1, 1.0)}}, "Expected `space` to name some of"),
         ({"space": {"temperature": (0.0, 4.0)}}, "Expected the range of 'temperature'"),
         ({"space": {"alpha": (0.9, 0.1)}}, "Expected the range of 'alpha'"),
-        ({"space": {"alpha": [0.5], "weights": {"nobody": (1.0, 2.0)}}}, "Expected `weights` to name terms"),
+        ({"space": {"alpha": [0.5], "weights": {"unknown": (1.0, 2.0)}}}, "Expected `weights` to name terms"),
         (
             {"space": {"method": {"mine": [kd.Term(lambda student, teacher: student[:, 0])]}}},
             "Give the recipe as a function",
@@ -245,8 +245,8 @@ def test_what_cannot_be_searched_is_refused_before_any_work(tmp_path):
 
 def test_temperature_is_drawn_by_its_logarithm_and_alpha_evenly():
     hp = keras_tuner.HyperParameters()
-    asked = {"temperature": (1.0, 16.0), "alpha": (0.1, 1.0), "weight": [1.0, 2.0], "fixed": 3.0}
-    for name, values in asked.items():
+    given = {"temperature": (1.0, 16.0), "alpha": (0.1, 1.0), "weight": [1.0, 2.0], "fixed": 3.0}
+    for name, values in given.items():
         parameter(hp, name, values)
     middle = {each.name: each.prob_to_value(0.5) for each in hp.space}
     assert middle["temperature"] == pytest.approx(4.0)  # (1 * 16) ** 0.5
