@@ -1,4 +1,4 @@
-"""Train in every precision, with XLA or several steps an execution, on two replicas, and write what came of it.
+"""Train in every precision, with XLA or several steps an execution, on two replicas, and write the results.
 
     python -m tests.combinations FILE.npz
 
@@ -36,7 +36,7 @@ class Path(keras.callbacks.Callback):
 
 
 def trained(kind: str, policy: str, way: str, strategy: tf.distribute.Strategy):
-    """Return the student's weights after training, the losses, and the length of the way."""
+    """Return the student's weights after training, the losses, and the length of the path."""
     keras.utils.clear_session(free_memory=False)
     x, y, _ = data(STEPS * 16)
     with strategy.scope():
@@ -60,7 +60,7 @@ def trained(kind: str, policy: str, way: str, strategy: tf.distribute.Strategy):
 
 
 def main(file: str) -> None:
-    """Train all, and write weights, losses and ways by the name of the combination."""
+    """Train all, and write weights, losses and paths by the name of the combination."""
     devices = {"mirrored": strategy_of("mirrored"), "one": tf.distribute.get_strategy()}
     found = {}
     for kind, policy, way, device in itertools.product(KINDS, POLICIES, WAYS, devices):

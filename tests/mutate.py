@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="how many changes, drawn at random (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of that (default: 0)")
     options = parser.parse_args()
-    sys.dont_write_bytecode = True  # files of one size that change within a second would be taken for the same
+    sys.dont_write_bytecode = True  # files of one size that change within a second would be treated as the same
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in ("tensorflow", "keras"):
         importlib.import_module(name)

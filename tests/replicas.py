@@ -1,4 +1,4 @@
-"""Train the same Distiller on one device and on two replicas, and write what came of it to a file.
+"""Train the same Distiller on one device and on two replicas, and write the results to a file.
 
     python -m tests.replicas FILE.npz
 

@@ -2,7 +2,7 @@
 
     python -m tests.resumed FOLDER mirrored|worker [kill]
 
-Everything that has a state takes part: Adam, Dropout, BatchNormalization, schedules, a bridge, a memory bank and a
+Everything that has a state is included: Adam, Dropout, BatchNormalization, schedules, a bridge, a memory bank and a
 teacher that follows the student. Writes the weights and the logs at the end.
 """
 
@@ -61,7 +61,7 @@ def distiller() -> kd.Distiller:
 
 
 def main(folder: pathlib.Path, kind: str, kill: bool) -> None:
-    """Train, or go on, and write what came of it."""
+    """Train, or continue to train, and write the results."""
     name = f"{kind}-{json.loads(os.environ['TF_CONFIG'])['task']['index']}" if "TF_CONFIG" in os.environ else kind
     strategy = strategy_of(kind)
     keras.utils.set_random_seed(0)

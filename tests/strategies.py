@@ -1,4 +1,4 @@
-"""Train the same Distillers on one device, on two replicas, or as one of two workers, and write what came of it.
+"""Train the same Distillers on one device, on two replicas, or as one of two workers, and write the results.
 
     python -m tests.strategies FILE.npz one|mirrored|worker
 

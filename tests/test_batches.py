@@ -1,4 +1,4 @@
-"""Batches of whatever `fit` takes, cut in one place."""
+"""Batches of all kinds of data that `fit` takes, cut in one place."""
 
 import keras
 import numpy as np

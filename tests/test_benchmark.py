@@ -149,7 +149,7 @@ def test_every_run_is_saved_with_its_evaluation_history_and_student(small):
         np.testing.assert_allclose(result.teacher[name]["accuracy"], np.mean(predicted == y), rtol=1e-6)
 
 
-def test_a_compiled_teacher_is_measured_as_it_is(tmp_path):
+def test_a_compiled_teacher_is_measured_unchanged(tmp_path):
     compiled = teacher()
     compiled.compile("sgd", LOSS, metrics=["accuracy"])
     result = kd.benchmark(**arguments(tmp_path, teacher=compiled, **BRIEF))
@@ -228,7 +228,7 @@ def test_the_same_call_again_runs_nothing_and_returns_the_same(small):
     assert again.to_dict() == result.to_dict() == json.loads(json.dumps(result.to_dict()))
 
 
-def test_the_table_is_aligned_and_there_in_markdown(small):
+def test_the_table_is_aligned_and_available_in_markdown(small):
     result, _, _ = small
     lines = str(result).split("\n\n")[0].splitlines()
     assert len(lines) == 6

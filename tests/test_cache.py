@@ -153,7 +153,7 @@ def test_several_taps_and_a_bridge_from_the_manifest(tmp_path):
     assert_same(cached, live, 1e-6)
 
 
-def test_a_term_that_the_cache_cannot_serve_is_refused(tmp_path):
+def test_a_term_that_reads_what_the_cache_does_not_hold_is_refused(tmp_path):
     cache = built(tmp_path)
     with pytest.raises(ValueError, match=r"holds \['logits'\].*taps="):
         distill(student(), kd.teachers.Cached(cache), [kd.Term(kd.losses.squared_error, at=("hidden", "hidden"))])
@@ -435,7 +435,7 @@ def jittered_first(x, seed):
 @pytest.mark.parametrize(
     ("make", "x", "augment"),
     [(of_two_inputs, {"a": X, "b": None}, jittered_first), (of_bools, X > 0, negated)],
-    ids=["an input that is left out", "bool"],
+    ids=["an input that is None", "bool"],
 )
 def test_any_input_that_keras_takes_is_cached(tmp_path, make, x, augment, views):
     examples = tf.data.Dataset.from_tensor_slices((x, Y))

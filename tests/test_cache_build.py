@@ -1,4 +1,4 @@
-"""Building a cache: killed, shared among jobs and machines, out of space, twice at once."""
+"""Building a cache: killed, shared among jobs and machines, without disk space, by two processes at once."""
 
 import errno
 import json

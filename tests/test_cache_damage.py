@@ -1,4 +1,4 @@
-"""A cache that is damaged, or that belongs to something else: each is found before it can teach anything."""
+"""A cache that is damaged, or belongs to other data or another teacher, is found before a student learns from it."""
 
 import concurrent.futures
 import os
@@ -138,7 +138,7 @@ def test_a_file_that_is_cut_off_or_removed_after_a_join_by_key_is_named(tmp_path
     assert sum(1 for _ in joined) == 5
     path = sorted((tmp_path / "view-0000").iterdir())[2]
     damage(path)
-    time.sleep(1.1)  # sizes are looked at once a second
+    time.sleep(1.1)  # sizes are checked once a second
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"{path.name}' is (damaged|missing).*build the cache"):
         list(joined)
 

@@ -100,7 +100,7 @@ EDITS = {
     "no layout": lambda content: content.update(layout=[]),
     "a field of another type": lambda content: content["layout"][1].update(dtype="object"),
     "a field of a negative size": lambda content: content["layout"][1].update(shape=[-8]),
-    "a field that is not there": lambda content: content["layout"].pop(0),
+    "a missing field": lambda content: content["layout"].pop(0),
     "an unknown part": lambda content: content["layout"][1].update(part="logits"),
     "classes behind the end": lambda content: content["layout"][1].update(shape=[2]),
     "another size of the check": lambda content: content.update(check_bytes=8),

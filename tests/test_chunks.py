@@ -56,7 +56,7 @@ def test_chunks_give_the_reference_and_the_plain_gradient(name, further, mode, s
     np.testing.assert_allclose(gradient, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_of_unknown_size_goes_by_chunks_too(small_chunks):
+def test_a_batch_of_unknown_size_is_computed_in_chunks_too(small_chunks):
     student, teacher = pair()
     free = tf.TensorSpec((None, 7, 40))
     values = tf.function(losses.kl_divergence, input_signature=[free, free])(student, teacher)

@@ -245,7 +245,7 @@ def test_the_file_is_as_large_as_that_of_the_model_that_was_never_compiled(tmp_p
     assert model.optimizer is not None
 
 
-def test_what_keras_cannot_write_has_no_file():
+def test_a_model_that_keras_cannot_write_has_no_file():
     assert sizes.file_size(slow(None)) is None
     assert sizes.file_size(Subclassed(dense(3, 1))) is None  # its layer is no configuration
 
@@ -346,7 +346,7 @@ def test_inputs_are_quantised_as_the_file_specifies():
     np.testing.assert_array_equal(same, X)
 
 
-def test_what_is_no_export_is_refused(tmp_path):
+def test_a_path_that_is_no_export_is_refused(tmp_path):
     (tmp_path / "model.h5").write_text("")
     for path in (tmp_path / "model.h5", tmp_path / "missing"):
         with pytest.raises(ValueError, match=f"SavedModel, or a .tflite, .onnx or .keras file.*{path.name}"):

@@ -344,11 +344,11 @@ def test_images_of_any_range_become_pictures():
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 5, 2), (4, 5, 6, 3), (1, 30)])
-def test_what_is_no_image_is_no_picture(shape):
+def test_arrays_that_are_no_images_have_no_picture(shape):
     assert plots.picture(np.zeros(shape)) is None
 
 
-def test_words_are_no_picture():
+def test_words_have_no_picture():
     assert plots.picture(np.full((3, 3), "a")) is None
 
 

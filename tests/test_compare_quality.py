@@ -145,7 +145,7 @@ def test_a_class_that_is_impossible_for_both_adds_nothing():
     assert measured(x, np.array([0]), outputs=3)["kl_teacher_student"] == pytest.approx(np.tanh(0.5))
 
 
-def test_a_teacher_that_is_never_wrong_leaves_the_agreement_there_open():
+def test_the_agreement_where_the_teacher_is_wrong_is_undefined_if_it_never_is():
     received = measured(X, np.argmax(TEACHER, -1))
     assert np.isnan(received["agreement_where_teacher_wrong"])
     assert np.isfinite(received["agreement"])

@@ -162,7 +162,7 @@ def test_positions_are_found_in_their_examples():
     np.testing.assert_array_equal(found.x, inputs[found.index])
 
 
-def test_costs_come_with_the_comparison(tmp_path):
+def test_a_comparison_contains_costs(tmp_path):
     kd.export(STUDENT, tmp_path / "1", fresh=False)
     comparison = compared(rounds=10, memory=False, exports={"distilled": tmp_path / "1"}, batch_size=16)
     assert [cost.runtime for cost in comparison.costs["distilled"]] == ["Keras", "SavedModel"]

@@ -148,7 +148,7 @@ def test_the_code_against_troubles_runs(heading, trouble):
     TROUBLES[heading].run(trouble)
 
 
-def test_validation_data_bring_val_loss(trouble):
+def test_with_validation_data_val_loss_is_logged(trouble):
     TROUBLES['"val_loss not available"'].run(trouble)
     assert {"val_loss", "val_student_loss", "val_accuracy"} <= set(trouble["history"].history)
     kept = keras.models.load_model("best.keras")

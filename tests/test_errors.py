@@ -323,7 +323,7 @@ def test_the_temperature_is_above_0(temperature):
 
 
 @pytest.mark.parametrize("name", ["alpha", "temperature"])
-def test_a_number_given_as_text_is_shown(name):
+def test_a_number_given_as_text_is_refused_and_shown(name):
     refused(TypeError, [name, "'0.5'", "str"], distil().compile, "sgd", CROSS_ENTROPY, **{name: "0.5"})
     refused(TypeError, [name, "None"], distil().compile, "sgd", CROSS_ENTROPY, **{name: None})
 

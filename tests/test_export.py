@@ -146,7 +146,7 @@ def test_inputs_and_outputs_are_named_by_their_keys_or_else_by_number():
 
 
 @pytest.mark.parametrize("kind", ["folder", "empty folder", "file"])
-def test_what_exists_is_not_overwritten(tmp_path, kind):
+def test_an_existing_path_is_not_overwritten(tmp_path, kind):
     path = tmp_path / "1"
     if kind == "file":
         path.write_text("mine")
@@ -277,7 +277,7 @@ def test_integer_inputs_of_any_length(tmp_path, representative):
     np.testing.assert_allclose(served(tmp_path / "1", words), table[words] @ kernel + bias, atol=1e-5)
 
 
-def test_a_softmax_head_is_exported_as_it_is(tmp_path):
+def test_a_softmax_head_is_exported_unchanged(tmp_path):
     student = linear(1, activation="softmax")
     distilled(student, linear(2))
     export(student, tmp_path / "1")

@@ -44,7 +44,7 @@ def test_an_outlier_does_not_excuse_the_others_and_may_itself_be_off_in_proporti
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1e-3, 1.0, 1e6])
-def test_what_is_wrong_is_so_in_any_unit(unit):
+def test_a_wrong_output_is_found_in_any_unit(unit):
     expected = unit * RANDOM.normal(size=(100, 1))
     near = expected * (1 + 1e-6)
     assert measure([expected], [near], Tolerance(1e-5)).ratio < 1

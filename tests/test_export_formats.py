@@ -1,4 +1,4 @@
-"""`kd.export` to several formats: each is run by its own runtime and compared; what fails is not passed on as good."""
+"""`kd.export` to several formats: each is run by its own runtime and compared; a file that fails is kept apart."""
 
 import functools
 import hashlib
@@ -264,7 +264,7 @@ def test_strings_are_exported_except_to_onnx_which_has_no_tables(tmp_path):
 
 
 @pytest.mark.parametrize("policy, tolerance", [("mixed_float16", 2e-3), ("mixed_bfloat16", 2e-2)])
-def test_a_student_of_mixed_precision_becomes_float32_where_a_runtime_wants_it(tmp_path, policy, tolerance):
+def test_a_student_of_mixed_precision_becomes_float32_where_a_runtime_needs_it(tmp_path, policy, tolerance):
     keras.config.set_dtype_policy(policy)
     try:
         student = mlp(1)
@@ -335,7 +335,7 @@ class Kept(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("kind", ["adapted", "inverted", "given", "kept", "preprocessing", "nested"])
-def test_what_layers_keep_beside_their_variables_is_constant_in_onnx(tmp_path, kind):
+def test_tensors_of_layers_beside_their_variables_are_constants_in_onnx(tmp_path, kind):
     x = (100 + 50 * np.random.default_rng(0).normal(size=(50, 4))).astype("float32")
     mean, deviation = x.mean(0, dtype="float64"), x.std(0, dtype="float64")
     given = {"mean": mean, "variance": deviation**2} if kind == "given" else {}

@@ -21,7 +21,7 @@ def logits_of(model, x, **arguments):
 
 
 @pytest.mark.parametrize("kind", ["auto", "logits", "values"])
-def test_what_is_not_recognised_passes_unchanged(kind):
+def test_an_output_that_is_not_recognised_is_unchanged(kind):
     np.testing.assert_array_equal(heads.Head(kind)(tf.constant(LOGITS)), LOGITS)
 
 

@@ -24,7 +24,7 @@ print(*(name in sys.modules for name in later))
     assert run.stdout.splitlines() == ["keras_kd", "False False False", "True True True"]
 
 
-def test_what_is_imported_later_is_listed_and_found():
+def test_names_that_are_imported_later_are_listed_and_found():
     later = {"BenchmarkResult", "Comparison", "TuneResult", "benchmark", "compare", "export", "tune"}
     assert later <= set(dir(kd))
     assert {getattr(kd, name).__name__ for name in later} == later

@@ -1,4 +1,4 @@
-"""What `compile` and `fit` take, taken as a plain Keras model takes it. Linear models; expected values in NumPy."""
+"""`compile` and `fit` take what those of a plain Keras model take. Linear models; expected values in NumPy."""
 
 import keras
 import numpy as np
@@ -47,7 +47,7 @@ def test_optimizer_loss_and_metrics_may_be_strings():
     np.testing.assert_allclose(logs["student_loss"], cross_entropy(scores).mean(), rtol=1e-5)
 
 
-def test_every_metric_sees_the_outputs_of_the_student_as_they_are():
+def test_every_metric_sees_the_outputs_of_the_student_unchanged():
     student = linear(1, activation="softmax")
     probabilities = softmax(logits(numbers(student)))
     metrics = [keras.metrics.MeanSquaredError(name="brier"), "categorical_accuracy"]

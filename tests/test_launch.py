@@ -178,7 +178,7 @@ def test_a_hangup_that_is_ignored_stays_ignored(tmp_path):
 
 @posix
 @pytest.mark.parametrize(("ending", "code"), [("", 0), ("sys.exit(task['task']['index'] and time.sleep(1) or 5)", 5)])
-def test_what_workers_have_started_ends_with_them(launched, tmp_path, ending, code):
+def test_processes_that_workers_have_started_end_with_them(launched, tmp_path, ending, code):
     received, output, _ = launched(script(tmp_path, PARENT + ending))
     assert received == code
     processes = [int(each) for each in re.findall(r"\d+(?= )", output.replace("[", "").replace("]", "@"))]

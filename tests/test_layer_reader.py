@@ -150,7 +150,7 @@ def test_symbolic_shapes_are_known_without_data():
     assert Reader(models.headed(0, "logits", "subclassed")).specs is None
 
 
-def test_reading_leaves_the_model_as_it_was():
+def test_reading_leaves_the_model_unchanged():
     model = mlp(0)
     before, tensor, weights = model.to_json(), model.get_layer("hidden").output, models.numbers(model)
     read(model, ("hidden",))

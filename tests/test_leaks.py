@@ -1,4 +1,4 @@
-"""Memory stays flat over long training, and is given back. What tests/leaks.py prints, in a process of its own."""
+"""Memory stays flat over long training, and is freed. What tests/leaks.py prints, in a process of its own."""
 
 import json
 import pathlib

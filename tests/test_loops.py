@@ -1,4 +1,4 @@
-"""Steps that are called directly equal those that Keras calls, are traced as seldom, and hold on to nothing."""
+"""Steps that are called directly equal those that Keras calls, are traced as seldom, and keep nothing alive."""
 
 import contextlib
 import gc
@@ -14,7 +14,7 @@ from tests.models import Counter, batch, linear, mlp, statistical
 
 X, Y = batch(10)
 W = np.linspace(0.5, 1.5, len(X), dtype="float32")
-SAID = {"logits": batch(10, 3, seed=1)[0]}
+TARGETS = {"logits": batch(10, 3, seed=1)[0]}
 
 
 def distil(student, teacher=None, **arguments):
@@ -48,8 +48,8 @@ DATA = {
     "weights": lambda: {"x": X, "y": Y, "sample_weight": W, "batch_size": 4},
     "a dataset": lambda: {"x": batches(X, Y, W)},
     "a dict": lambda: {"x": {"features": X}, "y": Y, "batch_size": 4},
-    "targets": lambda: {"x": batches(kd.Joined(X, SAID), Y)},
-    "targets of one size": lambda: {"x": batches(kd.Joined(X, SAID), Y).take(2)},  # XLA compiles each size anew
+    "targets": lambda: {"x": batches(kd.Joined(X, TARGETS), Y)},
+    "targets of one size": lambda: {"x": batches(kd.Joined(X, TARGETS), Y).take(2)},  # XLA compiles each size anew
     "unknown shapes": lambda: {"x": of_unknown_shapes()},
     "a generator": lambda: {"x": in_two(None)},  # for which Keras puts an optional
 }

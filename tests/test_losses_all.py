@@ -705,7 +705,7 @@ def test_embeddings_of_features_of_unknown_size_are_refused(shapes):
 
 
 @pytest.mark.parametrize("variance", [0.0, 1e-5, float("nan")])
-def test_a_variance_that_is_none_is_refused(variance):
+def test_an_invalid_variance_is_refused(variance):
     with pytest.raises(ValueError, match="`initial_variance` to be above"):
         losses.VariationalInformation(variance)
 

@@ -185,7 +185,7 @@ def test_metrics_are_loaded_with_the_model_that_was_compiled_with_them(tmp_path,
 
 
 @pytest.mark.parametrize("bins", [0, 1.5])
-def test_bins_that_are_none_are_refused(bins):
+def test_invalid_bins_are_refused(bins):
     with pytest.raises(ValueError, match=f"bins={bins}"):
         ExpectedCalibrationError(bins)
 

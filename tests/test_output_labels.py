@@ -64,7 +64,7 @@ def test_labels_in_any_structure_belong_to_the_outputs_that_keras_gives_them(for
     assert received(form, y) == pytest.approx([expected["zeta_loss"], expected["alpha_loss"]])
 
 
-def test_the_weights_of_one_output_alone_leave_the_others_as_they_are():
+def test_the_weights_of_one_output_alone_leave_the_others_unchanged():
     terms = [kd.Term(labels_squared, at=name, soften=False, name=name) for name in ("zeta", "alpha")]
     distiller = distill(model("list"), model("list"), terms, loss=None, alpha=1.0)
     batches = tf.data.Dataset.from_tensors((X, {"zeta": ZETA, "alpha": ALPHA}, {"alpha": W_ALPHA}))

@@ -163,7 +163,7 @@ def reshaped(model):
     return keras.Model(model.input, keras.layers.Reshape((3,))(keras.layers.Reshape((1, 3))(model.output)))
 
 
-UNSAID = {
+UNDECLARED = {
     "a function": probable,
     "a model that changes a softmax": scaled,
     "a model of another activation": lambda: mlp(3, activation=tf.nn.softmax),
@@ -172,7 +172,7 @@ UNSAID = {
     "remembered": lambda: kd.teachers.InMemory([mlp(2), probable()]),
     "joined by hand": kd.teachers.Cached,
 }
-SAID = {
+DECLARED = {
     "a model": lambda: mlp(2),
     "a model that moves a softmax": lambda: reshaped(mlp(3, activation="softmax")),
     "a model without a graph": lambda: without_a_graph("softmax"),  # Keras's own leaves its logits
@@ -183,7 +183,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("teacher", UNSAID.values(), ids=UNSAID)
+@pytest.mark.parametrize("teacher", UNDECLARED.values(), ids=UNDECLARED)
 def test_probabilities_of_any_member_are_warned_of_before_fit_and_by_the_check(teacher):
     x, y = batch(32)
     given = of_another_origin(x) if teacher is kd.teachers.Cached else x
@@ -197,7 +197,7 @@ def test_probabilities_of_any_member_are_warned_of_before_fit_and_by_the_check(t
 
 
 @pytest.mark.filterwarnings("error:The outputs of")
-@pytest.mark.parametrize("teacher", SAID.values(), ids=SAID)
+@pytest.mark.parametrize("teacher", DECLARED.values(), ids=DECLARED)
 def test_logits_and_outputs_whose_head_is_known_are_not_warned_of(teacher):
     x, y = batch(32)
     made = teacher()

@@ -401,7 +401,7 @@ NOT_COVERED = {
 
 
 @pytest.mark.parametrize("message", NOT_COVERED)
-def test_what_is_not_covered_is_named(message):
+def test_layers_that_are_not_covered_are_named(message):
     with pytest.raises(ValueError, match=message):
         kd.quantization_aware(NOT_COVERED[message](), IMAGES)
 
@@ -412,7 +412,7 @@ def test_all_layers_that_are_not_covered_are_listed_with_what_is():
         kd.quantization_aware(student, IMAGES)
 
 
-def test_what_is_no_student_is_refused_before_any_work():
+def test_an_object_that_is_no_student_is_refused_before_any_work():
     with pytest.raises(TypeError, match=r"keras\.Model.*Received: 3"):
         kd.quantization_aware(3, IMAGES)
     with pytest.raises(ValueError, match="built Functional or Sequential"):

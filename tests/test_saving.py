@@ -1,4 +1,4 @@
-"""A Distiller on disk: small, without the teacher, and as good as never interrupted."""
+"""A Distiller on disk: small, without the teacher, and trained further as if never interrupted."""
 
 import functools
 import json
@@ -338,7 +338,7 @@ def goes_on(loaded, distiller):
 
 @pytest.mark.parametrize("scope", [True, False], ids=["scope", "argument"])
 @pytest.mark.parametrize("what", OF_USERS)
-def test_what_is_the_users_own_is_found_among_custom_objects(tmp_path, what, scope):
+def test_objects_of_the_user_are_found_among_custom_objects(tmp_path, what, scope):
     distiller, path = saved(tmp_path, OF_USERS[what]())
     if scope:
         with keras.saving.custom_object_scope(OWN):

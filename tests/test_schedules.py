@@ -80,18 +80,18 @@ def test_the_first_value_is_that_of_step_0():
 
 
 @pytest.mark.parametrize("value", ["2", None, [2.0], 2j])
-def test_what_is_no_number_is_refused_by_its_type(value):
+def test_values_that_are_no_numbers_are_refused_by_their_type(value):
     with pytest.raises(TypeError, match="`alpha` to be a number"):
         schedules.finite("alpha", value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -np.inf])
-def test_what_is_not_finite_is_refused_by_its_name(value):
+def test_values_that_are_not_finite_are_refused_by_name(value):
     with pytest.raises(ValueError, match="`alpha` to be finite"):
         schedules.finite("alpha", value)
 
 
-def test_numbers_and_nothing_are_saved_as_they_are():
+def test_numbers_and_none_are_saved_unchanged():
     assert schedules.to_config(0.3, "alpha") == 0.3
     assert schedules.to_config(None, "temperature") is None
 

@@ -143,7 +143,7 @@ GOOD = [1.0] * 20
         ([1.0], "valid number"),
     ],
 )
-def test_what_is_no_number_is_refused_with_its_place(port, first, message):
+def test_values_that_are_no_numbers_are_refused_with_their_position(port, first, message):
     status, content = fetch(port, "/score", {"transaction": [*GOOD[:3], first, *GOOD[4:]]})
     assert status == 422
     assert content["detail"][0]["loc"] == ["transaction", 3]
@@ -177,14 +177,14 @@ def test_a_transaction_without_a_finite_score_is_refused_with_its_place(port, fi
         ("/scores", {"transactions": [GOOD] * (MOST_ROWS + 1)}, f"at most {MOST_ROWS}"),
     ],
 )
-def test_what_has_another_form_is_refused(port, path, body, message):
+def test_a_body_of_another_form_is_refused(port, path, body, message):
     status, content = fetch(port, path, body)
     assert status == 422
     assert message in " ".join(each["msg"] for each in content["detail"])
 
 
 @pytest.mark.parametrize("body", ["", '{"transaction": [1, 2', "hello", b"\xff\xfe", "[" * 5000])
-def test_what_is_not_json_is_refused(port, body):
+def test_a_body_that_is_not_json_is_refused(port, body):
     status, content = fetch(port, "/score", body)
     assert status == 400
     assert "Invalid JSON" in content["detail"][0]["msg"]

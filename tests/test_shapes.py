@@ -76,7 +76,7 @@ def test_another_rank_is_refused_with_both_shapes(golden):
 
 
 @of(ANY_MAPS | {"hierarchical_pooling"})
-def test_what_is_no_map_is_refused_with_both_shapes(golden):
+def test_features_that_are_no_maps_are_refused_with_both_shapes(golden):
     ours = golden.shapes[0][0]
     for other in (ours[:-1], (*ours, 2), (ours[0], ours[-1])):
         refused(golden, ours, other, (str(ours), str(other)))
@@ -85,7 +85,7 @@ def test_what_is_no_map_is_refused_with_both_shapes(golden):
 
 @of(ANY_MAPS | {"hierarchical_pooling"})
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 4), (3, 4, 4, 4, 2)], ids=str)
-def test_what_is_no_map_is_refused_on_both_sides_too(golden, shape):
+def test_features_that_are_no_maps_are_refused_on_both_sides_too(golden, shape):
     refused(golden, shape, shape, ("Expected maps", str(shape)))
 
 

@@ -201,7 +201,7 @@ def test_a_graph_reads_what_eager_code_reads(jit):
     np.testing.assert_allclose(compiled(parts), soft_targets.decode(parts), atol=1e-6)
 
 
-def test_inputs_without_targets_are_left_as_they_are():
+def test_inputs_without_targets_stay_unchanged():
     x = {"a": 1}
     assert soft_targets.inputs(x) is x and soft_targets.inputs(soft_targets.Joined(x, {})) is x
     assert keras.tree.flatten(soft_targets.Joined(1, {"b": 2})) == [1, 2]

@@ -59,7 +59,7 @@ def test_a_chain_of_one_stage_is_a_distiller():
     assert_same(numbers(student), numbers(twin), 1e-6)
 
 
-def test_assistants_made_from_the_teacher_go_down_by_equal_ratios():
+def test_assistants_made_from_the_teacher_shrink_by_equal_ratios():
     inputs = keras.Input((16, 16, 1))
     x = keras.layers.Conv2D(32, 3, activation="relu")(inputs)
     x = keras.layers.add([x, keras.layers.Conv2D(32, 3, padding="same")(x)])
@@ -110,7 +110,7 @@ def test_generations_start_from_fresh_weights_and_are_averaged():
     np.testing.assert_allclose(softmax(stages.averaged(models).predict(X, verbose=0)), expected, atol=1e-6)
 
 
-def test_models_that_end_in_a_softmax_are_averaged_as_they_are():
+def test_models_that_end_in_a_softmax_are_averaged_unchanged():
     models = [linear(1, activation="softmax"), linear(2)]
     expected = np.mean([models[0].predict(X, verbose=0), softmax(models[1].predict(X, verbose=0))], axis=0)
     np.testing.assert_allclose(softmax(stages.averaged(models).predict(X, verbose=0)), expected, atol=1e-6)

@@ -214,8 +214,8 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert synced == [(3, False)]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs processes that can be asked about")
-def test_what_a_killed_process_left_of_a_file_is_removed_when_it_is_written_again(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="needs signal 0, which tests whether a process runs")
+def test_the_unfinished_file_of_a_killed_process_is_removed_when_it_is_written_again(tmp_path):
     path = tmp_path / "record.json"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

@@ -180,7 +180,7 @@ def test_a_teacher_needs_nothing_but_call(eager):
 
 
 class Listener(teachers.Teacher):
-    """Keep what it is given."""
+    """Record its arguments."""
 
     def __init__(self):
         super().__init__(name="listener")

@@ -90,7 +90,7 @@ def test_logits_can_be_averaged_instead():
 
 
 @pytest.mark.parametrize("over", ["probabilities", "logits"])
-def test_features_are_averaged_as_they_are(over):
+def test_features_are_averaged_unchanged(over):
     student, members = mlp(9), [mlp(1), mlp(2)]
     hidden = [keras.Model(m.input, m.get_layer("hidden").output) for m in (student, *members)]
     s, *t = (predict(model) for model in hidden)
@@ -98,7 +98,7 @@ def test_features_are_averaged_as_they_are(over):
     assert soft_log(student, Ensemble(members, [3.0, 1.0], over), [FEATURES]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_output_of_values_is_averaged_as_it_is():
+def test_an_output_of_values_is_averaged_unchanged():
     student, members = linear(9), [Frozen(linear(seed), head="values") for seed in (1, 2)]
     expected = np.mean((predict(student) - (predict(members[0].model) + predict(members[1].model)) / 2) ** 2)
     received = soft_log(student, Ensemble(members), [Term(losses.squared_error, soften=False)])
@@ -485,7 +485,7 @@ def test_a_member_that_is_no_teacher_is_shown():
     refused(["'teacher.keras'", "Keras model"], Ensemble, [linear(1), "teacher.keras"], error=TypeError)
 
 
-def test_what_is_averaged_has_to_be_one_of_two():
+def test_the_average_is_one_of_two_kinds():
     refused(["'probabilities'", "'logits'", "'log'"], Ensemble, [linear(1)], over="log")
 
 

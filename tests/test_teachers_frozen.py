@@ -94,7 +94,7 @@ def restless():
         *(("a function as teacher", how) for how in ("eager", "objective")),
     ],
 )
-def test_what_prepares_the_input_is_in_inference_mode(wrap, how):
+def test_preprocessing_is_in_inference_mode(wrap, how):
     x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
     student, teacher, pre = eye(4, 1), eye(4, 2), restless()
     expected = soft_loss(student(x), teacher(x))
@@ -111,7 +111,7 @@ def test_what_prepares_the_input_is_in_inference_mode(wrap, how):
     assert_same(numbers(pre), before)
 
 
-def test_what_prepares_the_input_is_in_inference_mode_in_a_saved_model_and_a_cache(tmp_path):
+def test_preprocessing_is_in_inference_mode_in_a_saved_model_and_a_cache(tmp_path):
     x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
     student, teacher = eye(4, 1), eye(4, 2)
     expected = soft_loss(student(x), teacher(x))
@@ -124,7 +124,7 @@ def test_what_prepares_the_input_is_in_inference_mode_in_a_saved_model_and_a_cac
     assert fit(distiller, cache.join(x), None, batch_size=8)["loss"] == pytest.approx([expected], rel=1e-5)
 
 
-def test_what_prepares_the_input_of_an_exported_student_is_in_inference_mode(tmp_path):
+def test_preprocessing_of_an_exported_student_is_in_inference_mode(tmp_path):
     x = np.random.default_rng(1).normal(size=(8, 4, 4, 1)).astype("float32")
     student = eye(4, 1)
     kd.export(student, tmp_path / "1", preprocessing=restless(), representative=x, fresh=False)

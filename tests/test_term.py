@@ -187,7 +187,7 @@ def test_a_loss_that_is_a_layer_trains_its_weights_with_the_term():
     assert len(term.trainable_variables) == 1
 
 
-def test_a_scalar_loss_is_taken_as_it_is_and_weights_do_not_apply():
+def test_a_scalar_loss_is_used_unchanged_and_weights_do_not_apply():
     term = Term(lambda student, teacher: keras.ops.sum(teacher - student), at=FEATURES, name="whole")
     assert read(term, [[1.0], [2.0]], [[4.0], [4.0]], sample_weight=tf.constant([0.0, 1.0])) == 5.0
 
@@ -381,13 +381,13 @@ def test_a_binary_keras_loss_is_refused_with_the_binary_loss_to_use():
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), lambda step: -1.0])
-def test_a_weight_that_is_no_weight_is_refused(weight):
+def test_an_invalid_weight_is_refused(weight):
     with pytest.raises(ValueError, match="weight"):
         Term(losses.kl_divergence, weight=weight)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf"), lambda step: 0.0])
-def test_a_temperature_that_is_none_is_refused(temperature):
+def test_an_invalid_temperature_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature"):
         Term(losses.kl_divergence, temperature=temperature)
 
@@ -399,7 +399,7 @@ def test_a_loss_that_cannot_be_called_is_refused(loss):
 
 
 @pytest.mark.parametrize("at", [("one",), ("a", "b", "c"), (1, 2), ("a", 2), (("a", 2), "b"), (), ((), ()), ("a", ())])
-def test_a_place_that_is_no_pair_is_refused(at):
+def test_an_invalid_at_is_refused(at):
     with pytest.raises(ValueError, match="student_layer"):
         Term(losses.squared_error, at=at)
 
