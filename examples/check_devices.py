@@ -2,7 +2,7 @@
 
     python examples/check_devices.py    # about a minute on two CPU cores, which are made to look like two devices
 
-keras_kd sets no device: with a GPU, teacher and student run on it without further code; under
+Nothing in keras_kd pins a device: with a GPU, teacher and student run on it without further code; under
 `with tf.distribute.MirroredStrategy().scope():` on all of them. The table has a row for each strategy and precision:
 the devices of the student's weights and of the teacher's outputs, the milliseconds of a step after the first two, and
 the loss, which should differ between rows by no more than the precision does (2**-8 = 0.4 % for bfloat16).
