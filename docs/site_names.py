@@ -98,10 +98,10 @@ def undocumented(folder: pathlib.Path) -> list[str]:
 
 
 def undocumented_results(folder: pathlib.Path) -> list[str]:
-    """Return the classes of the library that something on an API page returns and that stand on none."""
+    """Return the public classes of the library that something on an API page returns and that are on none."""
     shown = [functools.reduce(getattr, name.split(".")[1:], keras_kd) for name in documented_names(folder)]
     returned = {each for value in shown for each in _returned(value)}
-    ours = [each for each in returned if getattr(each, "__module__", "").startswith("keras_kd.")]
+    ours = [each for each in returned if re.match(r"keras_kd\.(?!_)", getattr(each, "__module__", ""))]
     return sorted(f"{each.__module__}.{each.__name__}" for each in ours if not any(each is other for other in shown))
 
 

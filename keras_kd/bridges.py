@@ -109,7 +109,7 @@ class ReviewFusion(keras.layers.Layer):
         self.outputs = [layers.Conv2D(count, 3, padding="same", use_bias=False) for count in channels]
         self.output_norms = [layers.BatchNormalization() for _ in channels]
 
-    def build(self, shapes: tuple[tuple, ...]) -> None:
+    def build(self, shapes: tuple[Shape, ...]) -> None:
         """Build every stage for the student's map shapes, shallow first."""
         for stage, shape in enumerate(shapes):
             height, width = self.sizes[stage]
@@ -135,7 +135,7 @@ class ReviewFusion(keras.layers.Layer):
             fused.insert(0, self.output_norms[stage](self.outputs[stage](deeper), training=training))
         return tuple(fused)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"channels": self.channels, "sizes": self.sizes, "width": self.width, "name": self.name}
 

@@ -39,7 +39,7 @@ class StudentCheckpoint(Checkpoint):
         self._distiller = model
         super().set_model(model.student)
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find which way is better, in the Distiller's metrics: the student that is saved may have none."""
         if self.save_best_only:
             self.mode = metric_directions.direction(self._distiller, self._distiller.student, self.monitor, self.mode)
@@ -75,17 +75,17 @@ class GradientDiagnostics(keras.callbacks.Callback):
             raise TypeError(f"Expected to be used in the fit of a keras_kd.Distiller. Received: {model!r}")
         super().set_model(model)
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Open the log."""
         self._writer = tf.summary.create_file_writer(self._log_dir)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write the scalars of an epoch."""
         with self._writer.as_default(step=epoch):
             for name, value in gradient_diagnostics(self.model, *self._data).items():
                 tf.summary.scalar(name, value)
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the log."""
         self._writer.close()
 

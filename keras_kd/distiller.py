@@ -13,12 +13,10 @@ from keras_kd._internal import heads, layer_reader, output_labels, soft_targets,
 from keras_kd._internal.loss_tracker import LossTracker
 from keras_kd._keras import compiled, gradients, layer_tree, loops, replicas, step_errors
 from keras_kd._keras.trainer import Trainer
-from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.teachers import Teacher, as_teacher
+from keras_kd.teachers.base import AnyTeacher
 from keras_kd.term import Term, check_temperature
-
-#: A teacher as users give it: see `Distiller`.
-AnyTeacher = Any
 
 _LOGGED = ("loss", "student_loss", "distillation_loss")
 
@@ -344,7 +342,7 @@ class Distiller(Trainer):
                 results |= {name: value for name, value in result.items() if name not in results}
         return results
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the student, the terms and the head; of teachers, only one that changes with the student."""
         kept = {"teacher": keras.saving.serialize_keras_object(self.teacher)} if self._teacher_is_saved() else {}
         return {
@@ -357,7 +355,7 @@ class Distiller(Trainer):
         }
 
     @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Distiller":
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "Distiller":
         """Make a Distiller, mostly without a teacher: it predicts and evaluates, and needs one before `fit`."""
         config = schedules.from_config(config, custom_objects)
         dtype = config.pop("dtype")
@@ -365,7 +363,7 @@ class Distiller(Trainer):
         distiller.dtype_policy = dtype
         return distiller
 
-    def get_compile_config(self) -> dict:
+    def get_compile_config(self) -> dict[str, Any]:
         """Return the arguments of `compile`; functions that a file cannot hold have to be given again after loading."""
         if not self.compiled:
             return {}
@@ -375,7 +373,7 @@ class Distiller(Trainer):
             "alpha": schedules.to_config(self.alpha, "distiller.alpha"),
         }
 
-    def compile_from_config(self, config: dict) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile with `get_compile_config`'s dict."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
@@ -465,7 +463,8 @@ class Distiller(Trainer):
                 training=training,
             )
             soft += schedules.at(term.weight, step) * parts[term.name]
-        alpha, hard = 1.0, 0.0
+        alpha: Number = 1.0
+        hard: Number = 0.0
         if self._has_student_loss(y):
             alpha = schedules.at(self._untracked.alpha, step)
             parts["student_loss"] = hard = self._student_loss(x, y, y_pred, sample_weight, training)

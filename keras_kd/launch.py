@@ -112,9 +112,9 @@ class Workers:
 
     def __init__(self, signals: list[int]) -> None:
         self._signals = signals
-        self._running: dict[int, subprocess.Popen] = {}
+        self._running: dict[int, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
-        self._guard: subprocess.Popen | None = None
+        self._guard: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "Workers":
         if _POSIX:
@@ -176,14 +176,14 @@ class Workers:
             self._tell_guard(worker)
         return ended
 
-    def _tell_guard(self, worker: subprocess.Popen) -> None:
+    def _tell_guard(self, worker: subprocess.Popen[str]) -> None:
         if self._guard is not None and self._guard.stdin is not None:
             with contextlib.suppress(OSError):  # somebody has killed it
                 self._guard.stdin.write(f"{worker.pid}\n")
                 self._guard.stdin.flush()
 
 
-def _send(worker: subprocess.Popen, number: int) -> None:
+def _send(worker: subprocess.Popen[str], number: int) -> None:
     """Send a signal to a worker and what it has started; on Windows, end the worker."""
     with contextlib.suppress(OSError):  # all of them have ended
         os.killpg(worker.pid, number) if _POSIX else worker.terminate()

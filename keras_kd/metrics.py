@@ -59,7 +59,7 @@ class Agreement(keras.metrics.MeanMetricWrapper):
         self.threshold = threshold
         compiled.declare_direction(self, "up")
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"threshold": self.threshold, "name": self.name, "dtype": self.dtype}
 
@@ -103,7 +103,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
             self.add_variable((bins,), "zeros", name=part) for part in ("weight", "confidence", "correct")
         )
 
-    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor = None) -> None:
+    def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:
@@ -126,7 +126,7 @@ class ExpectedCalibrationError(keras.metrics.Metric):
         gaps = ops.abs(self._correct - self._confidence)
         return ops.divide_no_nan(ops.sum(gaps), ops.sum(self._weight))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"bins": self.bins, "from_logits": self.from_logits, "name": self.name, "dtype": self.dtype}
 

@@ -54,7 +54,7 @@ class Ramp(keras.optimizers.schedules.LearningRateSchedule):
         done = ops.minimum((ops.cast(step, "float32") + 1.0) / self.steps, 1.0)
         return self.start + (self.end - self.start) * done
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"start": self.start, "end": self.end, "steps": self.steps}
 
@@ -69,7 +69,7 @@ class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
             name.
     """
 
-    def __init__(self, what: str, named: dict | None = None) -> None:
+    def __init__(self, what: str, named: dict[str, Any] | None = None) -> None:
         self.what = what
         self.named = named
 
@@ -81,12 +81,12 @@ class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
             "keras.saving.register_keras_serializable are saved; those given as `custom_objects` are found by name."
         )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"what": self.what, "named": self.named}
 
     @classmethod
-    def from_config(cls, config: dict) -> Any:
+    def from_config(cls, config: dict[str, Any]) -> Any:
         """Return the function, where `custom_objects` has it; else what raises an error for it."""
         if config.get("named") is not None:
             with contextlib.suppress(TypeError):  # Keras's word for what it does not find
@@ -132,7 +132,7 @@ def plain(schedule: Schedule) -> Schedule:
     return schedule.value if isinstance(schedule, Adjustable) else schedule
 
 
-def at(schedule: Schedule, step: Tensor) -> Tensor:
+def at(schedule: Schedule, step: Any) -> Tensor:
     """Return the float32 value of a number, a variable or a schedule at `step`."""
     return ops.cast(schedule(step) if callable(schedule) else schedule, "float32")
 
@@ -141,7 +141,7 @@ def first(schedule: Schedule) -> float:
     """Return what a schedule gives at the first step: what can be checked of it before training."""
     if not callable(schedule):
         return schedule
-    return 1.0 if isinstance(schedule, Unsaved) else float(at(schedule, ops.zeros((), "int32")))
+    return 1.0 if isinstance(schedule, Unsaved) else float(ops.convert_to_numpy(at(schedule, ops.zeros((), "int32"))))
 
 
 def is_known(schedule: Schedule) -> bool:
@@ -176,13 +176,13 @@ def to_config(value: Any, what: str) -> object:
     return keras.saving.serialize_keras_object(value) if callable(value) else value
 
 
-def from_config(config: dict, custom_objects: dict | None = None) -> dict:
+def from_config(config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return a configuration with its objects made; text is left, as Keras would look it up among custom objects."""
     made = functools.partial(keras.saving.deserialize_keras_object, custom_objects=custom_objects)
     return {key: value if isinstance(value, str) else made(value) for key, value in config.items()}
 
 
-def _can_be_saved(value: Callable) -> bool:
+def _can_be_saved(value: Callable[..., Any]) -> bool:
     if isinstance(value, (keras.optimizers.schedules.LearningRateSchedule, keras.layers.Layer, keras.losses.Loss)):
         return True
     if not isinstance(value, types.FunctionType):
@@ -194,11 +194,11 @@ def _can_be_saved(value: Callable) -> bool:
     return False
 
 
-def _is_lambda(value: Callable) -> bool:
+def _is_lambda(value: Callable[..., Any]) -> bool:
     return isinstance(value, types.FunctionType) and value.__name__ == "<lambda>"
 
 
-def _named(value: Callable) -> dict | None:
+def _named(value: Callable[..., Any]) -> dict[str, Any] | None:
     """Return Keras's configuration of what is not registered, by its name alone; None for what has no name.
 
     Without a module: in Keras's own there may be another function of the name.

@@ -17,7 +17,7 @@ from keras import ops, tree
 from keras_kd import bridges, schedules
 from keras_kd._internal import ensemble_logits
 from keras_kd._keras import masks, replicas, step_errors
-from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.losses.logits import (
     binary_kl,
     decoupled_kl,
@@ -194,13 +194,14 @@ class Term(keras.layers.Layer):
                 self.compute_output_spec(sides, targets, softened=softened)
         self.built = True
 
-    def _find_bridge(self, side: Tensors, teacher: dict[str, Tensor] | None) -> keras.layers.Layer | None:
+    def _find_bridge(self, side: Any, teacher: dict[str, Tensor] | None) -> keras.layers.Layer | None:
         if teacher is None or isinstance(side, tuple):
             raise ValueError(
                 f'Term {self.name!r} has bridge="auto", for which one layer has to be read on each side, of models '
                 "whose shapes are known: built Functional or Sequential ones. Give the bridge as a layer."
             )
-        return bridges.auto(side.shape, self.pick(teacher, self._pair[1], "teacher").shape)
+        theirs: Any = self.pick(teacher, self._pair[1], "teacher")
+        return bridges.auto(side.shape, theirs.shape)
 
     def pick(self, tensors: dict[str, Tensor], names: str | tuple[str, ...], owner: str) -> Tensors:
         """Return what `names` names in `tensors`: a tensor, or a tuple of them."""
@@ -227,7 +228,7 @@ class Term(keras.layers.Layer):
         teacher: Tensors,
         labels: Tensor | None = None,
         sample_weight: Tensor | None = None,
-        temperature: Tensor = 1.0,
+        temperature: Number = 1.0,
         softened: bool = False,
         training: bool = False,
         student_mask: Tensors | None = None,
@@ -318,7 +319,7 @@ class Term(keras.layers.Layer):
                 f"or labels: it would be wrong here without a sign of it. Use keras_kd.losses.{instead}."
             )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, serialised."""
         serialize = keras.saving.serialize_keras_object
         owner = f"The term {self.name!r}'s"
@@ -335,7 +336,7 @@ class Term(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "Term":
+    def from_config(cls, config: dict[str, Any]) -> "Term":
         """Make a term from `get_config`'s dict."""
         at, others = config["at"], {key: value for key, value in config.items() if key != "at"}
         at = at if isinstance(at, str) else (_as_names(at[0]), _as_names(at[1]))
@@ -457,7 +458,7 @@ def _merge_masks(*masks: Tensors) -> Tensor | None:
     return merged
 
 
-def _blank(tensors: Tensors, mask: Tensor | None) -> Tensors:
+def _blank(tensors: Any, mask: Tensor | None) -> Any:
     """Set masked positions to zero: a weight of 0 would not stop a NaN."""
     if mask is None:
         return tensors

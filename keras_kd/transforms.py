@@ -1,6 +1,7 @@
 """What is done to both sides of a term before the temperature: `Term(loss, transform=...)`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -121,11 +122,11 @@ class ClassMap:
         picked = ops.reshape(ops.take(logits, index.ravel(), axis=-1), (*ops.shape(logits)[:-1], *index.shape))
         return ops.logsumexp(picked + ops.cast(padding, logits.dtype), axis=-1)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"groups": self.groups, "teacher_classes": self.teacher_classes}
 
     @classmethod
-    def from_config(cls, config: dict) -> "ClassMap":
+    def from_config(cls, config: dict[str, Any]) -> "ClassMap":
         """Make a class map from `get_config`'s dict."""
         return cls(**config)

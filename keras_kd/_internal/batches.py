@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._internal import soft_targets
-from keras_kd._types import Tensors
+from keras_kd._types import Tensors, Tree
 
 #: x, y and sample_weight, each None where it is not given.
 Batch = tuple[Tensors, Tensors, Tensors]
@@ -26,7 +26,7 @@ def are_arrays(data: Tensors) -> bool:
     return bool(leaves) and all(map(is_array, leaves))
 
 
-def as_arrays(data: Tensors) -> Tensors:
+def as_arrays(data: Tree) -> Tree:
     """Return data with an array in the place of each pandas DataFrame or Series, as Keras reads them.
 
     Raises:
@@ -59,13 +59,13 @@ def of(data: Any, batch_size: int, *, labels: bool = True, rows: int | None = No
         yield x, y, sample_weight
 
 
-def cut(arrays: Tensors, batch_size: int, start: int = 0) -> Iterator[Tensors]:
+def cut(arrays: Tree, batch_size: int, start: int = 0) -> Iterator[Tree]:
     """Yield the rows of arrays from one on, so many at a time; an optional input may be None."""
     for first in range(start, soft_targets.count(arrays), batch_size):
         yield _rows(arrays, slice(first, first + batch_size))
 
 
-def from_everywhere(arrays: Tensors, batch_size: int, batches: int = 1) -> Iterator[Tensors]:
+def from_everywhere(arrays: Tree, batch_size: int, batches: int = 1) -> Iterator[Tree]:
     """Yield a few batches of rows from everywhere: data are often sorted by class."""
     rows = soft_targets.count(arrays)
     wanted = min(rows, batch_size * batches)
@@ -99,10 +99,10 @@ def dataset(parts: Iterable[Tensors], batch_size: int, seed: int | None = None) 
     return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def _of_arrays(data: tuple, batch_size: int) -> Iterator[Batch]:
+def _of_arrays(data: tuple[Any, ...], batch_size: int) -> Iterator[Batch]:
     if not 2 <= len(data) <= 3:
         raise ValueError(f"Expected (x, y) or (x, y, sample_weight). Received a tuple of {len(data)}.")
-    arrays = soft_targets.map_arrays(np.asarray, as_arrays((*data, None)[:3]))
+    arrays: Batch = soft_targets.map_arrays(np.asarray, as_arrays((*data, None)[:3]))
     sizes = {len(each) for each in tree.flatten(arrays) if each is not None}
     if len(sizes) != 1:
         raise ValueError(f"Expected arrays of one length in (x, y, sample_weight). Received lengths {sorted(sizes)}.")
@@ -134,12 +134,12 @@ def _as_array(leaf: Any) -> Any:
     return array[:, None] if array.ndim == 1 else array
 
 
-def _rows(data: Tensors, part: slice) -> Tensors:
+def _rows(data: Tree, part: slice) -> Tree:
     """Return rows of whatever has rows: None and sparse tensors have none."""
     return tree.map_structure(lambda leaf: leaf[part] if hasattr(leaf, "__getitem__") else leaf, data)
 
 
-def _places(arrays: Tensors, places: list[int]) -> Tensors:
+def _places(arrays: Tree, places: list[int]) -> Tree:
     """Return rows; an array is not made a tensor as a whole for a few of them."""
 
     def taken(leaf: Any) -> Any:

@@ -1,11 +1,11 @@
 """Logits of several teachers whose probabilities are to be averaged, once the temperature is known."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_kd._types import Tensor, Tensors
+from keras_kd._types import Number, Tensor
 
 
 class Mixture(NamedTuple):
@@ -24,7 +24,7 @@ class OfLabels(Mixture):
     """The same of logits that are yes-or-no each: they are averaged label by label, unless a loss has classes."""
 
 
-def of_kind(side: Tensors, kind: str) -> Tensors:
+def of_kind(side: Any, kind: str) -> Any:
     """Return a mixture as one of labels where its head, see `heads.KINDS`, is a sigmoid; a tensor stays as it is."""
     return OfLabels(*side) if isinstance(side, Mixture) and kind == "sigmoid" else side
 
@@ -34,14 +34,14 @@ def members(side: Tensor | Mixture) -> tuple[Tensor, ...]:
     return side.logits if isinstance(side, Mixture) else (side,)
 
 
-def on_logits(function: Callable[[Tensor], Tensor], side: Tensors) -> Tensors:
+def on_logits(function: Callable[[Any], Any], side: Any) -> Any:
     """Apply a function to a tensor, to each in a tuple of them, or to the logits of each member."""
     if isinstance(side, Mixture):
         return side._replace(logits=tuple(function(each) for each in side.logits))
     return tuple(on_logits(function, each) for each in side) if isinstance(side, tuple) else function(side)
 
 
-def averaged(side: Tensors, temperature: Tensor, per_label: bool | None) -> Tensors:
+def averaged(side: Any, temperature: Number, per_label: bool | None) -> Any:
     """Return logits whose probabilities at `temperature` are the members' average there; a tensor stays as it is.
 
     T * logsumexp_m(log_softmax(z_m / T) + log w_m), exactly, plus what makes its softmax at T = 1 add up to 1: the same

@@ -118,7 +118,7 @@ def layer_outputs(model: Any, names: tuple[str, ...], owner: str) -> tuple[Any, 
     return keras.Model(tapped.input, tapped.output["output"]), tapped.output["taps"]
 
 
-def _named(model: Any, output: Tensors) -> dict[str, Tensor]:
+def _named(model: Any, output: Any) -> dict[str, Tensor]:
     """Give each output tensor of a model its name."""
     if not tree.is_nested(output):
         return {"logits": output}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops, tree
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from keras_kd.term import Term
 
 
-def of_output(term: Term, reader: Reader, student: dict[str, Tensor], values: Tensors) -> Tensor | None:
+def of_output(term: Term, reader: Reader, student: dict[str, Tensor], values: Any) -> Tensor | None:
     """Return the part of labels or weights that belongs to the output a term reads.
 
     Args:

@@ -13,7 +13,7 @@ from keras import ops, tree
 
 from keras_kd._internal.ensemble_logits import Mixture
 from keras_kd._keras import masks
-from keras_kd._types import Tensor, Tensors
+from keras_kd._types import Tensor, Tensors, Tree
 
 #: An empty entry among the targets whose name begins so identifies their cache.
 MARK = "cache:"
@@ -61,12 +61,12 @@ def inputs(x: Tensors) -> Tensors:
     return x.inputs if isinstance(x, Joined) else x
 
 
-def count(x: Tensors) -> int:
+def count(x: Any) -> int:
     """Return the number of examples in arrays or in a batch; an optional input may be None."""
     return len(next(leaf for leaf in tree.flatten(inputs(x)) if leaf is not None))
 
 
-def map_arrays(function: Callable[[Any], Any], x: Tensors) -> Tensors:
+def map_arrays(function: Callable[[Any], Any], x: Tree) -> Tree:
     """Apply a function to each array, and leave None where an optional input is not given."""
     return tree.map_structure(lambda leaf: None if leaf is None else function(leaf), x)
 
@@ -77,7 +77,7 @@ def are_in(dataset: Any) -> bool:
     return isinstance(spec, tuple) and not isinstance(spec, Joined) and isinstance(spec[0], Joined)
 
 
-def encode(output: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -> Parts:
+def encode(output: Any, kind: str, top_k: int | None, dtype: str) -> Parts:
     """Return what a teacher outputs under one name as the parts that are stored, (batch, ...) each.
 
     In float32, logits are stored as they are. In float16, those of a softmax are stored as distances to the largest,
@@ -87,7 +87,7 @@ def encode(output: Tensor | Mixture, kind: str, top_k: int | None, dtype: str) -
     logarithm of the mass of all others. An ensemble's are those of its members, (batch, members, ...).
 
     Args:
-        output: logits or features, (batch, ...).
+        output: logits or features, (batch, ...), or a `Mixture` of logits.
         kind: their head, see `heads.KINDS`. Features and values are "values"; all else saturates: what is too large for
             float16 becomes the largest that it holds. "sigmoid" has a meaning for each label alone and is not centred.
         top_k: number of classes to keep of logits, or None.

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_kd._internal import code_fingerprints, configuration_fingerprints
 from keras_kd._internal.configuration_fingerprints import of_config as of_config
-from keras_kd._types import Tensor
 
 
 def of_teacher(teacher: keras.layers.Layer, taps: Collection[str] = ()) -> dict[str, str]:
@@ -33,7 +33,7 @@ def with_code(teacher: keras.layers.Layer, taps: Collection[str] = ()) -> dict[s
     return {**of_teacher(teacher, taps), "teacher_code": code_fingerprints.read(teacher).digest}
 
 
-def of_arrays(arrays: Iterable[Tensor]) -> str:
+def of_arrays(arrays: Iterable[Any]) -> str:
     """Return a checksum of arrays: their types, shapes and values."""
     digest = hashlib.blake2b()
     for each in arrays:

@@ -52,7 +52,7 @@ def freed_with(owner: Any) -> Iterator[None]:
 
 
 #: Who has registered which gradients. Looked through at times: a finalizer would swallow Ctrl-C.
-_registered: list[tuple[weakref.ref, list[str]]] = []
+_registered: list[tuple[weakref.ref[Any], list[str]]] = []
 
 
 def _forget_the_gone() -> None:

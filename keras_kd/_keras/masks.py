@@ -1,5 +1,7 @@
 """The mask that a layer has put on a tensor, where Keras's losses and layers look for it."""
 
+from typing import Any
+
 from keras_kd._types import Tensor
 
 
@@ -8,6 +10,6 @@ def of(tensor: Tensor) -> Tensor | None:
     return getattr(tensor, "_keras_mask", None)
 
 
-def put(tensor: Tensor, mask: Tensor) -> None:
+def put(tensor: Any, mask: Tensor) -> None:
     """Put a mask on a tensor: plain operations drop it."""
     tensor._keras_mask = mask

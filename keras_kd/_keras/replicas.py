@@ -122,7 +122,7 @@ def build_model(model: Any, iterator: Any, data_batch: Any) -> None:
         model._symbolic_build(data_batch=data_batch)
 
 
-def clip_together(optimizer: Any, gradients: list[Tensor]) -> list[Tensor]:
+def clip_together(optimizer: Any, gradients: list[Tensor | None]) -> list[Tensor | None]:
     """Clip what the gradients of all replicas sum to, where the optimizer clips.
 
     Keras clips the part of each replica before it sums them. Each part is replaced by an equal share of the clipped

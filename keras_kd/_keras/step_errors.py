@@ -15,7 +15,7 @@ from keras_kd._types import Tensor
 MARK = "[keras_kd] "
 
 
-def stop_unless(condition: Tensor, message: str, loss: Tensor, *values: Tensor) -> Tensor:
+def stop_unless(condition: Tensor, message: str, loss: Tensor, *values: Tensor | str) -> Tensor:
     """Return the loss, and stop the step with `message`, followed by some values, unless all of `condition` holds.
 
     XLA drops every check of a graph. There the loss becomes NaN; see `unless_stopped` for the gradients.
@@ -32,7 +32,7 @@ def stop_unless(condition: Tensor, message: str, loss: Tensor, *values: Tensor) 
         return tf.identity(loss)
 
 
-def unless_stopped(model: Any, loss: Tensor, gradients: list[Tensor]) -> list[Tensor]:
+def unless_stopped(model: Any, loss: Tensor, gradients: list[Tensor | None]) -> list[Tensor | None]:
     """Return gradients, of 0 where the loss is NaN under XLA, which drops what would have raised an error."""
     if not model.jit_compile:
         return gradients
@@ -53,7 +53,7 @@ def in_a_graph() -> Iterator[None]:
         raise ValueError(MARK + str(error) + MARK) from None
 
 
-def with_value_errors(model: Any, function: Any, first: Callable[[Any], Any]) -> Callable:
+def with_value_errors(model: Any, function: Any, first: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Raise what `stop_unless` has found as a `ValueError`, which TensorFlow has no way to raise in a graph.
 
     Args:

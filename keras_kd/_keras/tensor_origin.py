@@ -8,7 +8,7 @@ import keras
 from keras_kd._types import Tensor
 
 
-def producer(tensor: Tensor) -> tuple[Any, int, list[Tensor]]:
+def producer(tensor: Any) -> tuple[Any, int, list[Tensor]]:
     """Return the layer or operation that has made a symbolic tensor, which of its outputs it is, and its inputs.
 
     A layer may have been called several times: the inputs are those of the call that has made this tensor.

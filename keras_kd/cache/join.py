@@ -110,7 +110,7 @@ class Source:
             found, none = found.map(self.decode).rebatch(rows), self.decode(none)
         return found.concatenate(tf.data.Dataset.from_tensors(none).repeat())
 
-    def decode(self, found: Tensor) -> Tensor:
+    def decode(self, found: tf.Tensor) -> tf.Tensor:
         """Return rows, uint8, (rows, row_bytes), of an element of `records`."""
         return shards.decode(found, self.layout.row_bytes) if found.dtype == tf.string else found
 

@@ -98,7 +98,7 @@ def lock(path: pathlib.Path) -> Iterator[None]:
                 path.unlink()
 
 
-def _locked(path: pathlib.Path) -> IO:
+def _locked(path: pathlib.Path) -> IO[bytes]:
     """Return the open file that the lock is on, which is still the one of this name."""
     while True:
         file = _opened(path)
@@ -123,7 +123,7 @@ def _locked(path: pathlib.Path) -> IO:
         file.close()
 
 
-def _opened(path: pathlib.Path) -> IO:
+def _opened(path: pathlib.Path) -> IO[bytes]:
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # which Windows does not have
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._keras import step_errors
-from keras_kd._types import Tensors
+from keras_kd._types import Tensors, Tree
 
 #: The type of a fingerprint, by its bytes.
 TYPES = {2: "uint16", 8: "int64"}
@@ -36,7 +36,7 @@ def identities(keys: tf.Tensor) -> tf.Tensor:
     return tf.cast(keys, tf.int64)
 
 
-def assert_all(holds: tf.Tensor, message: list[Any], result: Tensors) -> Tensors:
+def assert_all(holds: tf.Tensor, message: list[Any], result: Tree) -> Tree:
     """Return the result, and stop with `message`, which a `Distiller` raises as a ValueError, unless all holds.
 
     Args:

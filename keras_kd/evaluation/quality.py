@@ -16,6 +16,7 @@ from keras_kd.evaluation.classification import Classification
 from keras_kd.evaluation.multilabel import MultiLabel
 from keras_kd.evaluation.predictors import Predictor
 from keras_kd.evaluation.values import Regression
+from keras_kd.teachers.base import AnyTeacher
 
 Measures = Classification | MultiLabel | Regression
 
@@ -46,7 +47,7 @@ def measure(
     model: Any,
     data: Any,
     *,
-    teacher: Any = None,
+    teacher: AnyTeacher | None = None,
     task: str = "auto",
     top_k: int = 5,
     batch_size: int = 256,

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_kd import losses
-from keras_kd._types import Tensor, Tensors
+from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
 #: What makes label smoothing of a loss, by its name.
@@ -23,12 +23,12 @@ ALONE, SMOOTHING = "alone", "label smoothing"
 class Uniform(Teacher):
     """Say of every example that all classes are as probable: label smoothing, as a teacher."""
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return logits of 0."""
         return {"logits": keras.ops.zeros_like(student["logits"])}
 
 
-def smoothing_loss(compile_arguments: dict[str, Any]) -> Callable | None:
+def smoothing_loss(compile_arguments: dict[str, Any]) -> Callable[..., Tensor] | None:
     """Return the divergence that makes label smoothing of the loss on labels; None where there is no such thing.
 
     For a cross-entropy, (1 - e) * CE(y, p) + e * KL(u, p) has the gradient of CE((1 - e) * y + e * u, p), u uniform.

@@ -24,7 +24,7 @@ from keras_kd.experiments.benchmark_result import Run
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.scoring import measured, require
 from keras_kd.stages.resumable import fresh_arguments
-from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.base import AnyTeacher, Teacher
 from keras_kd.teachers.ensemble import as_teacher
 from keras_kd.teachers.in_memory import InMemory
 from keras_kd.term import Term
@@ -72,7 +72,7 @@ class Job:
 class Common:
     """What all runs share; see `benchmark` for the arguments. `mode` is "max" or "min"."""
 
-    teacher: Any
+    teacher: AnyTeacher
     train: Part
     validation: Part
     test: Part
@@ -128,7 +128,7 @@ def fresh_student(model: Student, seed: int, name: str) -> keras.Model:
     return student
 
 
-def digests(teacher: Any, parts: dict[str, Part]) -> dict[str, Any]:
+def digests(teacher: AnyTeacher, parts: dict[str, Part]) -> dict[str, Any]:
     """Return checksums of the teacher and of the parts of the data, by name."""
     weights = list(teacher_fingerprints.of_teacher(as_teacher(teacher)).values())
     return {"teacher": weights, **{name: part.digest() for name, part in parts.items()}}
@@ -216,11 +216,11 @@ class Heartbeat(keras.callbacks.Callback):
         self.epochs = epochs
         self.every = every
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start the clock."""
         self.started = self.reported = time.perf_counter()
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Say how far it is, after a while without a word."""
         now = time.perf_counter()
         if epoch + 1 < self.epochs and now - self.reported >= self.every:
@@ -229,7 +229,7 @@ class Heartbeat(keras.callbacks.Callback):
             info(f"     {self.name}: epoch {epoch + 1} of {self.epochs}; about {duration(left)} left of this run")
 
 
-def check_teacher(teacher: Any) -> None:
+def check_teacher(teacher: AnyTeacher) -> None:
     """Refuse what is no teacher, or one whose state would go from one run into the next.
 
     Raises:
@@ -258,7 +258,7 @@ def _compiled(common: Common, job: Job, student: keras.Model) -> keras.Model:
     return _distiller(common, student, teacher, terms, own)
 
 
-def teacher_of_run(terms: list[Term], train: Part, teacher: Any, remembered: Teacher) -> Any:
+def teacher_of_run(terms: list[Term], train: Part, teacher: AnyTeacher, remembered: Teacher) -> Any:
     """Return the teacher that runs once for all runs, where that gives the same; else the live one.
 
     The targets of layers for all examples may be more than the memory holds: those are read as they come.
@@ -285,7 +285,9 @@ def first_metric(compile_arguments: dict[str, Any]) -> str:
     )
 
 
-def _distiller(common: Common, student: keras.Model, teacher: Any, terms: list[Term], own: dict) -> Distiller:
+def _distiller(
+    common: Common, student: keras.Model, teacher: AnyTeacher, terms: list[Term], own: dict[str, Any]
+) -> Distiller:
     distiller = Distiller(student=student, teacher=teacher, terms=terms)
     distiller.compile(**fresh_arguments({**common.compile_arguments, **own}, distils=True))
     return distiller

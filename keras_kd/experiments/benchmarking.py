@@ -34,12 +34,13 @@ from keras_kd.experiments.benchmark_run import (
 )
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.scoring import better, require, teacher_measured
+from keras_kd.teachers.base import AnyTeacher
 from keras_kd.teachers.ensemble import as_teacher
 
 
 def benchmark(
     students: Mapping[str, Student] | Sequence[Mapping[str, Any]],
-    teacher: Any,
+    teacher: AnyTeacher,
     train: Any,
     validation: Any,
     test: Any,

@@ -223,7 +223,7 @@ class _Ray(Executor):
         self._work = ray.remote(num_cpus=1, num_gpus=gpus)(work)
         self._sent: list[Any] = []
 
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `work`, which was registered with Ray before."""
         self._sent.append(self._work.remote(*args, **kwargs))
         return self._sent[-1].future()

@@ -15,6 +15,7 @@ from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.search_space import methods_of, parameter, weight_of
 from keras_kd.experiments.tune_result import text
 from keras_kd.stages.resumable import fresh_arguments
+from keras_kd.teachers.base import AnyTeacher
 from keras_kd.teachers.ensemble import as_teacher
 from keras_kd.teachers.in_memory import InMemory
 
@@ -38,7 +39,7 @@ class Search:
     def __init__(
         self,
         student: Student,
-        teacher: Any,
+        teacher: AnyTeacher,
         parts: dict[str, Part],
         space: dict[str, Any],
         compile_arguments: dict[str, Any],

@@ -26,6 +26,7 @@ from keras_kd.experiments.scoring import better
 from keras_kd.experiments.search_space import check_space
 from keras_kd.experiments.tune_result import Trial, TuneResult
 from keras_kd.experiments.tuner_trials import Search, completed
+from keras_kd.teachers.base import AnyTeacher
 
 _TUNERS = {"random": "RandomSearch", "bayesian": "BayesianOptimization", "hyperband": "Hyperband"}
 
@@ -45,7 +46,7 @@ _SHARES = (
 
 def tune(
     student: Student,
-    teacher: Any,
+    teacher: AnyTeacher,
     train: Any,
     validation: Any,
     space: Mapping[str, Any] | None = None,

@@ -76,7 +76,7 @@ class Served(keras.Model):
         probability = (self.requested or self.kind) == "sigmoid"
         return self.threshold if probability else math.log(self.threshold / (1 - self.threshold))
 
-    def _scores(self, output: Tensors) -> Tensors:
+    def _scores(self, output: Any) -> Any:
         if self.requested is None and self.class_names is None:
             return output
         if not tf.is_tensor(output):

@@ -2,7 +2,7 @@
 
 from keras import tree
 
-from keras_kd._types import Tensor
+from keras_kd._types import Shape, Tensor
 
 
 def require_same_shape(student: Tensor, teacher: Tensor) -> None:
@@ -69,5 +69,5 @@ def require_stages(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], num
     )
 
 
-def _may_be_equal(shape: tuple, other: tuple) -> bool:
+def _may_be_equal(shape: Shape, other: Shape) -> bool:
     return len(shape) == len(other) and all(a == b or None in (a, b) for a, b in zip(shape, other, strict=True))

@@ -5,12 +5,13 @@ smaller; docstrings name those where channels may differ; for anything else ther
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_kd._types import Tensor
+from keras_kd._types import Shape, Tensor
 from keras_kd.losses._shapes import require_maps, require_same_shape, require_stages
 from keras_kd.losses.logits import kl_divergence
 from keras_kd.transforms import l2_normalize
@@ -241,7 +242,7 @@ class VariationalInformation(keras.layers.Layer):
             )
         self.initial_variance = initial_variance
 
-    def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         """Create one variance for each of the teacher's channels."""
         start = math.log(math.expm1(self.initial_variance - _SMALLEST_VARIANCE))
         initializer = keras.initializers.Constant(start)
@@ -253,7 +254,7 @@ class VariationalInformation(keras.layers.Layer):
         variance = ops.softplus(self.raw_variance) + _SMALLEST_VARIANCE
         return 0.5 * ops.mean(ops.square(student - teacher) / variance + ops.log(variance), axis=-1)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"initial_variance": self.initial_variance, "name": self.name}
 

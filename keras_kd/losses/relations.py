@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd._keras import replicas
-from keras_kd._types import Tensor
+from keras_kd._types import Shape, Tensor
 from keras_kd.losses._shapes import require_same_shape
 from keras_kd.losses.regression import huber
 from keras_kd.transforms import l2_normalize
@@ -247,7 +247,7 @@ class ContrastiveMemory(keras.layers.Layer):
         self.student_embedding = keras.layers.Dense(dimension, name="student_embedding")
         self.teacher_embedding = keras.layers.Dense(dimension, name="teacher_embedding")
 
-    def build(self, student_shape: tuple, teacher_shape: tuple) -> None:
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         """Create both embeddings and the bank, filled with random directions."""
         if None in (*student_shape[1:], *teacher_shape[1:]):
             raise ValueError(
@@ -294,7 +294,7 @@ class ContrastiveMemory(keras.layers.Layer):
         self.keys.assign(ops.scatter_update(self.keys, rows, keys))
         self.position.assign((start + count) % self.memory)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         own = {"dimension": self.dimension, "temperature": self.temperature, "memory": self.memory}
         return {**own, "name": self.name}

@@ -92,7 +92,7 @@ class View:
             of_output(term, reader, student, sample_weight),
         )
 
-    def _rows(self, x: Tensors, y: Tensors, sample_weight: Tensors) -> tuple[Any, ...]:
+    def _rows(self, x: Tensors, y: Any, sample_weight: Any) -> tuple[Any, ...]:
         *logits, counted, y, sample_weight = self._run(x, y, sample_weight)
         weights = np.asarray(counted, "float64")
         if sample_weight is not None:

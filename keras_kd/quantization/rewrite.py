@@ -99,7 +99,7 @@ def _rebuild(graph: Graph, name: str) -> keras.Model:
     )
 
 
-def _run(graph: Graph, call: Call, x: Tensors) -> Tensor:
+def _run(graph: Graph, call: Call, x: Any) -> Tensor:
     """Call the counterpart of a layer, and round what it hands on unless the next layer is one with it."""
     layer, name = call.layer, call.layer.name
     inner = f"{name}_float"
@@ -115,7 +115,7 @@ def _run(graph: Graph, call: Call, x: Tensors) -> Tensor:
     return FakeQuantize(name=name if at_output else f"{name}_quantized")(value)
 
 
-def _counterpart(graph: Graph, call: Call, x: Tensors, name: str) -> Tensor:
+def _counterpart(graph: Graph, call: Call, x: Any, name: str) -> Tensor:
     if type(call.layer) in WEIGHTED:
         return _weighted(graph, call, x, name)
     if isinstance(call.layer, layers.BatchNormalization):  # folded into the layer before; the name can still be read

@@ -40,7 +40,7 @@ class KeepBest(keras.callbacks.Callback):
         self.best: Any = None
         self.weights: list[np.ndarray] = []
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Evaluate the student as it comes, or read back what an interrupted run has found."""
         self.better = metric_directions.direction(self.student, self.student, self.monitor, self.mode)
         if self.folder is not None and (self.folder / "best.json").exists():
@@ -50,7 +50,7 @@ class KeepBest(keras.callbacks.Callback):
         self._see({f"val_{name}": value for name, value in found.items()}, "before")
         self.before = self.best
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Remember this epoch if it is the best so far."""
         logs = logs if logs is not None else {}
         self._see(logs, str(epoch))
@@ -73,7 +73,7 @@ class KeepBest(keras.callbacks.Callback):
         """Give the student its best weights."""
         self.student.set_weights(self.weights)
 
-    def _see(self, logs: dict, when: str) -> None:
+    def _see(self, logs: dict[str, Any], when: str) -> None:
         if self.monitor not in logs:
             raise ValueError(f"Expected `monitor` to be one of {sorted(logs)}. Received: monitor={self.monitor!r}")
         value = float(logs[self.monitor])

@@ -13,14 +13,15 @@ from keras_kd._internal.cloning import narrower
 from keras_kd.distiller import Distiller
 from keras_kd.stages.peers import graph_of, like_inputs
 from keras_kd.stages.resumable import Pipeline, Record
+from keras_kd.teachers.base import AnyTeacher
 from keras_kd.term import Term
 
 #: Makes the terms of a stage from its student and its teacher.
-MakeTerms = Callable[[keras.Model, Any], Sequence[Term]]
+MakeTerms = Callable[[keras.Model, AnyTeacher], Sequence[Term]]
 
 
 def teacher_assistants(
-    teacher: Any,
+    teacher: AnyTeacher,
     assistants: Sequence[keras.Model] | int,
     student: keras.Model,
     *,
@@ -70,7 +71,7 @@ def teacher_assistants(
 def born_again(
     build_student: Callable[[], keras.Model],
     generations: int,
-    teacher: Any = None,
+    teacher: AnyTeacher | None = None,
     *,
     compile_arguments: dict[str, Any],
     fit_arguments: dict[str, Any],
@@ -150,7 +151,7 @@ def averaged(models: Sequence[keras.Model]) -> keras.Model:
     return keras.Model(inputs, ops.log(ops.maximum(mean, np.finfo("float32").tiny)), name="averaged")
 
 
-def _distiller(student: keras.Model, teacher: Any, terms: MakeTerms | None) -> Distiller:
+def _distiller(student: keras.Model, teacher: AnyTeacher, terms: MakeTerms | None) -> Distiller:
     return Distiller(student=student, teacher=teacher, terms=None if terms is None else terms(student, teacher))
 
 

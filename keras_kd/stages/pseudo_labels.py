@@ -12,7 +12,7 @@ from keras_kd._types import Tensor, Tensors
 from keras_kd.stages.best_epoch import KeepBest
 from keras_kd.stages.resumable import Pipeline, Record, validation_data
 from keras_kd.teachers import as_teacher
-from keras_kd.teachers.base import taken_for_logits
+from keras_kd.teachers.base import AnyTeacher, Teacher, taken_for_logits
 from keras_kd.term import check_temperature
 
 #: So many examples distinguish probabilities from logits.
@@ -77,7 +77,7 @@ class PseudoLabels(NamedTuple):
 
 
 def pseudo_label(
-    teacher: Any,
+    teacher: AnyTeacher,
     unlabeled: Tensors,
     threshold: float,
     student: keras.Model,
@@ -124,7 +124,7 @@ def pseudo_label(
 
 
 def soft_labels(
-    teacher: Any,
+    teacher: AnyTeacher,
     unlabeled: Tensors,
     threshold: float = 0.0,
     *,
@@ -184,7 +184,7 @@ def soft_labels(
     return PseudoLabels(x, y, kept)
 
 
-def _predict(teacher: Any, x: Tensors, batch_size: int, temperatures: tuple[float, float]) -> list[np.ndarray]:
+def _predict(teacher: Teacher, x: Tensors, batch_size: int, temperatures: tuple[float, float]) -> list[np.ndarray]:
     """Return the teacher's logits at each of the temperatures, which differ where it is an ensemble."""
     parts: list[list[np.ndarray]] = [[] for _ in temperatures]
     for batch in batches.cut(x, batch_size):

@@ -101,7 +101,7 @@ class Pipeline:
         trained: keras.Model | None = None,
         callbacks: tuple[keras.callbacks.Callback, ...] = (),
         finish: Callable[[], None] = lambda: None,
-        prepare: Callable[[dict], dict] = lambda arguments: arguments,
+        prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda arguments: arguments,
         label: Callable[[Tensors], Tensors] | None = None,
     ) -> Stage:
         """Train, go on training, or read back, one model.
@@ -229,7 +229,7 @@ class _Keeper(keras.callbacks.Callback):
             self.epochs, self.seconds, self.logs = kept["epochs"], kept["seconds"], kept["logs"]
         return self.epochs
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep weights, optimizer, random state and logs."""
         self.logs = {name: float(value) for name, value in (logs or {}).items()}
         self.epochs = epoch + 1

@@ -1,5 +1,6 @@
 """The interface of every teacher."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -7,7 +8,12 @@ import keras
 from keras_kd import schedules
 from keras_kd._internal import ensemble_logits, heads, soft_targets
 from keras_kd._keras import step_errors
-from keras_kd._types import Tensor, Tensors
+from keras_kd._types import Number, Tensor, Tensors
+
+_Member = keras.layers.Layer | Callable[[Tensors], Tensors]
+
+#: A teacher as users give it: a `Teacher`; a model, a layer or a function of a batch; a list of these, an ensemble.
+AnyTeacher = _Member | Sequence[_Member]
 
 
 class Teacher(keras.layers.Layer):
@@ -79,7 +85,7 @@ class Teacher(keras.layers.Layer):
         """Return the teachers in this one whose outputs are taken for logits because their head is unknown."""
         return []
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return the targets for a batch.
 
         Args:

@@ -9,7 +9,7 @@ from keras_kd import schedules
 from keras_kd._internal import layer_reader
 from keras_kd._internal.cloning import copy_model
 from keras_kd._keras import compiled, replicas
-from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
 
@@ -88,7 +88,7 @@ class EMA(Teacher):
         """Return itself."""
         return [self]
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Run the average on `x`."""
         outputs = self._reader(self.student_view(x), training=False)[1]
         compiled.forget_losses(self.model)
@@ -109,11 +109,11 @@ class EMA(Teacher):
         """Return the decay that `after_step` will use at the end of a step: it is given the number of the next one."""
         return schedules.at(self.decay, step + 1)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"decay": schedules.to_config(self.decay, "ema.decay"), "head": self.head}
 
     @classmethod
-    def from_config(cls, config: dict) -> "EMA":
+    def from_config(cls, config: dict[str, Any]) -> "EMA":
         """Make a teacher from `get_config`'s dict; its weights are restored with the Distiller's."""
         return cls(**schedules.from_config(config))

@@ -10,9 +10,9 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import Mixture, of_kind
 from keras_kd._keras import masks
-from keras_kd._types import Schedule, Tensor, Tensors
+from keras_kd._types import Number, Schedule, Shape, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
-from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.base import AnyTeacher, Teacher
 from keras_kd.teachers.frozen import Frozen
 
 _OVER = ("probabilities", "logits")
@@ -113,7 +113,7 @@ class Ensemble(Teacher):
         """Return the members whose heads are not known."""
         return [one for each in self.teachers for one in each.unrecognised(names)]
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return averages of values and features, and mixtures of logits."""
         outputs = [each(x, student, labels=labels, step=step) for each in self.teachers]
         common = [name for name in outputs[0] if all(name in one for one in outputs)]
@@ -132,7 +132,7 @@ class Ensemble(Teacher):
         for each in self.teachers:
             each.after_step(student, step)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         weights: Any = self.weights_of_teachers
         if isinstance(weights, list):
@@ -144,11 +144,11 @@ class Ensemble(Teacher):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "Ensemble":
+    def from_config(cls, config: dict[str, Any]) -> "Ensemble":
         """Make an ensemble from `get_config`'s dict."""
         return cls(**schedules.from_config(config))
 
-    def _combined(self, name: str, members: list[Any], labels: Tensors, step: Tensor) -> Tensor | Mixture:
+    def _combined(self, name: str, members: list[Any], labels: Any, step: Number) -> Tensor | Mixture:
         if any(isinstance(each, Mixture) for each in members):
             raise ValueError(
                 f"{self.name!r} has an ensemble among its members. Give one Ensemble all teachers, with their weights."
@@ -161,7 +161,7 @@ class Ensemble(Teacher):
         shares = ops.exp(log_weights)
         return _masked(sum(_spread(shares[..., m], each) * each for m, each in enumerate(members)), members)
 
-    def _log_weights(self, members: list[Tensor], labels: Tensors, step: Tensor, is_output: bool) -> Tensor:
+    def _log_weights(self, members: list[Tensor], labels: Any, step: Number, is_output: bool) -> Tensor:
         """Return (members,) or, by agreement, (batch, ..., members) logarithms of weights that add up to 1."""
         weights: Any = self.weights_of_teachers
         if weights == "agreement":
@@ -180,7 +180,7 @@ class Ensemble(Teacher):
         return ops.log_softmax(logarithms, axis=-1)
 
 
-def as_teacher(teacher: Any) -> Teacher:
+def as_teacher(teacher: AnyTeacher) -> Teacher:
     """Return what a user calls a teacher as a `Teacher`: a list is an ensemble, any model, layer or function is frozen.
 
     Raises:
@@ -189,7 +189,8 @@ def as_teacher(teacher: Any) -> Teacher:
     """
     if isinstance(teacher, Teacher):
         return teacher
-    return Ensemble(teacher) if isinstance(teacher, (list, tuple)) else Frozen(teacher)
+    model: Any = teacher
+    return Ensemble(model) if isinstance(model, (list, tuple)) else Frozen(model)
 
 
 def _check_weights(weights: Any, count: int) -> list[Schedule] | str | None:
@@ -206,7 +207,7 @@ def _check_weights(weights: Any, count: int) -> list[Schedule] | str | None:
     return list(weights)
 
 
-def _check_shapes(name: str, members: list[tuple[str, tuple]]) -> None:
+def _check_shapes(name: str, members: list[tuple[str, Shape]]) -> None:
     """Refuse members that speak of different classes or in different spaces."""
     if len({tuple(shape)[1:] for _, shape in members}) > 1:
         described = ", ".join(f"{owner} {tuple(shape)}" for owner, shape in members)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd._types import Tensor, Tensors
+from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.frozen import Frozen
 
@@ -55,11 +55,11 @@ class SavedModel(Teacher):
         """Return itself, unless the head is known."""
         return [self] if any(self.kind(name) == "auto" for name in names) else []
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Run the signature on `x` and return its logits by name."""
         return self._frozen(x, student)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {
             "path": self._path,
@@ -69,7 +69,7 @@ class SavedModel(Teacher):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "SavedModel":
+    def from_config(cls, config: dict[str, Any]) -> "SavedModel":
         """Make a teacher from `get_config`'s dict."""
         return cls(**{**config, "preprocess": keras.saving.deserialize_keras_object(config["preprocess"])})
 

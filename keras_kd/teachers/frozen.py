@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_kd._internal import layer_reader
 from keras_kd._internal.cloning import copy_model
-from keras_kd._types import Tensor, Tensors
+from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
 _DTYPES = (None, "bfloat16", "float16")
@@ -95,7 +95,7 @@ class Frozen(Teacher):
         """Return itself, unless the heads are known, or plain layers of weights end the model."""
         return [self] if self._reader.in_doubt(names) else []
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Run the model on `x` and return its logits and features by name."""
         with self._placed():
             plain = self.student_view(x)
@@ -110,7 +110,7 @@ class Frozen(Teacher):
                     ) from error
                 raise
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, the model serialised."""
         return {
             "model": keras.saving.serialize_keras_object(self.model),
@@ -121,12 +121,12 @@ class Frozen(Teacher):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "Frozen":
+    def from_config(cls, config: dict[str, Any]) -> "Frozen":
         """Make a teacher from `get_config`'s dict."""
         given = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("model", "preprocess")}
         return cls(**{**config, **given})
 
-    def _placed(self) -> contextlib.AbstractContextManager:
+    def _placed(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.device is None else tf.device(self.device)
 
 

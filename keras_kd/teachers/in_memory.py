@@ -11,8 +11,8 @@ from keras_kd._internal import batches, soft_targets, teacher_fingerprints
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._internal.log import info
 from keras_kd._internal.number_formats import size
-from keras_kd._types import Tensor, Tensors
-from keras_kd.teachers.base import Teacher, check_cacheable, encoded
+from keras_kd._types import Number, Tensor, Tensors
+from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded
 from keras_kd.teachers.ensemble import as_teacher
 
 
@@ -35,7 +35,7 @@ class InMemory(Teacher):
         >>> distiller = Distiller(student=student, teacher=InMemory(teacher))
     """
 
-    def __init__(self, teacher: Any, batch_size: int = 256) -> None:
+    def __init__(self, teacher: AnyTeacher, batch_size: int = 256) -> None:
         super().__init__(name="in_memory")
         self.teacher = as_teacher(teacher)
         self.batch_size = batch_size
@@ -90,18 +90,18 @@ class InMemory(Teacher):
             self._memory, self._digest = self._run(x, soft_targets.count(x), verbose), digest
         return soft_targets.Joined(x, self._memory)
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, run the teacher."""
         if not isinstance(x, soft_targets.Joined):
             return self.teacher(x, student, labels=labels, step=step)
         return {name: of_kind(soft_targets.decode(parts), self.kind(name)) for name, parts in x.targets.items()}
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"teacher": keras.saving.serialize_keras_object(self.teacher), "batch_size": self.batch_size}
 
     @classmethod
-    def from_config(cls, config: dict) -> "InMemory":
+    def from_config(cls, config: dict[str, Any]) -> "InMemory":
         """Make a teacher from `get_config`'s dict; its memory is empty."""
         return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
 

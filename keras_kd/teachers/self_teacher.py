@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_kd._internal import layer_reader
-from keras_kd._types import Tensor, Tensors
+from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
 
@@ -42,10 +42,10 @@ class SelfTeacher(Teacher):
         """Return all names that the terms read from this teacher."""
         return names
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return the student's outputs; `Term` stops the gradient."""
         return student
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments: none."""
         return {}

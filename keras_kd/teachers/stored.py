@@ -6,7 +6,7 @@ import keras
 
 from keras_kd._internal import heads, soft_targets
 from keras_kd._internal.ensemble_logits import of_kind
-from keras_kd._types import Tensor, Tensors
+from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.teacher_cache import TeacherCache
 
@@ -73,7 +73,7 @@ class Cached(Teacher):
         """Return a callback that sets the epoch of the cache."""
         return [keras.callbacks.LambdaCallback(on_epoch_begin=self._follow)]
 
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Tensor = 0) -> dict[str, Any]:
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return the targets in `x`."""
         if not isinstance(x, soft_targets.Joined):
             raise ValueError(
@@ -94,10 +94,10 @@ class Cached(Teacher):
             return self._undo(stored)
         return of_kind(soft_targets.decode(stored), self.kind(name))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Return the head; the cache is a place on a disk, to be given again."""
         return {"head": self.head}
 
-    def _follow(self, epoch: int, logs: dict | None = None) -> None:
+    def _follow(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._cache is not None:
             self._cache.epoch = epoch

@@ -33,7 +33,7 @@ from keras_kd.cache.plan import (
     wait,
 )
 from keras_kd.cache.spot_check import verify
-from keras_kd.teachers.base import Teacher, check_cacheable, encoded, taken_for_logits
+from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded, taken_for_logits
 from keras_kd.teachers.ensemble import as_teacher
 
 
@@ -87,8 +87,8 @@ class TeacherCache:
 
     def __init__(
         self,
-        path: str | os.PathLike,
-        teacher: Any = None,
+        path: str | os.PathLike[str],
+        teacher: AnyTeacher | None = None,
         taps: Sequence[str] = ("logits",),
         top_k: int | None = None,
         dtype: str = "float16",
