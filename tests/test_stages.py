@@ -1,6 +1,7 @@
 """Pipelines of fits: what each trains, and that a killed one ends as if it had not been."""
 
 import collections
+import inspect
 import subprocess
 import sys
 import time
@@ -113,7 +114,9 @@ def test_generations_start_from_fresh_weights_and_are_averaged():
 def test_models_that_end_in_a_softmax_are_averaged_unchanged():
     models = [linear(1, activation="softmax"), linear(2)]
     expected = np.mean([models[0].predict(X, verbose=0), softmax(models[1].predict(X, verbose=0))], axis=0)
-    np.testing.assert_allclose(softmax(stages.averaged(models).predict(X, verbose=0)), expected, atol=1e-6)
+    mean = stages.averaged(models)
+    np.testing.assert_allclose(softmax(mean.predict(X, verbose=0)), expected, atol=1e-6)
+    assert mean.name == "averaged"
 
 
 def test_no_models_have_no_average():
@@ -343,6 +346,13 @@ def test_soft_labels_refuse_a_temperature_that_is_not_above_0():
         stages.soft_labels(linear(1), X, temperature=0.0)
 
 
+def test_soft_labels_warn_the_caller_of_a_teacher_that_seems_to_output_probabilities():
+    model = linear(1)
+    with pytest.warns(UserWarning, match="look like probabilities.*taken for logits") as caught:
+        stages.soft_labels(lambda x: tf.nn.softmax(model(x)), batch(32)[0])
+    assert [each.filename for each in caught] == [__file__]
+
+
 def test_a_teacher_without_confident_predictions_is_an_error():
     with pytest.raises(ValueError, match="sure of no example"):
         stages.soft_labels(linear(1), 1e-3 * X, 0.999)
@@ -389,6 +399,14 @@ def test_arguments_that_a_stage_cannot_take_are_named():
     common["fit_arguments"] = {"x": iter([(X, Y)])}
     with pytest.raises(ValueError, match="read again"):
         stages.born_again(lambda: named(3, "a"), 1, **common)
+
+
+PIPELINES = ("teacher_assistants", "born_again", "mutual", "self_distillation", "pseudo_label", "refine")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_seed_of_a_pipeline_is_0_by_default(name):
+    assert inspect.signature(getattr(stages, name)).parameters["seed"].default == 0
 
 
 def run_until_done(folder, *points) -> int:
