@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+import types
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from keras_kd._internal.files import replace
 from keras_kd._keras.tuner_records import written_with
 from keras_kd.experiments import Trial, TuneResult
 from keras_kd.experiments.search_space import parameter
+from keras_kd.experiments.tuner_trials import Search
 from tests.benchmarks import LOSS, net, part, teacher
 
 if importlib.util.find_spec("keras_tuner") is None:
@@ -171,6 +173,18 @@ def test_progress_is_printed_with_the_remaining_time_and_nothing_else(tmp_path, 
     assert lines[1].endswith("about 0.0 s left")
     kd.tune(**arguments(tmp_path / "quiet", trials=1))
     assert capsys.readouterr().out == ""
+
+
+def test_a_search_that_goes_on_counts_what_is_kept(capsys):
+    def record(status, **values):
+        return types.SimpleNamespace(status=status, hyperparameters=types.SimpleNamespace(values=values))
+
+    further = {"tuner/initial_epoch": 3, "tuner/epochs": 9}  # as Hyperband has it
+    kept = [record("COMPLETED", alpha=0.5), record("COMPLETED", **further), record("RUNNING", alpha=0.1)]
+    search = Search(net(), teacher(), {}, {}, {}, 0, "val_loss", epochs=4, total=1200.0, talks=False)
+    search.go_on_from(types.SimpleNamespace(oracle=types.SimpleNamespace(trials=dict(enumerate(kept)))))
+    assert (search.trials, search.epochs, search.kept) == (2, 10, 10)  # 4, and from 3 to 9
+    assert "tune: about 1,200 epochs in all; 2 trials are kept" in capsys.readouterr().out
 
 
 def test_a_record_is_never_incomplete(tmp_path):
