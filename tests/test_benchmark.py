@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib.util
 import json
+import multiprocessing
 import os
 import pathlib
 import re
@@ -11,17 +12,19 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import types
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import keras
 import matplotlib.axes
+import matplotlib.figure
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import stats
 
 import keras_kd as kd
-from keras_kd.experiments import benchmark_plot, run_settings, scoring, statistics
+from keras_kd.experiments import benchmark_plot, benchmark_run, executors, run_settings, scoring, statistics
 from keras_kd.experiments.benchmark_result import BenchmarkResult, Run
 from keras_kd.experiments.benchmark_run import Heartbeat
 from keras_kd.experiments.data_splits import Part
@@ -320,6 +323,15 @@ def test_a_recipe_that_is_a_function_is_compared_by_its_enclosed_values_too(one,
         json.dumps(run_settings.describe(made(one)))
 
 
+def test_settings_that_another_process_makes_of_json_are_those_that_were_sent():
+    given = {"build": net, "optimizer": keras.optimizers.Adam(0.25), "others": [1, 0.5, None, "a", True]}
+    sent = json.dumps(run_settings.encode(given, "`compile_arguments`"))
+    received = run_settings.decode(json.loads(sent))
+    assert received["build"] is net and received["others"] == given["others"]
+    assert isinstance(received["optimizer"], keras.optimizers.Adam)
+    assert float(received["optimizer"].learning_rate) == 0.25
+
+
 def test_a_recipe_of_other_enclosed_values_is_not_treated_as_finished(tmp_path):
     def recipe(value):
         return lambda student, teacher: {"temperature": value}
@@ -347,6 +359,7 @@ def test_a_list_of_named_models_with_their_own_settings_is_one_call(tmp_path, ca
         {"name": "tiny", "model": lambda: net(2), "temperature": 5.0, "alpha": 0.9},
     ]
     given = arguments(tmp_path, **BRIEF, students=configs, verbose=1)
+    given["compile_arguments"]["temperature"] = 9.0  # the student alone knows none
     result = kd.benchmark(**{**given, "recipes": None})
     assert [(row.student, row.recipe) for row in result.rows()] == [
         (name, recipe) for name in ("small", "tiny") for recipe in ("alone", "distilled")
@@ -385,6 +398,15 @@ def test_data_from_a_function_of_the_seed_come_in_the_same_order_for_all_recipes
     )
     for a, b in zip(alone.get_weights(), off.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_every_evaluation_on_data_from_a_function_is_of_the_seed_whose_digest_is_taken():
+    seeds = []
+    source = Part("validation", lambda seed: seeds.append(seed) or shuffled(seed), 16)
+    source.digest()
+    source.batches()
+    source.shuffled(5)
+    assert seeds == [0, 0, 5]
 
 
 def test_what_cannot_be_compared_is_refused_before_any_work(tmp_path):
@@ -449,6 +471,19 @@ def test_the_bars_of_the_picture_are_the_intervals(tmp_path, monkeypatch):
     np.testing.assert_allclose(drawn, [([0.6, 0.5], [half, 0.0])])
 
 
+@pytest.mark.parametrize("metric, best", [("accuracy", 0.7), ("loss", 0.5)])
+def test_the_picture_has_the_teacher_at_its_size_and_the_front_of_the_better(metric, best, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, path, **arguments: drawn.append(figure))
+    result = made({("net", "alone"): [(0.5, 0.5)], ("net", "kd"): [(0.7, 0.7)]}, metric)
+    result.teacher = {"test": {metric: 0.9}}
+    result.plot_pareto("pareto.png")
+    lines = {line.get_label(): line for line in drawn[0].axes[0].lines}
+    np.testing.assert_allclose(lines["teacher"].get_xydata(), [(100, 0.9)])  # (parameters, quality)
+    (front,) = [line for line in lines.values() if line.get_linestyle() == "-"]
+    np.testing.assert_allclose(front.get_ydata(), [best])
+
+
 @pytest.mark.slow
 def test_a_benchmark_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
     command = [sys.executable, "-m", "tests.benchmarks", str(tmp_path / "killed"), "--kills", "3"]
@@ -485,6 +520,50 @@ def test_a_long_run_prints_its_progress(capsys):
     student.fit(*part(0), epochs=4, verbose=0, callbacks=[beat])
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 3 and re.search(r"net, kd, seed 0: epoch 1 of 4; about [\d.]+ s left", printed[0])
+
+
+def test_what_is_left_of_a_run_is_the_time_of_its_other_epochs(monkeypatch, capsys):
+    clock = iter([100.0, 110.0, 140.0, 160.0])
+    monkeypatch.setattr(benchmark_run, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    beat = Heartbeat("net, kd, seed 0", 5, every=30.0)
+    beat.on_train_begin()
+    for epoch in range(3):  # after 10, 40 and 60 seconds
+        beat.on_epoch_end(epoch)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("epoch 2 of 5; about 60.0 s left of this run")  # 40 / 2 * 3
+
+
+def test_an_executor_of_forked_processes_is_refused():
+    executors.check(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+    with pytest.raises(ValueError, match="hangs in forked ones"):
+        executors.check(ProcessPoolExecutor(1, multiprocessing.get_context("fork")))
+
+
+@pytest.mark.parametrize("jobs, cores, gpus, expected", [(1, 8, 0, 1), (9, 8, 0, 4), (9, 2, 0, 2), (9, 8, 3, 3)])
+def test_there_is_a_process_for_each_gpu_or_two_cores_and_no_more_than_jobs(jobs, cores, gpus, expected, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * gpus)
+    with executors.opened("processes", jobs) as pool:  # none is started before there is work
+        assert pool._max_workers == expected
+
+
+class AtOnce(Executor):
+    """An executor that works in this process, on what another one would receive as JSON."""
+
+    def submit(self, function, /, *args):
+        future = Future()
+        future.set_result(function(*json.loads(json.dumps(args))))
+        return future
+
+
+def test_a_run_that_crosses_as_files_has_the_settings_of_this_process(tmp_path):
+    more = {**BRIEF, "teacher": [teacher(), net(5)], "students": {"net": net}, "train": shuffled, "keep_best": True}
+    given = arguments(tmp_path, **more)
+    apart = kd.benchmark(**given, executor=AtOnce())
+    assert [(run.recipe, run.epoch) for run in apart.runs] == [("alone", 1), ("kd", 1)]
+    before = finished(tmp_path)
+    assert kd.benchmark(**given).runs == apart.runs  # refuses runs of other settings
+    assert finished(tmp_path) == before
 
 
 @pytest.mark.slow
