@@ -117,6 +117,11 @@ def test_a_file_without_space_is_an_error_that_names_it_and_leaves_nothing(tmp_p
     assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
 
 
+def test_the_folders_above_an_export_are_made(tmp_path):
+    with scratch(tmp_path / "models" / "student" / "1") as folder:
+        assert folder.is_dir() and folder.parent == tmp_path / "models" / "student"
+
+
 def test_messages_of_other_processes_show_a_full_disk():
     assert is_full("UnknownError: /x: No space left on device") and is_full(f"[Errno 27] {os.strerror(errno.EFBIG)}")
     assert not is_full("largest difference 3, allowed 2")
