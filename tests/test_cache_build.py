@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 
 import keras
@@ -21,6 +22,8 @@ import tensorflow as tf
 import keras_kd as kd
 from keras_kd._internal import soft_targets
 from keras_kd.cache import manifest, plan, shards
+from keras_kd.cache.elements import Examples
+from keras_kd.cache.layout import Field, Layout
 from keras_kd.teachers import teacher_cache
 from tests.caches import CLASSES, FEATURES, built, data, dataset, files, jittered, teacher
 
@@ -251,6 +254,34 @@ def test_an_augmentation_that_ignores_its_seed_is_refused(tmp_path):
         built(tmp_path, augment=lambda x, seed: x + tf.random.normal([FEATURES]))
 
 
+@pytest.mark.parametrize(("jobs", "rows"), [(1, 32), (16, 16)])
+def test_a_plan_cuts_the_examples_into_whole_batches(jobs, rows):
+    layout = Layout([Field("", "check", "uint16", ()), Field("logits", "values", "float16", (CLASSES,))])
+    made = plan.make_plan({"views": 1}, layout, Examples(data(1000)[0]), None, 4, plan.Job(0, jobs))
+    # About 32 shards, or 4 for each job where these are more: of 250 batches, a 32nd is 8, a 64th is 4.
+    assert (made["rows_per_record"], made["rows_per_shard"]) == (4, rows)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 10])
+def test_the_rows_of_a_shard_are_counted_from_its_size(tmp_path, rows):
+    layout = Layout([Field("", "check", "uint16", ()), Field("logits", "values", "float16", (CLASSES,))])
+    writer = shards.Writer(tmp_path / "shard", 4)
+    writer.write(np.zeros((rows, 2 + 2 * CLASSES), np.uint8))
+    writer.finish()
+    made = {"layout": layout.get_config(), "rows_per_record": 4}
+    assert shards.rows_in(tmp_path / "shard", made) == rows
+    # TFRecord adds 16 bytes to each record, of 4 rows but for the last.
+    records = {1: 1, 4: 1, 10: 3}[rows]
+    assert shards.nbytes(rows, made) == (tmp_path / "shard").stat().st_size == 14 * rows + 16 * records
+
+
+def test_records_of_large_rows_have_a_megabyte_and_shards_256():
+    assert [shards.rows_per_record(row_bytes, 12) for row_bytes in (2**18, 2**18 + 1, 2**21)] == [4, 3, 1]
+    for count in (None, 10**6):
+        assert shards.rows_per_shard(2**20, 4, count, 1) == 256
+    assert shards.rows_per_shard(2**30, 2, 100, 1) == 2  # a batch, however large
+
+
 # Several processes, on one machine or on several
 
 
@@ -330,6 +361,27 @@ def test_a_worker_waits_as_long_as_the_others_make_progress(tmp_path, monkeypatc
     plan.wait(tmp_path, {"jobs": 2}, seconds_per_shard=0.0)
     thread.join()
     assert time.monotonic() - started > 0.8
+
+
+def test_a_worker_that_waits_names_every_minute_the_jobs_that_are_missing(tmp_path, monkeypatch, capsys):
+    seconds = []
+
+    def half_a_minute(_):
+        seconds.append(30.0)
+        if sum(seconds) == 150.0:
+            (tmp_path / manifest.MANIFEST).touch()
+
+    clock = types.SimpleNamespace(monotonic=lambda: sum(seconds), sleep=half_a_minute)
+    monkeypatch.setattr(plan, "time", clock)
+    plan.wait(tmp_path, {"jobs": 2}, seconds_per_shard=0.0)
+    assert capsys.readouterr().out.count("Waiting for job 0 of 2, job 1 of 2") == 3  # after 0, 60 and 120 seconds
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("evaluator", 2), ("worker", 1)])
+def test_an_evaluator_and_a_worker_that_is_alone_share_no_work(monkeypatch, kind, workers):
+    machines = {"worker": ["localhost:1", "localhost:2"][:workers], "evaluator": ["localhost:3"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": machines, "task": {"type": kind, "index": 0}}))
+    assert plan.job_of_cluster() is None
 
 
 def test_patience_follows_from_the_time_that_a_shard_takes(tmp_path, monkeypatch):
