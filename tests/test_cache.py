@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.cache.cache_reports import Estimate, Info
+from keras_kd.cache.cache_reports import Estimate, Info, Verification
 from keras_kd.cache.layout import Layout
 from tests.caches import CLASSES, FEATURES, built, data, dataset, jittered, student, teacher
 from tests.models import assert_same, softmax
@@ -352,6 +352,17 @@ def test_info_counts_every_view_of_every_example():
 def test_an_estimate_counts_every_view_of_every_example():
     assert Estimate.of(10, 3, 0.5, 8, 99) == (10, 15.0, 240, 99)
     assert Estimate.of(None, 3, 0.5, 8, 99) == (None, 1.5, 24, 99)
+
+
+def test_a_verification_prints_the_differences_of_each_tap():
+    found = {"logits": [np.array([0.5, 0.25]), np.array([0.75])], "hidden": [np.array([0.125])]}
+    report = Verification.of(found)
+    assert report == (4, {"logits": 0.75, "hidden": 0.125}, {"logits": 0.5, "hidden": 0.125})
+    assert [line.split() for line in str(report).splitlines()] == [
+        ["largest", "mean"],
+        ["logits", "7.50e-01", "5.00e-01"],
+        ["hidden", "1.25e-01", "1.25e-01"],
+    ]
 
 
 def test_the_times_of_a_build_are_kept_with_the_number_of_examples(tmp_path):

@@ -262,6 +262,13 @@ def test_other_settings_are_refused(tmp_path, other):
         kd.TeacherCache(tmp_path, teacher=teacher(), **other)
 
 
+def test_a_setting_that_differs_is_shown_with_80_characters_at_most(tmp_path):
+    there, here = ({"augmentation": "x" * length} for length in (78, 79))  # and two quotation marks
+    words = f'augmentation = "{"x" * 78}"[.] Received: "{"x" * 59}[.]{{3}}[.] The augmentation is another'
+    with pytest.raises(ValueError, match=words):
+        manifest.refuse_difference(tmp_path / manifest.PLAN, there, here)
+
+
 def test_an_unfinished_cache_of_another_teacher_is_refused(tmp_path):
     kd.TeacherCache(tmp_path, teacher=teacher()).build(dataset(), 4, shard=(0, 2), verbose=0)
     with pytest.raises(ValueError, match="another"):
