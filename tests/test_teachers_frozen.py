@@ -386,6 +386,12 @@ def test_a_function_of_x_is_a_teacher(function, eager):
     assert soft_log(student, function, run_eagerly=eager) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_function_is_given_x_in_the_type_that_it_has():
+    teacher = Frozen(lambda x: (x - 1.0) * 2.0**40)
+    x = tf.constant([[1.0 + 2.0**-40]], "float64")  # float32 rounds it to 1
+    np.testing.assert_array_equal(teacher(x, {})["logits"], [[1.0]])
+
+
 def test_a_function_of_a_dict_may_return_several_outputs():
     inputs = keras.Input((4,), name="a")
     student = keras.Model(inputs, {"kind": dense(3, 1)(inputs)})
