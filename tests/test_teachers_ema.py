@@ -116,6 +116,15 @@ def test_the_average_teaches_in_inference_mode():
     assert fit(distiller, X, None)["loss"] == pytest.approx([expected], rel=1e-4) and expected > 0.01
 
 
+def test_the_head_of_an_average_is_unknown_where_that_of_its_student_is():
+    halves = [keras.layers.Softmax(), keras.layers.Rescaling(0.5)]
+    student = keras.Sequential([keras.Input((4,)), dense(3, 1), *halves])
+    for of, head, known in ((linear(1), "auto", True), (student, "auto", False), (student, "logits", True)):
+        teacher = EMA(head=head)
+        teacher.bind(of, ("logits",))
+        assert teacher.unrecognised(("logits",)) == ([] if known else [teacher])
+
+
 def test_the_state_of_dropout_is_not_averaged():
     distiller = taught(0.5, statistical(1))
     (state,) = [v for v in distiller.teacher.model.variables if "seed" in v.path]

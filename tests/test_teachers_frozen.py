@@ -357,6 +357,11 @@ def test_a_copy_on_the_only_device_is_a_copy():
     assert not {id(v) for v in teacher._runs.variables} & {id(v) for v in model.variables}
 
 
+def test_the_head_of_an_unknown_output_is_refused_with_the_outputs_there_are():
+    with pytest.raises(ValueError, match=r"`head` names \['kind'\]; the outputs of the teacher are \[.*'logits'"):
+        Frozen(linear(2), head={"kind": "softmax"})
+
+
 @pytest.mark.parametrize("dtype", ["float64", "int8", "half"])
 def test_an_unknown_dtype_is_refused(dtype):
     with pytest.raises(ValueError, match=f"'bfloat16', 'float16'.*{dtype}"):
@@ -434,6 +439,14 @@ def test_a_saved_model_teaches_as_the_live_model(written, name, signature, facto
     teacher = SavedModel(written / name, signature)
     expected = soft_loss(student(X), factor * linear(2)(X).numpy())
     assert soft_log(student, teacher) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_function_of_a_saved_model_that_is_no_signature_teaches(tmp_path):
+    module = tf.Module()
+    module.shifted = tf.function(lambda x: x + 1.0, input_signature=[tf.TensorSpec((None, 4), tf.float32)])
+    tf.saved_model.save(module, tmp_path / "module")
+    teacher = SavedModel(tmp_path / "module", "shifted")
+    np.testing.assert_array_equal(teacher(tf.constant(X), {})["logits"], X + 1.0)
 
 
 @pytest.mark.parametrize("eager", [True, False])
