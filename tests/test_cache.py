@@ -352,6 +352,8 @@ def test_info_counts_every_view_of_every_example():
 def test_an_estimate_counts_every_view_of_every_example():
     assert Estimate.of(10, 3, 0.5, 8, 99) == (10, 15.0, 240, 99)
     assert Estimate.of(None, 3, 0.5, 8, 99) == (None, 1.5, 24, 99)
+    for examples, words in ((1200, "for 1,200 examples"), (None, "for one example")):
+        assert words in str(Estimate.of(examples, 3, 0.5, 8, 99))
 
 
 def test_a_verification_prints_the_differences_of_each_tap():

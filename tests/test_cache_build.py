@@ -210,6 +210,14 @@ def test_settings_out_of_range_are_refused(tmp_path, arguments, message):
         kd.TeacherCache(tmp_path, **{"teacher": teacher(), **arguments})
 
 
+def test_top_k_is_limited_by_the_output_of_the_fewest_classes(tmp_path):
+    x = keras.Input((FEATURES,))
+    model = keras.Model(x, {"few": keras.layers.Dense(3)(x), "many": keras.layers.Dense(5)(x)})
+    kd.TeacherCache(tmp_path, teacher=model, taps=("few", "many"), top_k=3)
+    with pytest.raises(ValueError, match=r"from 1 to the number of classes, \[3, 5\]"):
+        kd.TeacherCache(tmp_path, teacher=model, taps=("few", "many"), top_k=4)
+
+
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
@@ -254,11 +262,11 @@ def test_an_augmentation_that_ignores_its_seed_is_refused(tmp_path):
         built(tmp_path, augment=lambda x, seed: x + tf.random.normal([FEATURES]))
 
 
-@pytest.mark.parametrize(("jobs", "rows"), [(1, 32), (16, 16)])
+@pytest.mark.parametrize(("jobs", "rows"), [(1, 32), (15, 20)])
 def test_a_plan_cuts_the_examples_into_whole_batches(jobs, rows):
     layout = Layout([Field("", "check", "uint16", ()), Field("logits", "values", "float16", (CLASSES,))])
     made = plan.make_plan({"views": 1}, layout, Examples(data(1000)[0]), None, 4, plan.Job(0, jobs))
-    # About 32 shards, or 4 for each job where these are more: of 250 batches, a 32nd is 8, a 64th is 4.
+    # About 32 shards, or 4 for each job where these are more: of 250 batches, a 32nd is 8, a 60th is 5.
     assert (made["rows_per_record"], made["rows_per_shard"]) == (4, rows)
 
 
@@ -277,8 +285,8 @@ def test_the_rows_of_a_shard_are_counted_from_its_size(tmp_path, rows):
 
 def test_records_of_large_rows_have_a_megabyte_and_shards_256():
     assert [shards.rows_per_record(row_bytes, 12) for row_bytes in (2**18, 2**18 + 1, 2**21)] == [4, 3, 1]
-    for count in (None, 10**6):
-        assert shards.rows_per_shard(2**20, 4, count, 1) == 256
+    assert shards.rows_per_shard(2**20, 4, 10**6, 1) == 256
+    assert shards.rows_per_shard(14, 4, None, 1) == 256  # 64 batches, where the number of examples is not known
     assert shards.rows_per_shard(2**30, 2, 100, 1) == 2  # a batch, however large
 
 

@@ -175,6 +175,13 @@ def test_no_edit_of_an_unfinished_cache_ends_in_an_error_that_does_not_name_it(t
     assert refused > number
 
 
+def test_a_file_is_json_with_a_checksum_in_the_same_bytes_in_every_version(tmp_path):
+    manifest.write(tmp_path / "file.json", {"b": 1, "a": [2]})
+    checksum = hashlib.sha256(b'{"a": [2], "b": 1}').hexdigest()
+    lines = ["{", f' "checksum": "{checksum}",', ' "content": {', '  "a": [', "   2", "  ],", '  "b": 1', " }", "}", ""]
+    assert (tmp_path / "file.json").read_text() == "\n".join(lines)
+
+
 def test_a_manifest_that_is_no_file_is_refused(tmp_path):
     (tmp_path / manifest.MANIFEST).mkdir()
     with pytest.raises(ValueError, match="to be a file"):
