@@ -604,6 +604,15 @@ def test_a_function_of_arrays_is_refused_with_what_to_do(name):
     assert_same(numbers(student), before)
 
 
+def test_an_error_that_a_function_raises_itself_is_not_explained_with_arrays():
+    def wrong(x):
+        raise ValueError("Expected images.")
+
+    with pytest.raises(ValueError, match="Expected images") as raised:
+        Frozen(wrong)(tf.constant(X), {})
+    assert "NumPy" not in str(raised.value)
+
+
 def test_an_estimator_is_refused_with_what_to_do():
     with pytest.raises(TypeError, match=r"RandomForestClassifier.*Cached\(head=.softmax.\).*predict_proba"):
         Distiller(student=linear(1), teacher=forest())
