@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.cache import format_1, manifest
+from keras_kd.cache import format_1, manifest, row_fingerprints
 from keras_kd.teachers.ensemble import as_teacher
 from tests.caches import CLASSES, built, data, dataset, jittered, student, teacher
 from tests.test_objective import distill
@@ -66,6 +66,14 @@ def test_a_cache_of_the_first_format_is_compared_with_its_teacher(tmp_path):
         kd.TeacherCache(tmp_path, teacher=teacher(), check_bytes=8)
 
 
+def test_the_first_format_hashes_a_configuration_with_its_keys_in_order(monkeypatch):
+    config = {"name": "dense_3", "class_name": "Dense", "config": {"units": 3, "name": "dense_3", "trainable": True}}
+    monkeypatch.setattr(format_1.configuration_fingerprints, "serialized", lambda teacher: config)
+    plain = b'{"class_name": "Dense", "config": {"name": "#0", "units": 3}, "name": "#0"}'
+    expected = {"views": 1, "teacher_architecture": hashlib.sha256(plain).hexdigest()}
+    assert format_1.comparable({"views": 1, "teacher_code": "another"}, as_teacher(teacher())) == expected
+
+
 def edited(path, change):
     """Edit a file, and write the checksum that fits."""
     content = json.loads(path.read_text())["content"]
@@ -114,6 +122,18 @@ def test_a_manifest_that_was_edited_with_its_checksum_is_refused(tmp_path, what)
     path = tmp_path / manifest.MANIFEST
     edited(path, EDITS[what])
     with pytest.raises(ValueError, match="is damaged, or was edited: expected '.*' to be .*build the cache again"):
+        kd.TeacherCache(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [[3], [1, 2]])
+def test_weights_that_do_not_fit_to_the_members_of_an_ensemble_are_refused(tmp_path, shape):
+    def change(content):
+        (field,) = (field for field in content["layout"] if field["part"] == "log_weights")
+        field["shape"] = shape
+
+    built(tmp_path, teacher=[teacher(1), teacher(2)], batch_size=25)
+    edited(tmp_path / manifest.MANIFEST, change)
+    with pytest.raises(ValueError, match="expected 'layout' to be"):
         kd.TeacherCache(tmp_path)
 
 
@@ -180,6 +200,15 @@ def test_a_file_is_json_with_a_checksum_in_the_same_bytes_in_every_version(tmp_p
     checksum = hashlib.sha256(b'{"a": [2], "b": 1}').hexdigest()
     lines = ["{", f' "checksum": "{checksum}",', ' "content": {', '  "a": [', "   2", "  ],", '  "b": 1', " }", "}", ""]
     assert (tmp_path / "file.json").read_text() == "\n".join(lines)
+
+
+def test_the_fingerprint_of_several_inputs_is_that_of_their_fingerprints():
+    x, y = data()
+    both = np.concatenate([tf.fingerprint(each).numpy() for each in (x, y[:, None])], axis=1)
+    for nbytes, dtype in ((2, "uint16"), (8, "int64")):
+        for given, octets in ((x, x), ({"a": x, "b": y[:, None], "c": None}, both)):
+            expected = tf.fingerprint(octets).numpy()[:, :nbytes].copy().view(dtype)[:, 0]
+            np.testing.assert_array_equal(row_fingerprints.fingerprints(given, nbytes), expected)
 
 
 def test_a_manifest_that_is_no_file_is_refused(tmp_path):
