@@ -14,6 +14,7 @@ from keras_kd.cache.layout import Layout
 from tests.caches import CLASSES, FEATURES, built, data, dataset, jittered, student, teacher
 from tests.models import assert_same, softmax
 from tests.test_objective import distill
+from tests.test_teachers_cached import Counted
 
 X, Y = data()
 SGD = {"optimizer": "sgd", "temperature": 3.0, "alpha": 0.6}
@@ -354,6 +355,12 @@ def test_an_estimate_counts_every_view_of_every_example():
     assert Estimate.of(None, 3, 0.5, 8, 99) == (None, 1.5, 24, 99)
     for examples, words in ((1200, "for 1,200 examples"), (None, "for one example")):
         assert words in str(Estimate.of(examples, 3, 0.5, 8, 99))
+
+
+def test_an_estimate_runs_a_batch_to_compile_and_then_those_that_it_times(tmp_path):
+    counted = Counted(teacher())
+    kd.TeacherCache(tmp_path, teacher=counted).estimate(dataset(), batch_size=8, batches=1)
+    assert counted.asked == 2 * 8
 
 
 def test_a_verification_prints_the_differences_of_each_tap():
