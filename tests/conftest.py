@@ -1,8 +1,10 @@
 """What every test starts from, and the one data set that is not embedded in a package."""
 
+import collections
 import gc
 import os
 import signal
+import zlib
 
 import keras
 import pytest
@@ -15,12 +17,23 @@ gc.freeze()
 gc.set_threshold(50_000, 20, 20)
 
 
-def pytest_collection_modifyitems(items):
-    """Leave slow tests out, unless KERAS_KD_THOROUGH is set, as in .ci/run."""
-    if not os.environ.get("KERAS_KD_THOROUGH"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: with KERAS_KD_THOROUGH=1"))
+def pytest_collection_modifyitems(config, items):
+    """Leave slow tests out, and most cases of those marked `one_in`, unless KERAS_KD_THOROUGH is set, as in .ci/run."""
+    if os.environ.get("KERAS_KD_THOROUGH"):
+        return
+    families = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: with KERAS_KD_THOROUGH=1"))
+        elif marker := item.get_closest_marker("one_in"):
+            families[item.path, item.originalname, marker.args[0]].append(item)
+    left_out = set()
+    for (*_, n), cases in families.items():
+        # By a hash of the names, so that each value of several parameters has its turn.
+        drawn = sorted(cases, key=lambda item: zlib.crc32(item.name.encode()))
+        left_out.update(drawn[-(-len(cases) // n) :])
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

@@ -451,6 +451,7 @@ def jittered_first(x, seed):
     return {**x, "a": jittered(x["a"], seed)}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize(
     ("make", "x", "augment"),

@@ -296,6 +296,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("kind", ["arrays", "dataset", "dataset of unknown size"])
 def test_other_data_teach_nothing(tmp_path, name, kind):

@@ -116,6 +116,7 @@ EDITS = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", EDITS)
 def test_a_manifest_that_was_edited_with_its_checksum_is_refused(tmp_path, what):
     built(tmp_path, batch_size=25)

@@ -43,6 +43,7 @@ def value_and_gradient(loss, student, teacher, weights, *further):
     return values, tape.gradient(total, student)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 @pytest.mark.parametrize(("name", "further"), FAMILY, ids=[name for name, _ in FAMILY])
 def test_chunks_give_the_reference_and_the_plain_gradient(name, further, mode, small_chunks, monkeypatch):
@@ -112,6 +113,7 @@ print(2 + (peak - before) / (4 * 512 * 50257 * 4))
 """
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_needs_the_logits_and_one_gradient_and_little_more():
     finished = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, timeout=300, check=True)
     assert float(finished.stdout) < 3 * 1.15

@@ -185,6 +185,7 @@ def loaded(model: keras.Model, folder: pathlib.Path) -> keras.Model:
         pytest.skip("Keras 3.12 does not load its own files of tf-idf")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", STATEFUL)
 def test_a_copy_is_what_keras_loads_from_the_models_file(name, tmp_path):
     make, x = STATEFUL[name]
@@ -212,6 +213,7 @@ def test_a_copy_has_the_weights_of_all_layers_to_the_last_bit():
     np.testing.assert_array_equal(predict(copy, X), predict(model, X))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", STATEFUL)
 def test_a_fresh_model_keeps_what_was_adapted_and_draws_its_weights_anew(name, tmp_path):
     make, x = STATEFUL[name]

@@ -188,6 +188,7 @@ def test_inverted_pixels_are_caught_by_the_check(trouble):
     assert any("not shown what it was trained on" in advice for advice in trouble["report"].advice)
 
 
+@pytest.mark.slow
 def test_a_loss_for_probabilities_on_logits_spoils_the_training(trouble):
     found = []
     for loss in (CROSS_ENTROPY, "sparse_categorical_crossentropy"):

@@ -227,6 +227,7 @@ def test_a_term_named_as_a_metric_is_refused():
     fit_is_refused(ValueError, ["accuracy", "metrics", "`name`"], distiller, X, Y)
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("eager", [True, False])
 @pytest.mark.parametrize("where", ["metrics", "weighted_metrics"])
 @pytest.mark.parametrize("name", ["loss", "student_loss", "distillation_loss", "kl_divergence"])
@@ -378,6 +379,7 @@ def test_labels_out_of_range_are_refused_in_evaluation_too():
     refused(ValueError, ["to_label", "labels", "0 to 2"], distiller.evaluate, X, OUT_OF_RANGE[1], verbose=0)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("labels", OUT_OF_RANGE, ids=["below", "above"])
 def test_labels_out_of_range_raise_an_error_under_xla(labels):
     distiller = distil(terms=[kd.Term(to_label)])
@@ -445,6 +447,7 @@ def with_and_without_labels(order, alpha):
     return distiller
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("alpha", [0.5, lambda step: 0.5], ids=["number", "function"])
 @pytest.mark.parametrize("order", [[], ["x"], ["xy"], ["x", "xy"], ["xy", "x"], ["x", "xy", "x"]], ids="-".join)
 def test_a_fit_without_labels_refuses_alpha_below_1_whatever_went_before(order, alpha):
@@ -456,6 +459,7 @@ def test_a_fit_without_labels_refuses_alpha_below_1_whatever_went_before(order, 
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("order", [["x"], ["xy", "x"], ["x", "xy"]], ids="-".join)
 def test_a_fit_with_labels_takes_any_alpha_whatever_went_before(order):
     distiller = with_and_without_labels(order, 0.5)

@@ -286,6 +286,7 @@ def mixed(policy):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("policy", "kind"),  # each kind once, and each policy twice
     [
@@ -488,6 +489,7 @@ keras_kd.export(keras.Model(x, keras.layers.Dense(3)(x)), sys.argv[1], formats=f
 """
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_while_it_compares_leaves_no_version_and_the_next_succeeds(tmp_path):
     path, root = tmp_path / "1", pathlib.Path(kd.__file__).parent.parent
     process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=root, stderr=subprocess.DEVNULL)

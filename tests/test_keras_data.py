@@ -100,6 +100,7 @@ def distil(student, teacher, alpha=0.5, loss=CROSS_ENTROPY, rate=RATE, terms=Non
     return distiller
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("kind", FIT)
 @pytest.mark.parametrize("arrays, alpha", [((X,), 1.0), ((X, Y), 0.3), ((X, Y, W), 0.3)], ids=["x", "xy", "xyw"])
 def test_every_source_of_data_gives_the_steps_of_gradient_descent(kind, arrays, alpha):
@@ -111,6 +112,7 @@ def test_every_source_of_data_gives_the_steps_of_gradient_descent(kind, arrays, 
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "validation",
     [
@@ -407,6 +409,7 @@ def without(form, x):
     return {"dict": {"extra": None, "x": x}, "list": [None, x]}[form]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
 @pytest.mark.parametrize("form", ["dict", "list"])
 def test_an_optional_input_may_be_none(form, eager):

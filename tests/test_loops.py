@@ -55,6 +55,7 @@ DATA = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("data", "compiled"),
     [*((data, "one size" in data) for data in DATA), pytest.param("targets", True, marks=pytest.mark.slow)],

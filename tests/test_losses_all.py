@@ -283,6 +283,7 @@ def changed(name, inputs, expected, random):
     return (*CHANGES[name](student, teacher, random), labels), expected
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "golden, name",
     [pytest.param(golden, name, id=f"{golden.name}, {name}") for golden in LOSSES for name in golden.invariances],

@@ -53,6 +53,7 @@ def test_every_method_is_in_this_table():
 
 
 # Layers that learn are tried in graphs as well; tests of the losses compare what each computes there.
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "name, eagerly",
     [*((name, True) for name in METHODS), *((name, False) for name in ("fitnets", "vid", "crd", "review"))],

@@ -377,6 +377,7 @@ def test_the_penalty_of_a_bridge_counts():
 # What a step runs and what it leaves alone
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("eager", [True, False])
 @pytest.mark.parametrize("terms", [None, [FEATURES], [Term(losses.kl_divergence), FEATURES]])
 def test_a_step_is_one_forward_of_the_student_and_one_of_the_teacher(terms, eager):
@@ -456,6 +457,7 @@ def test_the_student_is_a_plain_model_afterwards():
 # Heads
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("kind", ["functional", "activation", "sequential", "nested", "subclassed"])
 @pytest.mark.parametrize("side", ["student", "teacher"])
 def test_copies_with_any_head_have_the_same_distillation_loss(side, kind):

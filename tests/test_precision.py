@@ -49,6 +49,7 @@ def opposite(scale):
     return pair
 
 
+@pytest.mark.one_in(3)
 @BOTH
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 @pytest.mark.parametrize("scale", [200.0, 3e4])
@@ -116,6 +117,7 @@ def test_a_step_equals_that_in_float32_up_to_the_rounding_of_16_bits(policy):
 PRECISIONS = ["float32", "float64", "mixed_float16", "mixed_bfloat16", "float16"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("student_policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("teacher_policy", PRECISIONS)
 def test_the_teacher_may_be_of_another_precision(student_policy, teacher_policy):

@@ -196,6 +196,7 @@ def test_probabilities_of_any_member_are_warned_of_before_fit_and_by_the_check(t
     assert advice == str(warning.message)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings("error:The outputs of")
 @pytest.mark.parametrize("teacher", DECLARED.values(), ids=DECLARED)
 def test_logits_and_outputs_whose_head_is_known_are_not_warned_of(teacher):
@@ -288,6 +289,7 @@ def trained_on(*data, compiled_with=None, **arguments):
     return numbers(student), warned_of(caught)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("source", "compiled_with"),
     [

@@ -25,6 +25,7 @@ print(*{"tensorflow", "keras", "keras_kd"} & set(sys.modules))
 """
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "file", "package"),
     [("litert", "student.tflite", "ai_edge_litert"), ("onnx", "student.onnx", "onnxruntime")],

@@ -336,6 +336,7 @@ def goes_on(loaded, distiller):
     assert_same(numbers(loaded.student), numbers(distiller.student), 1e-6)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("scope", [True, False], ids=["scope", "argument"])
 @pytest.mark.parametrize("what", OF_USERS)
 def test_objects_of_the_user_are_found_among_custom_objects(tmp_path, what, scope):

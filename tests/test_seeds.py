@@ -83,6 +83,7 @@ def test_ours_has_no_more_lines(heading):
     assert here.lines() <= there.lines()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("label", ["There", "Here"])
 def test_fraud_is_found_by_a_light_student(label, ran):
     namespace = ran(FRAUD, label)
@@ -141,6 +142,7 @@ def test_ours_is_about_as_accurate_as_theirs(heading, ran):
     assert found > max(0.5, least)
 
 
+@pytest.mark.slow
 def test_a_softened_teacher_alone_makes_an_unsure_student(ran):
     assert ran(SOFTMAX, "There")["sure"] < ran(SOFTMAX, "Here")["sure"] - 0.1
 

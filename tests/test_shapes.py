@@ -164,6 +164,7 @@ def test_true_values_that_do_not_fit_are_refused_with_both_shapes():
 # Sizes that are unknown until data are seen.
 
 
+@pytest.mark.slow
 def test_sequences_of_unknown_length_can_be_related():
     names = RELATIONS - {"ContrastiveMemory"} | {"contrastive", "channel_wise"}
     terms = [Term(getattr(losses, name), at=("scores", "scores")) for name in sorted(names)]

@@ -64,6 +64,7 @@ def chain(folder, data, callbacks=(), epochs=3) -> list[np.ndarray]:
     return [weight for stage in record for weight in stage.model.get_weights()]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("data", [known, filtered])
 def test_a_pipeline_that_was_stopped_takes_the_batches_that_it_would_have_taken(data, tmp_path):
     expected = chain(None, data)
@@ -141,6 +142,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("stage, name, how, damage", DAMAGE, ids=[" ".join(each[:3]) for each in DAMAGE])
 def test_a_damaged_file_of_a_stage_is_named_with_what_to_do(stage, name, how, damage, kept, tmp_path):
     shutil.copytree(kept / stage, tmp_path / stage)

@@ -72,6 +72,7 @@ LEAVING = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
 @pytest.mark.parametrize("case", LEAVING)
 def test_a_schedule_that_leaves_its_range_stops_before_weights_change(case, eager):
@@ -139,6 +140,7 @@ def spoiled(value):
     return lambda x: tf.where(x[:, :1] > 100.0, value, model(x))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_teacher_that_predicts_nan_or_infinity_stops_before_weights_change(value, eager):
@@ -222,6 +224,7 @@ def test_a_run_continues_after_the_error_when_its_cause_is_removed():
     assert int(distiller.optimizer.iterations) == 9
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -89,6 +89,7 @@ def test_every_public_teacher_is_here():
     assert set(CASES) == public - {teachers.Teacher}
 
 
+@pytest.mark.one_in(2)
 @ALL
 def test_eager_and_compiled_steps_agree(make, tmp_path):
     results = []
@@ -103,6 +104,7 @@ def test_eager_and_compiled_steps_agree(make, tmp_path):
     assert_same(graph_weights, weights, 1e-6)
 
 
+@pytest.mark.one_in(3)
 @ALL
 def test_the_users_models_stay_unchanged(make, tmp_path):
     student, teacher, terms, models = make(tmp_path)

@@ -336,6 +336,7 @@ class Absolute:
         return été(student, teacher)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "loss, name",
     [

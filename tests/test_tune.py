@@ -87,6 +87,7 @@ def recorded(folder, name: str) -> dict[str, float]:
     return scores
 
 
+@pytest.mark.slow
 def test_where_less_is_better_the_best_trial_is_the_lowest(tmp_path):
     result = kd.tune(**arguments(tmp_path, trials=3, metric="loss"))
     known = recorded(tmp_path, "val_loss")
