@@ -360,7 +360,7 @@ def test_an_estimate_counts_every_view_of_every_example():
 def test_an_estimate_runs_a_batch_to_compile_and_then_those_that_it_times(tmp_path):
     counted = Counted(teacher())
     kd.TeacherCache(tmp_path, teacher=counted).estimate(dataset(), batch_size=8, batches=1)
-    assert counted.asked == 2 * 8
+    assert counted.predicted == 2 * 8
 
 
 def test_a_verification_prints_the_differences_of_each_tap():
