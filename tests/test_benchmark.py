@@ -241,6 +241,7 @@ def test_the_table_is_aligned_and_available_in_markdown(small):
     assert {row.count("|") for row in rows} == {9}
 
 
+@pytest.mark.slow
 def test_a_poisoned_test_set_changes_neither_the_best_epoch_nor_the_best_recipe(tmp_path):
     def contrary(seed):
         x, y = part(seed)

@@ -50,6 +50,7 @@ def test_a_cached_run_of_arrays_is_the_live_run(tmp_path):
         assert_same(cached, live, 1e-6)
 
 
+@pytest.mark.slow
 def test_replayed_views_are_the_live_run_on_those_views(tmp_path):
     cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
     shuffled = lambda examples: examples.shuffle(50, seed=4, reshuffle_each_iteration=False).batch(20)  # noqa: E731

@@ -329,6 +329,7 @@ def test_an_example_that_is_another_one_is_named_by_its_place(tmp_path):
         list(built(tmp_path / "pairs", dataset(512)).join(tf.data.Dataset.from_tensor_slices((x, y))))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("rows", [511, 513, 768, 256])
 def test_another_number_of_examples_is_found_where_blocks_are_records(tmp_path, rows):
     cache = built(tmp_path, dataset(512), batch_size=256)

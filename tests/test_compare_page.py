@@ -150,6 +150,7 @@ def test_names_at_one_point_are_written_apart(comparison):
         assert len(heights) == 6 and np.diff(heights).min() > 9  # of letters of 10 points
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("most", [3e3, 3e4, 1e6, 1e8, 1e11])
 def test_numbers_below_an_axis_do_not_overprint(comparison, most):
     found = texts(tradeoffs(comparison, [0.5, 0.6], [1000, most]))

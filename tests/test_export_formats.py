@@ -445,6 +445,7 @@ class Fatal(keras.Model):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_reported_for_the_file_it_was_running_alone(tmp_path, monkeypatch):
     (tmp_path / "fatal.py").write_text(FATAL)
     monkeypatch.syspath_prepend(tmp_path)

@@ -89,6 +89,7 @@ def test_values_equal_the_float64_reference(golden):
         assert deviation(values, expected) < TOLERANCE
 
 
+@pytest.mark.one_in(2)
 @every_loss
 def test_gradients_equal_finite_differences_of_the_reference(golden):
     for ours, reference, inputs in golden.cases():
@@ -174,6 +175,7 @@ def test_a_transformed_teacher_is_matched_by_its_softened_logits():
     np.testing.assert_allclose(losses.transformed_teacher(0.3 * teacher, teacher, power=0.3), 0, atol=1e-6)
 
 
+@pytest.mark.one_in(3)
 @only(lambda golden: golden.nonnegative)
 @given(seed=seeds, scale=st.sampled_from([0.01, 1.5, 200.0]))
 @several
@@ -567,6 +569,7 @@ def test_a_term_is_created_again_from_its_config(golden):
             assert float(again(*inputs)) == float(term(*inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [{golden.name for golden in LOSSES} - {"rkd_angle"}, {"rkd_angle"}],  # few compilations, which are slow; one loop
@@ -739,6 +742,7 @@ def fit(distiller, epochs=1):
     distiller.fit(X, Y, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_distiller_with_a_loss_of_each_family_is_restored_and_continues(tmp_path):
     distiller, teacher = of_each_family()
     fit(distiller)

@@ -351,6 +351,7 @@ def test_a_batch_that_is_all_masked_gives_0_and_moves_nothing():
 # Regularisation
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("terms", [None, [FEATURES]], ids=["logits", "features"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_the_students_penalties_count_once_whatever_alpha_is_and_the_teachers_never(alpha, terms):

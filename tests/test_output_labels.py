@@ -47,6 +47,7 @@ def received(form, y, sample_weight=None):
     return [float(logs.history[term.name][0]) for term in terms]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("form", ["dict", "list", "tuple", "deep"])
 def test_each_term_learns_from_the_labels_and_weights_of_its_output(form):
     y, weights = shaped(form, ZETA, ALPHA), shaped(form, W_ZETA, W_ALPHA)

@@ -183,6 +183,7 @@ DECLARED = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("teacher", UNDECLARED.values(), ids=UNDECLARED)
 def test_probabilities_of_any_member_are_warned_of_before_fit_and_by_the_check(teacher):
     x, y = batch(32)

@@ -324,6 +324,7 @@ def test_terms_read_layers_by_name_and_recognise_the_head(head):
     np.testing.assert_allclose(received["features"][0], features, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_a_quantised_student_learns_from_a_teacher():
     images = kd.data.load("digits")
     x, y = images.train

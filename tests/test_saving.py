@@ -182,6 +182,7 @@ def config_of(path):
         return archive.read("config.json").decode()
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("where", ["transform", "weight", "temperature", "loss"])
 def test_no_lambda_of_a_term_is_written_as_code(tmp_path, where):
     function = {

@@ -83,7 +83,7 @@ def test_ours_has_no_more_lines(heading):
     assert here.lines() <= there.lines()
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["There", "Here"])
 def test_fraud_is_found_by_a_light_student(label, ran):
     namespace = ran(FRAUD, label)
@@ -147,6 +147,7 @@ def test_a_softened_teacher_alone_makes_an_unsure_student(ran):
     assert ran(SOFTMAX, "There")["sure"] < ran(SOFTMAX, "Here")["sure"] - 0.1
 
 
+@pytest.mark.slow
 def test_the_refinement_keeps_the_best(ran):
     namespace = ran(SOFTMAX, "Here")
     logs = namespace["record"][0].logs

@@ -383,6 +383,7 @@ def table(x):
     return keras.ops.matmul(x, np.arange(12, dtype="float32").reshape(4, 3) / 12.0)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("function", [table, lambda x: table(x)], ids=["function", "lambda"])
 @pytest.mark.parametrize("eager", [True, False])
 def test_a_function_of_x_is_a_teacher(function, eager):

@@ -164,6 +164,7 @@ def test_the_teacher_runs_once_for_all_trials(tmp_path):
     assert seen == [48]
 
 
+@pytest.mark.slow
 def test_progress_is_printed_with_the_remaining_time_and_nothing_else(tmp_path, capsys):
     kd.tune(**arguments(tmp_path / "loud", verbose=1))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial")]
@@ -270,6 +271,7 @@ def test_temperature_is_drawn_by_its_logarithm_and_alpha_evenly():
     assert middle["weight"] in (1.0, 2.0) and middle["fixed"] == 3.0
 
 
+@pytest.mark.slow
 def test_a_plain_hypermodel_of_keras_tuner_builds_distillers(tmp_path):
     class Students(keras_tuner.HyperModel):
         def build(self, hp):
