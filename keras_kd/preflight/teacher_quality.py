@@ -173,14 +173,15 @@ def _remedy(better: float | None, sharp: bool) -> str:
 
 def _renamed(predicted: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> float:
     """Return the accuracy after each predicted class gets the label that it mostly has, learned on the other half."""
+    order = np.random.default_rng(0).permutation(len(ids))  # labels may alternate
+    halves = [order[part::2] for part in (0, 1)]
     right = 0.0
-    for part in (0, 1):
-        learned_predicted, learned_ids, learned_weights = (each[part::2] for each in (predicted, ids, weights))
-        for each in np.unique(learned_predicted):
-            labels, places = np.unique(learned_ids[learned_predicted == each], return_inverse=True)
-            meant = labels[np.argmax(np.bincount(places, learned_weights[learned_predicted == each]))]
-            matched = (predicted[1 - part :: 2] == each) & (ids[1 - part :: 2] == meant)
-            right += float(np.sum(weights[1 - part :: 2][matched]))
+    for learned, other in (halves, halves[::-1]):
+        for each in np.unique(predicted[learned]):
+            rows = learned[predicted[learned] == each]
+            labels, places = np.unique(ids[rows], return_inverse=True)
+            meant = labels[np.argmax(np.bincount(places, weights[rows]))]
+            right += float(np.sum(weights[other][(predicted[other] == each) & (ids[other] == meant)]))
     return right / float(np.sum(weights))
 
 
