@@ -246,6 +246,45 @@ def test_under_xla_the_loss_is_nan_and_no_weight_changes(arguments):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def texts(seed, shared=False):
+    """Return a classifier of two lists of ids, each with an embedding of its own or both with one."""
+    first, second = keras.Input((5,), dtype="int32"), keras.Input((4,), dtype="int32")
+    embed = keras.layers.Embedding(7, 3, embeddings_initializer=keras.initializers.RandomUniform(seed=seed))
+    other = embed if shared else keras.layers.Embedding(6, 3)
+    means = [keras.layers.GlobalAveragePooling1D()(each) for each in (embed(first), other(second))]
+    return keras.Model([first, second], keras.layers.Dense(3)(keras.layers.Concatenate()(means)))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_embeddings_train_under_xla_as_without(shared):
+    random = np.random.default_rng(0)
+    x = [random.integers(0, 6, (10, 5), dtype="int32"), random.integers(0, 6, (10, 4), dtype="int32")]
+    y = random.integers(0, 3, 10)
+    student, teacher = texts(1, shared), texts(2)
+    start, after = student.get_weights(), {}
+    for compiled in (True, False):
+        student.set_weights(start)
+        distiller = kd.Distiller(student=student, teacher=teacher)
+        distiller.compile(keras.optimizers.Adam(0.1), CROSS_ENTROPY, jit_compile=compiled)
+        distiller.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)  # the last batch has two
+        after[compiled] = student.get_weights()
+    assert any(np.any(one != other) for one, other in zip(after[True], start, strict=True))
+    for one, other in zip(after[True], after[False], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_stopped_step_leaves_embeddings_unchanged_under_xla():
+    x, y = [np.ones((4, 5), "int32"), np.ones((4, 4), "int32")], np.zeros(4, "int32")
+    distiller = kd.Distiller(student=texts(1), teacher=texts(2))
+    schedule = line(0.6)  # 1.1 at the second step
+    distiller.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY, alpha=schedule, jit_compile=True)
+    distiller.train_on_batch(x, y)
+    before = distiller.student.get_weights()
+    assert np.isnan(distiller.train_on_batch(x, y, return_dict=True)["loss"])
+    for ours, theirs in zip(distiller.student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_evaluation_stops_for_nothing():
     distiller = kd.Distiller(student=linear(1), teacher=spoiled(float("nan")))
     distiller.compile("sgd", alpha=1.0)

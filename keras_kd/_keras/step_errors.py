@@ -37,11 +37,13 @@ def unless_stopped(model: Any, loss: Tensor, gradients: list[Tensor | None]) -> 
     if not model.jit_compile:
         return gradients
     stopped = ops.isnan(loss)
-    present = [each for each in gradients if each is not None]
-    kept = iter(
-        tf.nest.map_structure(lambda x: tf.where(stopped, tf.zeros_like(x), x), present, expand_composites=True)
-    )
-    return [None if each is None else next(kept) for each in gradients]
+
+    def kept(gradient: Any) -> Any:
+        if isinstance(gradient, tf.IndexedSlices):  # of an embedding; XLA must know its shape
+            return tf.IndexedSlices(kept(gradient.values), gradient.indices, gradient.dense_shape)
+        return None if gradient is None else tf.where(stopped, tf.zeros_like(gradient), gradient)
+
+    return [kept(each) for each in gradients]
 
 
 @contextlib.contextmanager
