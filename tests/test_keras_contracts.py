@@ -365,6 +365,16 @@ def test_tensorflow_returns_whether_a_tape_may_record():
         assert record.could_possibly_record()
 
 
+def test_tensorflow_returns_whether_a_tape_watches_a_tensor():
+    from tensorflow.python.eager import record
+
+    watched, other = tf.constant(1.0), tf.constant(1.0)
+    with tf.GradientTape() as tape:
+        tape.watch(watched)
+        assert record.should_record_backprop([watched]) and not record.should_record_backprop([other])
+        assert not record.should_record_backprop([tf.stop_gradient(watched)])
+
+
 @about("tensorflow.python.ops.control_flow_util")
 @pytest.mark.parametrize("compiled", [True, False])
 def test_tensorflow_returns_whether_xla_compiles_a_graph(compiled):

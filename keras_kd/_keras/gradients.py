@@ -25,6 +25,11 @@ def are_recorded() -> bool:
     return record is None or record.could_possibly_record()
 
 
+def are_recorded_for(tensor: Any) -> bool:
+    """Return whether a gradient tape watches a tensor; True where that is not known."""
+    return record is None or record.should_record_backprop([tensor])
+
+
 def under_xla() -> bool:
     """Return whether the graph that is being traced is compiled by XLA; True where that is not known."""
     return control_flow_util is None or control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

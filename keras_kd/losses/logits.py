@@ -17,7 +17,6 @@ import keras
 from keras import ops
 
 from keras_kd._types import Tensor
-from keras_kd.losses._chunks import by_chunks
 from keras_kd.losses._divergences import (
     binary_divergence,
     class_ids,
@@ -28,6 +27,7 @@ from keras_kd.losses._divergences import (
     mixed_divergence,
     target_and_others,
 )
+from keras_kd.losses._many_values import for_many_values
 from keras_kd.losses._shapes import require_classes, require_fraction, require_same_shape
 
 #: Mean squared deviation from a constant that is rounding in float32, of numbers up to 1: (1e-7)**2.
@@ -35,7 +35,7 @@ _CONSTANT = 1e-14
 
 
 @keras.saving.register_keras_serializable("keras_kd")
-@by_chunks
+@for_many_values
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """Match the student's distribution over classes to the teacher's.
 
@@ -63,7 +63,7 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("keras_kd")
-@by_chunks
+@for_many_values
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Make the student put its probability where the teacher does, rather than cover all of it.
 
@@ -90,7 +90,7 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("keras_kd")
-@by_chunks
+@for_many_values
 def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tensor:
     """Go from the forward to the reverse divergence by one number.
 
@@ -123,7 +123,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tenso
 
 
 @keras.saving.register_keras_serializable("keras_kd")
-@by_chunks
+@for_many_values
 def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     """Bound the divergence by mixing some of the teacher into the student's distribution.
 
@@ -154,7 +154,7 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("keras_kd")
-@by_chunks
+@for_many_values
 def decoupled_kl(
     student: Tensor,
     teacher: Tensor,
@@ -197,7 +197,7 @@ def decoupled_kl(
 
 
 @keras.saving.register_keras_serializable("keras_kd")
-@by_chunks
+@for_many_values
 def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_weight: float = 1.5) -> Tensor:
     """Learn the label as strongly as the teacher believes it, and the other classes renormalised (NKD).
 
@@ -233,6 +233,7 @@ def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_w
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+@for_many_values
 def inter_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     """Match how each example's probabilities relate to one another, whatever their scale (DIST, first part).
 
@@ -376,6 +377,7 @@ def transformed_teacher(student: Tensor, teacher: Tensor, power: float = 0.1, we
 
 
 @keras.saving.register_keras_serializable("keras_kd")
+@for_many_values
 def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Match each label's probability to the teacher's: for yes-or-no and multi-label outputs.
 

@@ -1,0 +1,136 @@
+"""Losses over many values: compiled by XLA where that can be, else a few rows at a time, for memory.
+
+TensorFlow's own, unlike the other losses: `keras.ops` compiles nothing, and has neither a gradient inside a loop nor an
+update in place.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_kd._keras import gradients
+from keras_kd._types import Tensor
+from keras_kd.losses._divergences import class_ids
+
+#: From this many classes on, a loss goes by chunks. Below it, chunks cost more time than they save memory.
+LARGE = 8192
+
+#: From this many values on, a loss is compiled: compiling takes as long as it saves in some tens of steps.
+MANY = 2**20
+
+#: From this many values on, memory counts more than time: XLA holds one or two tensors of the logits' size.
+MOST = 2**25
+
+#: Values in a chunk: 4 MiB of float32, of which a loss holds about ten at a time.
+_CHUNK = 2**20
+
+
+def for_many_values(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a loss of one value per row take large vocabularies in little memory and time, forward and backward.
+
+    Where a gradient is recorded, it is found with the values: each row has its own, but for a factor. So nothing of the
+    size of the logits is held but the gradient itself. It reaches the student only.
+
+    In a graph on a processor, XLA compiles the loss: it reads the logits a few times, where each of TensorFlow's
+    operations reads and writes as much. Elsewhere, and where they are very large, they go by chunks of rows. Where XLA
+    compiles the whole step, the loss is as it is.
+    """
+    signature = inspect.signature(loss)
+
+    @functools.wraps(loss)
+    def wrapped(student: Tensor, teacher: Tensor, *further: Any, **named: Any) -> Tensor:
+        classes = student.shape[-1]
+        compiles = _is_compiled(student, teacher)
+        if not compiles and (
+            classes is None or classes < LARGE or student.shape != teacher.shape or gradients.under_xla()
+        ):
+            return loss(student, teacher, *further, **named)
+        arguments = dict(signature.bind(student, teacher, *further, **named).arguments)
+        shape = tf.shape(student)
+        rows = {name: tf.reshape(arguments.pop(name), (-1, classes)) for name in ("student", "teacher")}
+        if "labels" in arguments:
+            rows["labels"] = tf.reshape(class_ids(arguments.pop("labels"), student), (-1,))
+        evaluate = _compiled if compiles else functools.partial(_by_chunks, size=max(1, _CHUNK // classes))
+        values = _run(functools.partial(loss, **arguments), evaluate)(*rows.values())
+        values = tf.reshape(values, shape[:-1])
+        values.set_shape(student.shape[:-1])
+        return values
+
+    return wrapped
+
+
+def _is_compiled(student: Tensor, teacher: Tensor) -> bool:
+    """Return whether XLA compiles a loss by itself.
+
+    In eager code it would compile in each call, and for sequences of many lengths in each step. On a GPU it needs files
+    of CUDA that many installations lack, and the replicas of one processor would wait for each other.
+    """
+    if tf.executing_eagerly() or student.shape != teacher.shape or None in student.shape[1:]:
+        return False
+    count = student.shape.num_elements()
+    if not MANY <= count < MOST if count is not None else not LARGE <= student.shape[1:].num_elements() < MANY:
+        return False
+    return (
+        not gradients.under_xla()
+        and not gradients.are_recorded_for(teacher)
+        and tf.test.is_built_with_xla()
+        and all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
+        and tf.distribute.get_strategy().num_replicas_in_sync == 1
+    )
+
+
+def _run(loss: Callable[..., Tensor], evaluate: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
+    """Return a function of all rows, of the student and of what it is compared with, that leaves them to `evaluate`."""
+    recorded = gradients.are_recorded()
+
+    @tf.custom_gradient
+    def run(student: Tensor, *others: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor | None, ...]]]:
+        def value(student: Tensor, *others: Tensor) -> list[Tensor]:
+            return [loss(student, *others)]
+
+        def value_and_slope(student: Tensor, *others: Tensor) -> list[Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(student)
+                values = loss(student, *others)
+            return [values, tape.gradient(values, student)]
+
+        rows = [student, *others]
+        values, *slopes = evaluate(value_and_slope, rows, 2) if recorded else evaluate(value, rows, 1)
+
+        def gradient(upstream: Tensor) -> tuple[Tensor | None, ...]:
+            found = slopes[0] if slopes else evaluate(value_and_slope, rows, 2)[1]
+            return upstream[:, None] * found, *[None] * len(others)
+
+        return values, gradient
+
+    return run
+
+
+def _compiled(function: Callable[..., list[Tensor]], rows: list[Tensor], outputs: int) -> list[Tensor]:
+    """Return what a function returns for all rows."""
+    return tf.function(function, jit_compile=True, autograph=False)(*rows)
+
+
+def _by_chunks(function: Callable[..., list[Tensor]], rows: list[Tensor], outputs: int, size: int) -> list[Tensor]:
+    """Return what a function returns for all rows, values and perhaps slopes, from `size` of them at a time."""
+    shape, dtype = tf.shape(rows[0]), rows[0].dtype
+    empty = [_empty(shape[:1], dtype), _empty(shape, dtype)][:outputs]
+
+    def more(start: Tensor, *_: Tensor) -> Tensor:
+        return start < shape[0]
+
+    def body(start: Tensor, *filled: Tensor) -> list[Tensor]:
+        stop = tf.minimum(start + size, shape[0])
+        places = tf.range(start, stop)
+        # In place: the row-wise updates of tensors copy all of it for each chunk.
+        parts = zip(filled, function(*(each[start:stop] for each in rows)), strict=True)
+        return [stop, *(tf.raw_ops.InplaceUpdate(x=whole, i=places, v=part) for whole, part in parts)]
+
+    return tf.while_loop(more, body, [tf.constant(0), *empty], parallel_iterations=1)[1:]
+
+
+def _empty(shape: Tensor, dtype: tf.DType) -> Tensor:
+    return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=False)
