@@ -17,10 +17,13 @@ SCRIPTS = {
 #: and tests/test_serve.py the service.
 OF_THEIR_OWN = {
     "check_devices.py",
+    "benchmarks/accelerator.py",
     "benchmarks/cache.py",
+    "benchmarks/epochs.py",
     "benchmarks/loss_cost.py",
     "benchmarks/serving.py",
     "benchmarks/training.py",
+    "benchmarks/xla.py",
     "serve.py",
 }
 #: `make quickstart` runs it, in .ci/run.

@@ -31,6 +31,7 @@ class Task:
         batch_size: examples in a step.
         steps: training steps in a call.
         pairs: layers of student and teacher of one shape, for the terms on features.
+        jit_compile: XLA for all contestants or for none; "auto" as Keras decides for a plain student.
     """
 
     student: Callable[[], keras.Model]
@@ -39,6 +40,7 @@ class Task:
     batch_size: int
     steps: int = 1
     pairs: tuple[tuple[str, str], ...] = ()
+    jit_compile: bool | str = "auto"
 
     def batches(self, x: Any = None) -> tf.data.Dataset:
         """Return batches from memory without end; their x is replaced where `x` is given."""
@@ -65,7 +67,8 @@ def forward(task: Task) -> Contestant:
         logits = predict(images)
         for number in tf.range(1, task.steps):
             # Each pass reads the one before, so that no compiler can move it out of the loop.
-            logits = predict(images + 0.0 * logits[0, 0] * tf.cast(number, tf.float32))
+            nothing = 0.0 * tf.cast(tf.reshape(logits, [-1])[0], tf.float32) * tf.cast(number, tf.float32)
+            logits = predict(images + tf.cast(nothing, images.dtype))
         return logits
 
     return lambda: passes().numpy()
@@ -143,16 +146,20 @@ def hints(task: Task) -> list[kd.Term]:
 
 
 def keras_distilled(task: Task, more: list[Any]) -> Contestant:
+    return fitted(keras_distiller(task, more), task.batches())
+
+
+def keras_distiller(task: Task, more: list[Any]) -> keras.Model:
     # Its default loss does not distil: the string resolves to a function, and the softmax is skipped.
     soft = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
     model = keras.distillation.Distiller(
-        teacher=task.teacher(),  # a separate one: it sets the flags of its teacher
+        teacher=task.teacher(),  # one of its own: it sets the flags of its teacher
         student=task.student(),
         distillation_losses=[soft, *more] if more else soft,
         student_loss_weight=1 - ALPHA,
     )
     model.compile(**supervised(task))
-    return fitted(model, task.batches())
+    return model
 
 
 class InTheMannerOfKerasIo(keras.Model):
@@ -223,7 +230,9 @@ def fitted(model: keras.Model, batches: tf.data.Dataset) -> Contestant:
 
 
 def uses_xla(task: Task) -> bool:
-    """Return what Keras's "auto" selects."""
+    """Return what a task's choice of XLA comes to."""
+    if task.jit_compile != "auto":
+        return bool(task.jit_compile)
     student = task.student()
     student.compile()
     return bool(student.jit_compile)
@@ -235,4 +244,5 @@ def supervised(task: Task) -> dict[str, Any]:
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "metrics": ["accuracy"],
         "steps_per_execution": task.steps,
+        "jit_compile": task.jit_compile,
     }
