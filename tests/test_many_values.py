@@ -93,6 +93,13 @@ def test_a_compiled_loss_has_the_value_of_the_reference_and_the_plain_gradient(n
     np.testing.assert_allclose(gradient, plain, rtol=1e-5, atol=1e-5)
 
 
+def test_an_array_in_a_graph_is_a_student_too(compiled):
+    student, teacher = pair()
+    values = tf.function(lambda teacher: losses.kl_divergence(student, teacher))(tf.constant(teacher))
+    assert compiled == [(14, 40)]
+    np.testing.assert_allclose(values, references.kl_divergence(student, teacher), rtol=1e-5, atol=1e-5)
+
+
 def test_batches_of_unknown_size_are_compiled_where_one_example_has_many_values(compiled, monkeypatch):
     student, teacher = pair()
     free = tf.TensorSpec((None, 7, 40))

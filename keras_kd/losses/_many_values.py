@@ -6,6 +6,7 @@ update in place.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,18 +43,14 @@ def for_many_values(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(loss)
     def wrapped(student: Tensor, teacher: Tensor, *further: Any, **named: Any) -> Tensor:
-        classes = student.shape[-1]
-        compiles = _is_compiled(student, teacher)
-        if not compiles and (
-            classes is None or classes < LARGE or student.shape != teacher.shape or gradients.under_xla()
-        ):
+        evaluate = _way(student, teacher)
+        if evaluate is None:
             return loss(student, teacher, *further, **named)
         arguments = dict(signature.bind(student, teacher, *further, **named).arguments)
-        shape = tf.shape(student)
+        shape, classes = tf.shape(student), student.shape[-1]
         rows = {name: tf.reshape(arguments.pop(name), (-1, classes)) for name in ("student", "teacher")}
         if "labels" in arguments:
             rows["labels"] = tf.reshape(class_ids(arguments.pop("labels"), student), (-1,))
-        evaluate = _compiled if compiles else functools.partial(_by_chunks, size=max(1, _CHUNK // classes))
         values = _run(functools.partial(loss, **arguments), evaluate)(*rows.values())
         values = tf.reshape(values, shape[:-1])
         values.set_shape(student.shape[:-1])
@@ -62,19 +59,29 @@ def for_many_values(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return wrapped
 
 
+def _way(student: Tensor, teacher: Tensor) -> Callable[..., list[Tensor]] | None:
+    """Return what evaluates a loss of these logits, or None where the loss does so itself."""
+    classes = student.shape[-1]
+    if classes is None or student.shape != teacher.shape or gradients.under_xla():
+        return None
+    if _is_compiled(student, teacher):
+        return _compiled
+    return functools.partial(_by_chunks, size=max(1, _CHUNK // classes)) if classes >= LARGE else None
+
+
 def _is_compiled(student: Tensor, teacher: Tensor) -> bool:
     """Return whether XLA compiles a loss by itself.
 
     In eager code it would compile in each call, and for sequences of many lengths in each step. On a GPU it needs files
     of CUDA that many installations lack, and the replicas of one processor would wait for each other.
     """
-    if tf.executing_eagerly() or student.shape != teacher.shape or None in student.shape[1:]:
+    batch, *example = student.shape
+    if tf.executing_eagerly() or None in example:
         return False
-    count = student.shape.num_elements()
-    if not MANY <= count < MOST if count is not None else not LARGE <= student.shape[1:].num_elements() < MANY:
-        return False
+    values = math.prod(example)
+    is_large = LARGE <= values < MANY if batch is None else MANY <= batch * values < MOST
     return (
-        not gradients.under_xla()
+        is_large
         and not gradients.are_recorded_for(teacher)
         and tf.test.is_built_with_xla()
         and all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
