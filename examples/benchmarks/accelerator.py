@@ -224,8 +224,7 @@ def one_step(pair: Pair, device: str) -> tuple[float, list[np.ndarray]]:
         teacher, student = pair.teacher(), pair.student()
         for model, values in zip((teacher, student), weights, strict=True):
             model.set_weights(values)
-        for layer in student._flatten_layers():
-            layer.trainable = layer.trainable and not isinstance(layer, layers.Dropout)
+        for layer in student.layers:
             if isinstance(layer, layers.Dropout):
                 layer.rate = 0.0  # the two have random numbers of their own
         distiller = kd.Distiller(student=student, teacher=teacher)
@@ -259,7 +258,7 @@ def places(smoke: bool) -> dict[str, list[str]]:
 @contextlib.contextmanager
 def placed() -> Iterator[dict[str, set[str]]]:
     """Collect which kinds of operations run on which device, from the graphs as TensorFlow has parted them."""
-    from tensorflow.python.eager import context
+    from tensorflow.python.eager import context  # the public way logs each operation to stderr, a line each
 
     found: dict[str, set[str]] = {}
     context.context().enable_graph_collection()  # of what is traced from here on
