@@ -158,6 +158,25 @@ def test_a_teacher_that_learns_too_has_its_gradient_where_a_loss_could_be_compil
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("device", "chunk", "rows"),
+    [("CPU", 120, 3), ("CPU", 559, 13), ("CPU", 560, None), ("GPU", 120, 6), ("GPU", 279, 13), ("GPU", 280, None)],
+)
+def test_chunks_are_as_large_as_a_device_needs(device, chunk, rows, monkeypatch):
+    student, teacher = pair()
+    sizes, by_chunks = [], _many_values._by_chunks
+    monkeypatch.setattr(_many_values, "LARGE", 40)
+    monkeypatch.setattr(_many_values, "_CHUNK", chunk)
+    monkeypatch.setattr(_many_values, "_ACCELERATOR_CHUNK", 2 * chunk)
+    monkeypatch.setattr(
+        _many_values, "_by_chunks", lambda *given, size: [sizes.append(size), by_chunks(*given, size)][1]
+    )
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda: [tf.config.PhysicalDevice("0", device)])
+    values = losses.kl_divergence(tf.constant(student), tf.constant(teacher))
+    assert sizes == ([] if rows is None else [rows])
+    np.testing.assert_allclose(values, references.kl_divergence(student, teacher), rtol=1e-5, atol=1e-5)
+
+
 def test_a_batch_of_unknown_size_is_computed_in_chunks_too(small_chunks):
     student, teacher = pair()
     free = tf.TensorSpec((None, None, 40))

@@ -6,14 +6,15 @@
 Four pairs of teacher and student with random weights on random data: the quickstart's, a ResNet-50 with a MobileNetV3
 at 224 x 224, a transformer of the size of BERT base with one of four layers at 128 tokens, and a vocabulary of 50,257.
 
-1. The numbers: one step in float32 (no TF32) on the accelerator and on the processor, from the same weights.
+1. The numbers: one step in float32 (no TF32) on the accelerator and on the processor, from the same weights. "rounding"
+   is how far the processor's step is from one in float64: two devices round differently, and no less than that.
 2. The places: which operations of a step run on the processor although there is an accelerator. Reading the data,
    checks and sizes belong there; products, convolutions and sums do not.
 3. The steps: plain fit of the student, the teacher's forward passes, a live Distiller, one with stored targets and
-   `keras.distillation`, each with the same batches, in turns in a random order; a loop in PyTorch where it is installed
-   and has the pair. Each row is a process of its own, so that memory is its own. "rest" is the share of a live step
-   that is neither the student's own step nor the teacher's forward pass; "MB" the peak of the accelerator's memory that
-   a live step takes.
+   `keras.distillation`, each with the same batches, in turns in a random order. Each row is a process of its own, so
+   that memory is its own. "rest" is the share of a live step that is neither the student's own step nor the teacher's
+   forward pass; "MB" the peak of the accelerator's memory that a live step takes. "torch" is a live step of a usual
+   loop in PyTorch, where it is installed, in a process after the row's: `torch.compile` beside XLA, else eager.
 
 Rows are measured in the order of their interest until the minutes are over; the others are named.
 """
@@ -21,6 +22,8 @@ Rows are measured in the order of their interest until the minutes are over; the
 import argparse
 import contextlib
 import dataclasses
+import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -72,6 +75,7 @@ class Pair:
         batch_size: examples in a step.
         tokens: number of token ids.
         positions: whether there is a label for each position.
+        pytorch: makes both in PyTorch, with weights of their own; None where the models of Keras can be converted.
     """
 
     teacher: Callable[[], keras.Model]
@@ -81,6 +85,7 @@ class Pair:
     batch_size: int
     tokens: int | None = None
     positions: bool = False
+    pytorch: Callable[[], tuple[Any, Any]] | None = None
 
     def data(self, batches: int) -> tuple[np.ndarray, np.ndarray]:
         """Return random x and y."""
@@ -96,7 +101,8 @@ class Pair:
 def main() -> None:
     options = read_arguments()
     if options.row:
-        print(json.dumps(row(**json.loads(options.row))))
+        settings = json.loads(options.row)
+        print(json.dumps(pytorch_row(**settings) if options.pytorch else row(**settings)))
         return
     started = time.monotonic()
     print_machine()
@@ -116,6 +122,9 @@ def main() -> None:
         if found is None:
             left_out.append(f"{settings['pair']} {settings['precision']}{' XLA' if settings['xla'] else ''}")
             continue
+        seconds = 60 * options.minutes - (time.monotonic() - started)
+        if seconds > 0 and importlib.util.find_spec("torch"):
+            found["pytorch"] = in_own_process(settings, seconds, "--pytorch") or {}
         figures["steps"].append({**settings, **found})
         print_row(settings, found)
     if left_out:
@@ -123,7 +132,7 @@ def main() -> None:
             f"\nNot measured in {options.minutes:g} minutes (--minutes, --pairs, --precisions): {', '.join(left_out)}"
         )
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(figures, indent=2, default=float) + "\n")
 
 
 # What is trained
@@ -133,8 +142,20 @@ def pairs(smoke: bool) -> dict[str, Pair]:
     """Return the pairs by name."""
     small = {"weights": None, "classifier_activation": None}
     side, classes = (32, 10) if smoke else (224, 1000)
-    width, words, length = (32, 100, 16) if smoke else (768, 30_522, 128)
-    vocabulary = 300 if smoke else 50_257
+    width, length = (32, 16) if smoke else (768, 128)
+    words, vocabulary = (100, 300) if smoke else (30_522, 50_257)
+    heads = max(1, width // 64)
+    text = [
+        {"words": words, "length": length, "classes": 2, "width": width, "blocks": 2 if smoke else 12, "heads": heads},
+        {"words": words, "length": length, "classes": 2, "width": 312, "blocks": 1 if smoke else 4, "heads": 12},
+    ]
+    language = [
+        {"words": vocabulary, "length": length, "classes": vocabulary, "blocks": blocks, "pool": False, **size}
+        for blocks, size in (
+            (2, {"width": width, "heads": heads}),
+            (1, {"width": width // 3, "heads": max(1, heads // 3)}),
+        )
+    ]
     return {
         "quickstart": Pair(
             lambda: build_teacher((28, 28, 1), 10), lambda: build_student((28, 28, 1), 10), (28, 28, 1), 10, 128
@@ -147,29 +168,31 @@ def pairs(smoke: bool) -> dict[str, Pair]:
             (side, side, 3),
             classes,
             2 if smoke else 64,
+            pytorch=lambda: _pytorch().image_models(classes),
         ),
-        "text": Pair(
-            lambda: transformer(words, length, width, 2 if smoke else 12, heads=width // 64 or 1, classes=2),
-            lambda: transformer(
-                words, length, 16 if smoke else 312, 1 if smoke else 4, heads=1 if smoke else 12, classes=2
-            ),
-            (length,),
-            2,
-            4 if smoke else 32,
-            tokens=words,
-        ),
-        "vocabulary": Pair(
-            lambda: transformer(vocabulary, length, width, 2, heads=width // 64 or 1, classes=vocabulary, pool=False),
-            lambda: transformer(
-                vocabulary, length, width // 3, 1, heads=4 if width > 64 else 1, classes=vocabulary, pool=False
-            ),
-            (length,),
-            vocabulary,
-            2 if smoke else 8,
-            tokens=vocabulary,
-            positions=True,
-        ),
+        "text": encoders(text, 4 if smoke else 32),
+        "vocabulary": encoders(language, 2 if smoke else 8),
     }
+
+
+def encoders(sizes: list[dict[str, Any]], batch_size: int) -> Pair:
+    """Return a pair of transformers, of the sizes of the teacher and of the student."""
+    return Pair(
+        lambda: transformer(**sizes[0]),
+        lambda: transformer(**sizes[1]),
+        (sizes[0]["length"],),
+        sizes[0]["classes"],
+        batch_size,
+        tokens=sizes[0]["words"],
+        positions=not sizes[0].get("pool", True),
+        pytorch=lambda: tuple(_pytorch().Encoder(**size) for size in sizes),
+    )
+
+
+def _pytorch() -> Any:
+    import pytorch_contestant  # needs PyTorch
+
+    return pytorch_contestant
 
 
 def transformer(
@@ -177,56 +200,82 @@ def transformer(
 ) -> keras.Model:
     """Return an encoder of token ids that ends in logits, of the sequence or of each position."""
     ids = layers.Input((length,), dtype="int32")
-    x = layers.Embedding(words, width)(ids)
-    x = layers.Add()([x, layers.Embedding(length, width)(keras.ops.arange(length)[None])])
+    x = Places()(layers.Embedding(words, width)(ids))
     for _ in range(blocks):
         attended = layers.MultiHeadAttention(heads, max(1, width // heads))(x, x)
         x = layers.LayerNormalization()(layers.Add()([x, attended]))
         inner = layers.Dense(width)(layers.Dense(4 * width, activation="gelu")(x))
         x = layers.LayerNormalization()(layers.Add()([x, inner]))
     x = layers.GlobalAveragePooling1D()(x) if pool else x
-    return keras.Model(ids, layers.Dense(classes, dtype="float32")(x))
+    return keras.Model(ids, layers.Dense(classes, dtype=head_type())(x))
+
+
+class Places(layers.Layer):
+    """Add a vector of its own to each position."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.vectors = self.add_weight(shape=shape[1:], initializer="uniform", name="vectors")
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x + self.vectors
+
+
+def head_type() -> str | None:
+    """Return float32 in mixed precision: logits are not rounded to half of the digits."""
+    return "float32" if keras.config.dtype_policy().name.startswith("mixed") else None
 
 
 def task(pair: Pair, xla: bool) -> Task:
-    return Task(pair.student, pair.teacher, pair.data(batches=4), pair.batch_size, jit_compile=xla)
+    """Return what is trained, with one teacher for all: a large one takes long to make."""
+    return Task(pair.student, functools.cache(pair.teacher), pair.data(batches=4), pair.batch_size, jit_compile=xla)
 
 
 # The numbers and the places
 
 
 def numbers(names: list[str], smoke: bool) -> list[dict[str, Any]]:
-    """Print how far a step on the accelerator is from one on the processor."""
+    """Print how far a step on the accelerator is from one on the processor, and that from one in float64."""
     tf.config.experimental.enable_tensor_float_32_execution(False)
     print(f"\nOne step in float32, without TF32, from the same weights: {accelerator()} and CPU:0\n")
-    print(f"{'pair':<12}{'loss':>14}{'off by':>10}{'gradients off by':>18}  at most {CLOSE:g}")
+    print(
+        f"{'pair':<12}{'loss':>14}{'off by':>10}{'gradients off by':>18}{'rounding':>10}  at most {CLOSE:g} or rounding"
+    )
     found = []
     for name in names:
         pair = pairs(smoke)[name]
+        pair = dataclasses.replace(pair, batch_size=min(8, pair.batch_size))
         here, there = one_step(pair, accelerator()), one_step(pair, "CPU:0")
-        loss = abs(here[0] - there[0]) / abs(there[0])
-        scale = max(np.abs(each).max() for each in there[1])
-        change = max(np.abs(a - b).max() for a, b in zip(here[1], there[1], strict=True)) / scale
-        met = "met" if max(loss, change) <= CLOSE else "missed"
-        print(f"{name:<12}{here[0]:>14.6f}{loss:>10.1e}{change:>18.1e}  {met}", flush=True)
-        found.append({"pair": name, "loss": here[0], "loss_off": loss, "gradients_off": change})
+        loss, change = apart(here, there)
+        rounding = max(apart(there, one_step(pair, "CPU:0", "float64")))
+        met = "met" if max(loss, change) <= max(CLOSE, rounding) else "missed"
+        print(f"{name:<12}{there[0]:>14.6f}{loss:>10.1e}{change:>18.1e}{rounding:>10.1e}  {met}", flush=True)
+        found.append({"pair": name, "loss": there[0], "loss_off": loss, "gradients_off": change, "rounding": rounding})
     tf.config.experimental.enable_tensor_float_32_execution(True)
     return found
 
 
-def one_step(pair: Pair, device: str) -> tuple[float, list[np.ndarray]]:
+def apart(one: tuple[float, list[np.ndarray]], other: tuple[float, list[np.ndarray]]) -> tuple[float, float]:
+    """Return the relative difference of two losses, and the largest of changes of weights over the largest change."""
+    scale = max(np.abs(each).max() for each in other[1])
+    changes = [np.abs(ours - theirs).max() for ours, theirs in zip(one[1], other[1], strict=True)]
+    return abs(one[0] - other[0]) / abs(other[0]), max(changes) / scale
+
+
+def one_step(pair: Pair, device: str, dtype: str = "float32") -> tuple[float, list[np.ndarray]]:
     """Return the loss of a step of plain gradient descent, and by how much it moves each weight."""
     keras.utils.set_random_seed(0)
-    with tf.device("CPU:0"):  # the same random numbers on both
+    with tf.device("CPU:0"):  # the same random numbers everywhere
         weights = [model().get_weights() for model in (pair.teacher, pair.student)]
     x, y = pair.data(batches=1)
+    keras.config.set_dtype_policy(dtype)
     with tf.device(device):
         teacher, student = pair.teacher(), pair.student()
+        keras.config.set_dtype_policy("float32")
         for model, values in zip((teacher, student), weights, strict=True):
             model.set_weights(values)
         for layer in student.layers:
             if isinstance(layer, layers.Dropout):
-                layer.rate = 0.0  # the two have random numbers of their own
+                layer.rate = 0.0  # each would have random numbers of its own
         distiller = kd.Distiller(student=student, teacher=teacher)
         distiller.compile(
             **supervised(), temperature=contestants.TEMPERATURE, alpha=contestants.ALPHA, jit_compile=False
@@ -279,15 +328,18 @@ def placed() -> Iterator[dict[str, set[str]]]:
 # The steps
 
 
-def in_own_process(settings: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+def in_own_process(settings: dict[str, Any], seconds: float, *more: str) -> dict[str, Any] | None:
     """Return a row, or None where there is no time for it; what fails is in the row."""
-    command = [sys.executable, __file__, "--row", json.dumps(settings)]
+    command = [sys.executable, __file__, "--row", json.dumps(settings), *more]
+    environment = dict(os.environ)
+    if more:  # it may name libraries for TensorFlow, and PyTorch brings its own
+        environment.pop("LD_LIBRARY_PATH", None)
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired:
         return None
     if ended.returncode:
-        lines = [line for line in ended.stderr.splitlines() if line.strip()]
+        lines = [line for line in ended.stderr.splitlines() if line.strip() and "port.cc" not in line]
         return {"failed": lines[-1] if lines else f"exit status {ended.returncode}"}
     return json.loads(ended.stdout.splitlines()[-1])
 
@@ -306,8 +358,6 @@ def row(pair: str, precision: str, xla: bool, rounds: int, smoke: bool) -> dict[
             continue
         if who is contestants.live and before is not None:
             memory = (peak_memory() - before) / 1e6
-    if not xla and precision == "float32" and pair == "quickstart" and (loop := pytorch_loop(given)):
-        made["pytorch"] = loop
     times = in_turns(made, rounds, warm_up=2)
     return {
         "milliseconds": {name: float(np.median(values)) for name, values in times.items()},
@@ -319,14 +369,23 @@ def row(pair: str, precision: str, xla: bool, rounds: int, smoke: bool) -> dict[
     }
 
 
-def pytorch_loop(given: Task) -> Callable[[], object] | None:
-    """Return a step of the pair in PyTorch, or None where it is not installed."""
-    try:
-        import pytorch_contestant
-    except ImportError:
-        return None
-    device = "cuda" if tf.config.list_physical_devices("GPU") else "cpu"
-    return pytorch_contestant.trainer(given, compiled=False, device=device)[0]
+def pytorch_row(pair: str, precision: str, xla: bool, rounds: int, smoke: bool) -> dict[str, Any]:
+    """Return the milliseconds of a step of a loop in PyTorch."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":  # before TensorFlow opens its own libraries of the same names, which then leaves the GPU alone
+        torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8, device=device), torch.zeros(1, 1, 3, 3, device=device))
+        tf.config.set_visible_devices([], "GPU")
+    import pytorch_contestant
+
+    chosen = pairs(smoke)[pair]
+    given = task(chosen, xla)
+    precisions = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}
+    models = chosen.pytorch() if chosen.pytorch else None
+    step, _ = pytorch_contestant.trainer(given, xla, device, models, precisions.get(precision))
+    times = in_turns({"pytorch": step}, rounds, warm_up=5)["pytorch"]
+    return {"milliseconds": float(np.median(times)), "quartiles": [float(x) for x in np.percentile(times, [25, 75])]}
 
 
 def accelerator() -> str:
@@ -377,6 +436,8 @@ def print_row(settings: dict[str, Any], found: dict[str, Any]) -> None:
         return
     times = found["milliseconds"]
     names = ("plain", "forward", "live", "cached", "keras_distillation", "pytorch")
+    if found.get("pytorch", {}).get("milliseconds"):
+        times = {**times, "pytorch": found["pytorch"]["milliseconds"]}
     cells = [f"{times[name]:.2f}" if name in times else "" for name in names]
     parts = [times.get(name) for name in ("plain", "forward", "live", "cached")]
     plain, forward, live, cached = parts
@@ -384,7 +445,10 @@ def print_row(settings: dict[str, Any], found: dict[str, Any]) -> None:
     cells.append(f"{cached / plain:.2f}" if cached and plain else "")
     cells.append(f"{found['megabytes']:.0f}" if found["megabytes"] is not None else "")
     print("".join(f"{cell:>9}" for cell in cells), flush=True)
-    for name, reason in found["failed_contestants"].items():
+    failed = dict(found["failed_contestants"])
+    if found.get("pytorch", {}).get("failed"):
+        failed["pytorch"] = found["pytorch"]["failed"]
+    for name, reason in failed.items():
         print(f"  {name} failed: {reason}", flush=True)
 
 
@@ -398,6 +462,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", choices=precisions, default=precisions, help="default: all")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the figures to this file as well")
     parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--pytorch", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"argument --rounds: expected at least 1. Received: {options.rounds}")

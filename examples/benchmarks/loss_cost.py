@@ -1,6 +1,7 @@
 """What each loss costs: time beside the plain divergence and TensorFlow's cross-entropy, memory for the relations.
 
     python examples/benchmarks/loss_cost.py
+    python examples/benchmarks/loss_cost.py --ways    # large vocabularies whole, by chunks and compiled, alone
 
 Every loss on logits is timed forward and backward, in a graph as in `fit` on a CPU, on (4096, 1000) float32. The losses
 are called in turns, in a random order, so that other load on the machine affects all of them; the figures are medians
@@ -18,6 +19,7 @@ matrices at most 1.1 times their products; at most 100 MB.
 """
 
 import argparse
+import functools
 import inspect
 import json
 import os
@@ -26,6 +28,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
 
@@ -34,7 +37,7 @@ import tensorflow as tf
 from timing import in_turns
 
 from keras_kd import losses
-from keras_kd.losses import logits, relations
+from keras_kd.losses import _many_values, logits, relations
 
 LOGITS_SHAPE, FEATURES_SHAPE = (4096, 1000), (512, 2048)
 PRODUCTS_LIMIT, MEGABYTES_LIMIT = 1.1, 100
@@ -54,21 +57,29 @@ def main() -> None:
     if options.memory_of:  # in the process that is measured
         print(extra_megabytes(getattr(losses, options.memory_of)))
         return
+    if options.ways:
+        figures = {"rounds": options.rounds, "ways": ways(options.rounds)}
+    else:
+        figures = everything(options.rounds)
+        print_figures(figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def everything(rounds: int) -> dict:
+    """Return the figures of all losses."""
     steps = {name: logits_step(name, LOGITS_SHAPE) for name in public(logits)}
     steps |= {f"{name}, products": products_step(transposed) for name, transposed in PRODUCTS.items()}
-    milliseconds = in_turns(steps, options.rounds, WARM_UP)
+    milliseconds = in_turns(steps, rounds, WARM_UP)
     medians = {name: float(np.median(values)) for name, values in milliseconds.items()}
-    figures = {
-        "rounds": options.rounds,
+    return {
+        "rounds": rounds,
         "time": [
             {"loss": name, "milliseconds": median, "ratio": median / medians[PLAIN]} for name, median in medians.items()
         ],
-        "divergences": [beside_cross_entropy(shape, options.rounds) for shape in SHAPES],
+        "divergences": [beside_cross_entropy(shape, rounds) for shape in SHAPES],
         "memory": [{"loss": name, "megabytes": in_own_process(name)} for name in public(relations)],
     }
-    print_figures(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def public(module: object) -> list[str]:
@@ -80,11 +91,46 @@ def beside_cross_entropy(shape: tuple[int, int], rounds: int) -> dict:
     """Return the milliseconds of the divergences and of TensorFlow's cross-entropy."""
     student, teacher = sides(shape)
     fused = traced(lambda one, other: tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(other), one), shape)
-    steps = {"cross-entropy": lambda: fused(student, teacher)[1].numpy()}
+    steps = {"cross-entropy": lambda: fused(student, teacher)[2].numpy()}
     steps |= {name: logits_step(name, shape) for name in DIVERGENCES}
     calls = rounds * (20 if np.prod(shape) < 1e5 else 1)
     times = in_turns(steps, calls, WARM_UP)
     return {"shape": shape, "milliseconds": {name: float(np.median(values)) for name, values in times.items()}}
+
+
+def ways(rounds: int) -> list[dict]:
+    """Print what the divergences over many values cost as a whole, by chunks of rows, and compiled by XLA."""
+    print(f"Forward and gradient, medians of {rounds} calls; MB: the most that a call takes of a GPU\n")
+    figures = []
+    for shape in SHAPES[1:]:
+        fused = traced(lambda one, other: tf.nn.softmax_cross_entropy_with_logits(tf.nn.softmax(other), one), shape)
+        figures.append(way(shape, "cross-entropy", "TensorFlow's", fused, rounds))
+        for name in DIVERGENCES:
+            for chunk in [2**power for power in (20, 23, 26) if 2**power < np.prod(shape)]:
+                by_chunks = functools.partial(_many_values._by_chunks, size=max(1, chunk // shape[-1]))
+                with mock.patch.object(_many_values, "_way", lambda *_, by_chunks=by_chunks: by_chunks):
+                    step = traced(with_labels(name, shape), shape)
+                figures.append(way(shape, name, f"by {chunk:,}", step, rounds))
+            with mock.patch.object(_many_values, "_way", lambda *_: None):
+                for xla in (False, True):
+                    step = traced(tf.function(with_labels(name, shape), jit_compile=xla), shape)
+                    figures.append(way(shape, name, "compiled" if xla else "whole", step, rounds))
+    return figures
+
+
+def way(shape: tuple[int, int], loss: str, name: str, step: Callable, rounds: int) -> dict:
+    """Print what one way costs."""
+    student, teacher = sides(shape)
+    times = in_turns({name: lambda: step(student, teacher)[2].numpy()}, rounds, WARM_UP)[name]
+    found = {"shape": shape, "loss": loss, "way": name, "milliseconds": float(np.median(times)), "megabytes": None}
+    if tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        before = tf.config.experimental.get_memory_info("GPU:0")["current"]
+        step(student, teacher)[2].numpy()
+        found["megabytes"] = (tf.config.experimental.get_memory_info("GPU:0")["peak"] - before) / 1e6
+    memory = "" if found["megabytes"] is None else f"{found['megabytes']:>10.0f} MB"
+    print(f"{shape!s:<16}{loss:<16}{name:<16}{found['milliseconds']:>10.2f} ms{memory}", flush=True)
+    return found
 
 
 def sides(shape: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -96,12 +142,17 @@ def sides(shape: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
 def logits_step(name: str, shape: tuple[int, int]) -> Callable[[], object]:
     """Return a function that takes the value and the gradient of a loss, and waits for both."""
     student, teacher = sides(shape)
+    step = traced(with_labels(name, shape), shape)
+    return lambda: step(student, teacher)[2].numpy()
+
+
+def with_labels(name: str, shape: tuple[int, int]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Return a loss as a function of student and teacher."""
     loss = getattr(losses, name)
     arguments = {}
     if "labels" in inspect.signature(loss).parameters:
         arguments["labels"] = tf.constant(np.random.default_rng(1).integers(0, shape[-1], shape[0]))
-    step = traced(lambda student, teacher: loss(student, teacher, **arguments), shape)
-    return lambda: step(student, teacher)[1].numpy()
+    return lambda student, teacher: loss(student, teacher, **arguments)
 
 
 def products_step(transposed: bool) -> Callable[[], object]:
@@ -118,14 +169,18 @@ def products_step(transposed: bool) -> Callable[[], object]:
 
 
 def traced(loss: Callable, shape: tuple[int | None, int]) -> Callable[[tf.Tensor, tf.Tensor], tuple]:
-    """Return a graph function of student and teacher that returns the mean of the loss and the student's gradient."""
+    """Return a graph function of student and teacher that returns the mean of the loss and the student's gradient.
+
+    What waits for both reads one value of the gradient, the third that is returned: all of it takes long from a GPU.
+    """
 
     @tf.function(autograph=False)
     def step(student, teacher):
         with tf.GradientTape() as tape:
             tape.watch(student)
             value = tf.reduce_mean(loss(student, tf.stop_gradient(teacher)))
-        return value, tape.gradient(value, student)
+        gradient = tape.gradient(value, student)
+        return value, gradient, tf.reshape(gradient, (-1,))[0]
 
     return step.get_concrete_function(tf.TensorSpec(shape), tf.TensorSpec(shape))
 
@@ -200,6 +255,7 @@ def print_figures(figures: dict) -> None:
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21, help="calls of each loss (default: 21)")
+    parser.add_argument("--ways", action="store_true", help="what large vocabularies cost whole, by chunks, compiled")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the figures to this file as well")
     parser.add_argument("--memory-of", choices=public(relations), metavar="LOSS", help=argparse.SUPPRESS)
     options = parser.parse_args()

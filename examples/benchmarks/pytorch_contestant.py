@@ -11,27 +11,39 @@ from torch import nn
 from torch.nn import functional
 
 
-def trainer(task: Task, compiled: bool, device: str = "cpu") -> tuple[Callable[[], float], nn.Module]:
+def trainer(
+    task: Task,
+    compiled: bool,
+    device: str = "cpu",
+    models: tuple[nn.Module, nn.Module] | None = None,
+    autocast: torch.dtype | None = None,
+) -> tuple[Callable[[], float], nn.Module]:
     """Return a function that takes `task.steps` training steps and waits for them, and the student that they train.
 
     Args:
-        task: what is trained: models of convolutions, pooling, dropout and dense layers, on images.
+        task: what is trained.
         compiled: whether `torch.compile` compiles the forward passes and the loss.
         device: where.
+        models: teacher and student. None: those of the task, of convolutions, pooling, dropout and dense layers.
+        autocast: the type of mixed precision.
     """
     torch.manual_seed(0)
-    teacher, student = converted(task.teacher()).to(device).eval(), converted(task.student()).to(device).train()
+    teacher, student = models or (converted(task.teacher()), converted(task.student()))
+    teacher, student = teacher.to(device).eval(), student.to(device).train()
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3, eps=1e-7)  # Keras's epsilon
     loss_of = torch.compile(objective) if compiled else objective
     batches = _batches(task, device)
+    scaler = torch.amp.GradScaler(device, enabled=autocast is torch.float16)
 
     def steps() -> float:
         for _ in range(task.steps):
             x, y = next(batches)
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(student, teacher, x, y)
-            loss.backward()
-            optimizer.step()
+            with torch.autocast(device, autocast, enabled=autocast is not None):
+                loss = loss_of(student, teacher, x, y)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
         return float(loss.detach())
 
     return steps, student
@@ -40,11 +52,34 @@ def trainer(task: Task, compiled: bool, device: str = "cpu") -> tuple[Callable[[
 def objective(student: nn.Module, teacher: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     temperature, alpha = contestants.TEMPERATURE, contestants.ALPHA
     with torch.no_grad():
-        target = functional.log_softmax(teacher(x) / temperature, -1)
-    logits = student(x)
+        target = functional.log_softmax(teacher(x).flatten(0, -2) / temperature, -1)
+    logits = student(x).flatten(0, -2)
     log_probabilities = functional.log_softmax(logits / temperature, -1)
     soft = temperature**2 * functional.kl_div(log_probabilities, target, reduction="batchmean", log_target=True)
-    return alpha * soft + (1 - alpha) * functional.cross_entropy(logits, y)
+    return alpha * soft + (1 - alpha) * functional.cross_entropy(logits, y.flatten())
+
+
+def image_models(classes: int) -> tuple[nn.Module, nn.Module]:
+    """Return torchvision's ResNet-50 and MobileNetV3."""
+    import torchvision
+
+    return torchvision.models.resnet50(num_classes=classes), torchvision.models.mobilenet_v3_small(num_classes=classes)
+
+
+class Encoder(nn.Module):
+    """An encoder of token ids that ends in logits, of the sequence or of each position."""
+
+    def __init__(
+        self, words: int, length: int, width: int, blocks: int, heads: int, classes: int, pool: bool = True
+    ) -> None:
+        super().__init__()
+        self.pool, self.words, self.places = pool, nn.Embedding(words, width), nn.Embedding(length, width)
+        block = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True)
+        self.blocks, self.head = nn.TransformerEncoder(block, blocks), nn.Linear(width, classes)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.words(ids) + self.places.weight)
+        return self.head(x.mean(1) if self.pool else x)
 
 
 def accuracy(student: nn.Module, x: np.ndarray, y: np.ndarray) -> float:
@@ -126,4 +161,5 @@ def _batches(task: Task, device: str) -> Iterator[tuple[torch.Tensor, torch.Tens
 
 
 def _images(x: np.ndarray, device: str) -> torch.Tensor:
-    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().to(device)
+    x = torch.from_numpy(x)
+    return (x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x.long()).to(device)

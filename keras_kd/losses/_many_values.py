@@ -28,6 +28,9 @@ MOST = 2**25
 #: Values in a chunk: 4 MiB of float32, of which a loss holds about ten at a time.
 _CHUNK = 2**20
 
+#: The same on an accelerator, which the operations of a small chunk leave idle: 256 MiB.
+_ACCELERATOR_CHUNK = 2**26
+
 
 def for_many_values(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a loss of one value per row take large vocabularies in little memory and time, forward and backward.
@@ -37,7 +40,7 @@ def for_many_values(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     In a graph on a processor, XLA compiles the loss: it reads the logits a few times, where each of TensorFlow's
     operations reads and writes as much. Elsewhere, and where they are very large, they go by chunks of rows. Where XLA
-    compiles the whole step, the loss is as it is.
+    compiles the whole step, and where one chunk would do, the loss is as it is.
     """
     signature = inspect.signature(loss)
 
@@ -66,7 +69,11 @@ def _way(student: Tensor, teacher: Tensor) -> Callable[..., list[Tensor]] | None
         return None
     if _is_compiled(student, teacher):
         return _compiled
-    return functools.partial(_by_chunks, size=max(1, _CHUNK // classes)) if classes >= LARGE else None
+    chunk = _CHUNK if _on_processors_alone() else _ACCELERATOR_CHUNK
+    is_one_chunk = None not in student.shape and math.prod(student.shape) <= chunk
+    if classes < LARGE or is_one_chunk:
+        return None
+    return functools.partial(_by_chunks, size=max(1, chunk // classes))
 
 
 def _is_compiled(student: Tensor, teacher: Tensor) -> bool:
@@ -84,9 +91,13 @@ def _is_compiled(student: Tensor, teacher: Tensor) -> bool:
         is_large
         and not gradients.are_recorded_for(teacher)
         and tf.test.is_built_with_xla()
-        and all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
+        and _on_processors_alone()
         and tf.distribute.get_strategy().num_replicas_in_sync == 1
     )
+
+
+def _on_processors_alone() -> bool:
+    return all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
 
 
 def _run(loss: Callable[..., Tensor], evaluate: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
