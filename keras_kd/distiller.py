@@ -510,7 +510,7 @@ class Distiller(Trainer):
 
     def before_evaluation(self, iterator: Any) -> Any:
         """Make what the first step of an evaluation would make, and refuse names that would be twice in the logs."""
-        compiled.build_metrics(self, iterator, self._untracked.reader.output)
+        compiled.build_loss_and_metrics(self, iterator, self._untracked.reader.output)
         self._check_log_names()
         return iterator
 

@@ -70,6 +70,21 @@ def test_compile_makes_a_loss_and_a_container_of_metrics_where_they_are_given():
     assert isinstance(model._compile_metrics, keras.metrics.Metric) and not model._compile_metrics.built
 
 
+@about("_compile_loss")
+def test_a_loss_of_several_outputs_makes_its_metrics_from_symbolic_tensors():
+    class Comparison(keras.Operation):
+        def call(self, y, y_pred):
+            return model._compile_loss(y, y_pred)
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, {name: keras.layers.Dense(1, name=name)(inputs) for name in "ab"})
+    model.compile("sgd", {"a": "mse", "b": "mae"})
+    assert not model._compile_loss.built and model._compile_loss.metrics == []
+    Comparison().compute_output_spec(model.output, model.output)
+    assert model._compile_loss.built and [each.name for each in model._compile_loss.metrics] == ["a_loss", "b_loss"]
+    assert all(isinstance(each.total.value, tf.Variable) for each in model._compile_loss.metrics)
+
+
 def test_a_loss_and_metrics_that_are_set_to_none_are_forgotten():
     model = compiled(metrics=["mae"])
     model._compile_loss = model._compile_metrics = model.loss = None

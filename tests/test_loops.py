@@ -109,6 +109,27 @@ def test_only_batches_of_another_kind_are_traced_anew():
     assert [traced(X, Y), traced(X[:5], Y[:5]), traced(X, Y, W), traced(X, Y), traced(X, Y, W)] == [1, 1, 2, 2, 2]
 
 
+def of_two_outputs(*hidden):
+    outputs = keras.Input((4,))
+    inputs = outputs
+    for layer in hidden:
+        outputs = layer(outputs)
+    return keras.Model(inputs, {name: keras.layers.Dense(3, name=name)(outputs) for name in "ab"})
+
+
+@pytest.mark.parametrize("weights", [None, {"a": 1.0, "b": 2.0}])
+def test_a_student_of_several_outputs_is_traced_once(weights):
+    counter = Counter()
+    terms = [kd.Term(kd.losses.kl_divergence, at=(name, name), name=f"kd_{name}") for name in "ab"]
+    distiller = kd.Distiller(student=of_two_outputs(counter), teacher=of_two_outputs(), terms=terms)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("sgd", {"a": loss, "b": loss}, loss_weights=weights, metrics={"a": ["accuracy"]})
+    before = len(counter.traces)
+    logs = distiller.fit(batches(X, {"a": Y, "b": Y}), verbose=0).history
+    assert len(counter.traces) - before == 1
+    assert {"a_loss", "b_loss", "a_accuracy"} <= logs.keys()
+
+
 def test_two_iterators_may_take_turns():
     distiller = distil(mlp(1), mlp(2))
     distiller.optimizer.build(distiller.trainable_variables)

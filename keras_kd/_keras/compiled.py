@@ -76,23 +76,45 @@ def build_optimizer(model: Any) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
-def build_metrics(model: Any, iterator: Any, output: Tensors) -> None:
-    """Make the variables of the metrics given to `compile` before a step is traced, as for the optimizer.
+def build_loss_and_metrics(model: Any, iterator: Any, output: Tensors) -> None:
+    """Make the variables of the loss and the metrics given to `compile` before a step is traced, as for the optimizer.
 
     Args:
-        model: whose metrics they are.
-        iterator: over the batches; where their shapes are unknown, the metrics are left to the step.
+        model: whose loss and metrics they are.
+        iterator: over the batches; where their shapes are unknown, both are left to the step.
         output: the symbolic outputs of what is measured, or None where they are not known.
     """
-    metrics = model._compile_metrics
-    if model._distribute_strategy is not None or metrics is None or metrics.built:
+    if model._distribute_strategy is not None or output is None:
         return
-    if output is None or not isinstance(iterator, tf.data.Iterator):
+    y = _symbolic_labels(iterator)
+    if y is None:
         return
+    loss, metrics = model._compile_loss, model._compile_metrics
+    if loss is not None and not loss.built and len(tree.flatten(output)) > 1:  # it logs the loss of each output
+        _Comparison(loss).compute_output_spec(y, output)
+    if metrics is not None and not metrics.built:
+        metrics.build(y, output)
+
+
+def _symbolic_labels(iterator: Any) -> Tensors:
+    """Return the labels of the batches as symbolic tensors; None where there are none, or their shapes are unknown."""
+    if not isinstance(iterator, tf.data.Iterator):
+        return None
     _, y, _ = keras.utils.unpack_x_y_sample_weight(iterator.element_spec)
-    specs = tree.flatten(y)
-    if y is not None and all(isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None for spec in specs):
-        metrics.build(tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), y), output)
+    if not all(isinstance(spec, tf.TensorSpec) and spec.shape.rank is not None for spec in tree.flatten(y)):
+        return None
+    return tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), y)
+
+
+class _Comparison(keras.Operation):
+    """A loss, which by itself does not take symbolic tensors."""
+
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def call(self, y: Tensors, y_pred: Tensors) -> Tensor:
+        return self.loss(y, y_pred)
 
 
 def container(model: keras.Model) -> keras.metrics.Metric | None:
