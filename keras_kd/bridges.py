@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_kd._internal import layer_reader
 from keras_kd._keras import tensor_origin
+from keras_kd._serialization import serializable
 from keras_kd._types import Shape, Tensor
 
 
@@ -66,7 +67,7 @@ def _meet(ours: Shape, theirs: Shape, student_shape: Shape, teacher_shape: Shape
     )
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class ReviewFusion(keras.layers.Layer):
     """Fuse the student's stages from deep to shallow, each in the shape of the teacher's (ReviewKD).
 

@@ -13,6 +13,7 @@ from keras_kd._internal import heads, layer_reader, output_labels, soft_targets,
 from keras_kd._internal.loss_tracker import LossTracker
 from keras_kd._keras import compiled, gradients, layer_tree, loops, replicas, step_errors
 from keras_kd._keras.trainer import Trainer
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.teachers.base import AnyTeacher
@@ -21,7 +22,7 @@ from keras_kd.term import Term, check_temperature
 _LOGGED = ("loss", "student_loss", "distillation_loss")
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class Distiller(Trainer):
     """Train a student on labels and on the predictions of a teacher.
 

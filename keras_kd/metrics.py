@@ -6,10 +6,11 @@ import keras
 from keras import ops
 
 from keras_kd._keras import compiled, masks
+from keras_kd._serialization import serializable
 from keras_kd._types import Tensor
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def same_prediction(student: Tensor, teacher: Tensor, threshold: float | None = None) -> Tensor:
     """Return for each example whether the student predicts as the teacher: [argmax(student) = argmax(teacher)].
 
@@ -35,7 +36,7 @@ def same_prediction(student: Tensor, teacher: Tensor, threshold: float | None = 
     return ops.cast(predicted == _ids(teacher, student.shape[-1], len(predicted.shape)), "float32")
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class Agreement(keras.metrics.MeanMetricWrapper):
     """How often a student predicts the class that its teacher predicts: mean of [argmax(teacher) = argmax(student)].
 
@@ -64,7 +65,7 @@ class Agreement(keras.metrics.MeanMetricWrapper):
         return {"threshold": self.threshold, "name": self.name, "dtype": self.dtype}
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class ExpectedCalibrationError(keras.metrics.Metric):
     """How far a model's confidence is from its accuracy: `sum_b share_b |accuracy_b - confidence_b|`.
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_kd._serialization import serializable
 from keras_kd._types import Schedule, Tensor
 
 #: The smallest and the largest normal float32. A temperature is not smaller, and no number is larger.
@@ -22,7 +23,7 @@ SMALLEST = 1.1754944e-38
 LARGEST = 3.4028235e38
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class Ramp(keras.optimizers.schedules.LearningRateSchedule):
     """Go from one value to another in a straight line, and stay there.
 
@@ -59,7 +60,7 @@ class Ramp(keras.optimizers.schedules.LearningRateSchedule):
         return {"start": self.start, "end": self.end, "steps": self.steps}
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
     """Take the place of a function that a file could not hold, and raise an error when it is needed.
 

@@ -17,6 +17,7 @@ from keras import ops, tree
 from keras_kd import bridges, schedules
 from keras_kd._internal import ensemble_logits
 from keras_kd._keras import masks, replicas, step_errors
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.losses.logits import (
     binary_kl,
@@ -65,7 +66,7 @@ class Mean(keras.losses.Loss):
         return y_pred
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class Term(keras.layers.Layer):
     """One part of what the student learns from the teacher.
 

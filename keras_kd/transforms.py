@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
+from keras_kd._serialization import serializable
 from keras_kd._types import Tensor
 
 #: The paper's guard against constant logits.
@@ -19,7 +19,7 @@ _ROUNDING = 1e-6
 _ZERO = 1e-24
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def standardize(logits: Tensor) -> Tensor:
     """Give logits a mean of 0 and a standard deviation of 1, so that the student learns their shape, not their scale.
 
@@ -57,7 +57,7 @@ def standardize(logits: Tensor) -> Tensor:
     return ops.where(excluded, -np.inf, centred * scale)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def l2_normalize(x: Tensor) -> Tensor:
     """Give vectors the length 1.
 
@@ -78,7 +78,7 @@ def l2_normalize(x: Tensor) -> Tensor:
     return ops.where(squared > _ZERO, x * ops.rsqrt(ops.maximum(squared, _ZERO)), ops.zeros_like(x))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class ClassMap:
     """Read a teacher of many classes as one of the student's: a 1000-class teacher for a 10-class student.
 

@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 #: Files and folders at the top of the package. A layer may import from those above it in this list, not from its own.
 LAYERS = [
-    {"_backend", "_types", "_version"},
+    {"_backend", "_serialization", "_types", "_version"},
     {"_keras", "data", "launch", "runtimes", "schedules", "transforms"},
     {"_internal", "losses", "metrics"},
     {"bridges", "cache", "layer_matching", "quantization"},
@@ -75,6 +75,11 @@ def test_no_imports_run_in_a_circle():
 def test_a_file_name_is_used_once():
     counts = collections.Counter(path.name for path in FILES if path.name not in ("__init__.py", "base.py"))
     assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_what_is_registered_keeps_its_type():
+    found = [path.name for path in FILES if "@keras.saving.register_keras_serializable" in path.read_text()]
+    assert found == [], "Use keras_kd._serialization.serializable: Keras's decorator has no types."
 
 
 def test_private_names_of_other_packages_are_in_one_folder():

@@ -4,6 +4,7 @@ Maps are (batch, height, width, channels). Where two maps may differ in size, th
 smaller; docstrings name those where channels may differ; for anything else there are bridges.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_kd._serialization import serializable
 from keras_kd._types import Shape, Tensor
 from keras_kd.losses._shapes import require_maps, require_same_shape, require_stages
 from keras_kd.losses.logits import kl_divergence
@@ -20,7 +22,7 @@ from keras_kd.transforms import l2_normalize
 _SMALLEST_VARIANCE = 1e-5
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """Look where the teacher looks (AT).
 
@@ -47,7 +49,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(ops.square(_attention(student) - _attention(teacher)), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def nst(student: Tensor, teacher: Tensor) -> Tensor:
     """Match which neurons fire where, as distributions of channel maps (neuron selectivity transfer).
 
@@ -75,7 +77,7 @@ def nst(student: Tensor, teacher: Tensor) -> Tensor:
     return _mean_kernel(teacher, teacher) + _mean_kernel(student, student) - 2.0 * _mean_kernel(student, teacher)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
     """Match the flow of the solution: how the channels of a first map go with those of a later one.
 
@@ -103,7 +105,7 @@ def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tenso
     return ops.mean(ops.square(ours - theirs), axis=(1, 2))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def channel_wise(student: Tensor, teacher: Tensor) -> Tensor:
     """Match where each channel is active, for dense prediction (CWD).
 
@@ -129,7 +131,7 @@ def channel_wise(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(kl_divergence(_channel_maps(student), _channel_maps(teacher)), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def hierarchical_pooling(student: Tensor, teacher: Tensor) -> Tensor:
     """Match maps at full size and averaged to 4x4, 2x2 and 1x1 (ReviewKD's hierarchical context loss).
 
@@ -164,7 +166,7 @@ def hierarchical_pooling(student: Tensor, teacher: Tensor) -> Tensor:
     return loss / total
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def review(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
     """Match fused stages, each by `hierarchical_pooling` (ReviewKD).
 
@@ -186,10 +188,10 @@ def review(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
     Reference: Chen et al., Distilling Knowledge via Knowledge Review, 2021, arXiv 2104.09044.
     """
     require_stages(student, teacher)
-    return sum(hierarchical_pooling(mine, other) for mine, other in zip(student, teacher, strict=True))
+    return functools.reduce(ops.add, map(hierarchical_pooling, student, teacher))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """Point in the teacher's direction, whatever the length.
 
@@ -215,7 +217,7 @@ def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return 1.0 - ops.sum(l2_normalize(student) * l2_normalize(teacher), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class VariationalInformation(keras.layers.Layer):
     """Predict the teacher's features with a trained uncertainty for each channel (VID).
 

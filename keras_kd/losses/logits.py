@@ -13,9 +13,9 @@ for the other classes. All other losses are bounded and keep their formula.
 
 from typing import Any
 
-import keras
 from keras import ops
 
+from keras_kd._serialization import serializable
 from keras_kd._types import Tensor
 from keras_kd.losses._divergences import (
     binary_divergence,
@@ -34,7 +34,7 @@ from keras_kd.losses._shapes import require_classes, require_fraction, require_s
 _CONSTANT = 1e-14
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 @for_many_values
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """Match the student's distribution over classes to the teacher's.
@@ -62,7 +62,7 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return divergence(*log_probabilities(teacher, student))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 @for_many_values
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Make the student put its probability where the teacher does, rather than cover all of it.
@@ -89,7 +89,7 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
     return divergence(*log_probabilities(student, teacher))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 @for_many_values
 def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tensor:
     """Go from the forward to the reverse divergence by one number.
@@ -122,7 +122,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tenso
     return mixed_both_ways(beta)(teacher, student)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 @for_many_values
 def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     """Bound the divergence by mixing some of the teacher into the student's distribution.
@@ -153,7 +153,7 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     return mixed_divergence(skew)(teacher, student)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 @for_many_values
 def decoupled_kl(
     student: Tensor,
@@ -196,7 +196,7 @@ def decoupled_kl(
     return target_weight * target + non_target_weight * non_target
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 @for_many_values
 def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_weight: float = 1.5) -> Tensor:
     """Learn the label as strongly as the teacher believes it, and the other classes renormalised (NKD).
@@ -232,7 +232,7 @@ def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_w
     return target - non_target_weight * non_target
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 @for_many_values
 def inter_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     """Match how each example's probabilities relate to one another, whatever their scale (DIST, first part).
@@ -259,7 +259,7 @@ def inter_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     return _decorrelation(-1)(student, teacher)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def intra_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     """Match how the examples of a batch share each class (DIST, second part).
 
@@ -287,7 +287,7 @@ def intra_class_relation(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(_decorrelation(0)(log_q, log_p))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def class_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     """Match which classes appear together in a batch (MLKD, class level).
 
@@ -315,7 +315,7 @@ def class_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.sum(ops.square(difference)) / student.shape[-1]
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def batch_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     """Match which examples of a batch look alike (MLKD, batch level).
 
@@ -344,7 +344,7 @@ def batch_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.reshape(ops.sum(ops.square(difference), axis=-1), ops.shape(student)[:-1])
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def transformed_teacher(student: Tensor, teacher: Tensor, power: float = 0.1, weighted: bool = False) -> Tensor:
     """Soften the teacher only, by a power of its probabilities (TTM).
 
@@ -376,7 +376,7 @@ def transformed_teacher(student: Tensor, teacher: Tensor, power: float = 0.1, we
     return loss * ops.exp(ops.logsumexp(power * ops.log_softmax(teacher, axis=-1), axis=-1))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 @for_many_values
 def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Match each label's probability to the teacher's: for yes-or-no and multi-label outputs.

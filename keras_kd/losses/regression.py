@@ -3,14 +3,14 @@
 They take finite values: the difference of two logits of -inf, of a class that is masked, is not a number.
 """
 
-import keras
 from keras import ops
 
+from keras_kd._serialization import serializable
 from keras_kd._types import Tensor
 from keras_kd.losses._shapes import require_same_shape
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Reproduce the teacher's values: logits (Ba and Caruana) or features (a FitNets hint).
 
@@ -38,7 +38,7 @@ def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(ops.square(student - teacher), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
     """Reproduce the teacher's values, without minding single large errors.
 
@@ -62,7 +62,7 @@ def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(ops.abs(student - teacher), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def huber_error(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
     """Reproduce the teacher's values: squared for small errors, absolute for large ones.
 
@@ -90,7 +90,7 @@ def huber_error(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
     return ops.mean(huber(student - teacher, delta), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def teacher_bounded(student: Tensor, teacher: Tensor, labels: Tensor, margin: float = 0.0) -> Tensor:
     """Reproduce the true values, but only until the student is better than the teacher by a margin.
 

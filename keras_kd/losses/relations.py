@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd._keras import replicas
+from keras_kd._serialization import serializable
 from keras_kd._types import Shape, Tensor
 from keras_kd.losses._shapes import require_same_shape
 from keras_kd.losses.regression import huber
@@ -35,7 +36,7 @@ _EXCLUDED = -1e30
 _COINCIDE = 1e-6
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Match the distances between examples, as multiples of their mean (RKD-D).
 
@@ -59,7 +60,7 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(huber(_relative_distances(_flat(student)) - _relative_distances(_flat(teacher))))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """Match the angles between all triples of examples (RKD-A).
 
@@ -83,7 +84,7 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     return _angle_error(_products(_flat(student)), ops.stop_gradient(_products(_flat(teacher))))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     """Match how similar the examples of a batch are to one another (SP).
 
@@ -109,7 +110,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(ops.square(_gram(_flat(student)) - _gram(_flat(teacher))), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     """Match the probability with which each example picks each other one as its neighbour (PKT).
 
@@ -137,7 +138,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(theirs * (ops.log(theirs + _PKT_EPSILON) - ops.log(ours + _PKT_EPSILON)), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
     """Match the Gaussian similarities of the examples of a batch (CC).
 
@@ -166,7 +167,7 @@ def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4,
     return ops.mean(ops.square(ours - theirs), axis=-1)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 def contrastive(student: Tensor, teacher: Tensor, similarity_temperature: float = 0.07) -> Tensor:
     """Tell the teacher's features of the same example from those of the rest of the batch.
 
@@ -200,7 +201,7 @@ def contrastive(student: Tensor, teacher: Tensor, similarity_temperature: float 
     return -ops.diagonal(log_share)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class ContrastiveMemory(keras.layers.Layer):
     """Tell the teacher's embedding of the same example from those of the batch and of a memory bank (CRD).
 

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_kd._serialization import serializable
 from keras_kd._types import Shape, Tensor
 
 #: How much of the range before a training step is left after it.
@@ -41,7 +42,7 @@ def fake_quantize_kernel(kernel: Tensor) -> Tensor:
     return kernel + ops.stop_gradient(ops.round(kernel / scale) * scale - kernel)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class FakeQuantize(keras.layers.Layer):
     """Round a tensor to the 256 values between `minimum` and `maximum`, moved so that 0 is one of them.
 
@@ -86,7 +87,7 @@ class FakeQuantize(keras.layers.Layer):
         return shape
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class QuantizedDense(keras.layers.Dense):
     """A dense layer that computes with its kernel as 8 bits hold it. Arguments and weights are those of `Dense`."""
 
@@ -96,7 +97,7 @@ class QuantizedDense(keras.layers.Dense):
         return self.activation(x if self.bias is None else x + self.bias)
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class QuantizedConv2D(keras.layers.Conv2D):
     """A convolution that computes with its kernel as 8 bits hold it. Arguments and weights are those of `Conv2D`."""
 
@@ -105,7 +106,7 @@ class QuantizedConv2D(keras.layers.Conv2D):
         return super().convolution_op(inputs, fake_quantize_kernel(ops.convert_to_tensor(kernel)))
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class QuantizedDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """A depthwise convolution that computes with its kernel as 8 bits hold it, in channels-last layout.
 

@@ -9,11 +9,12 @@ from keras_kd import schedules
 from keras_kd._internal import layer_reader
 from keras_kd._internal.cloning import copy_model
 from keras_kd._keras import compiled, replicas
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class EMA(Teacher):
     """Teach the student with the moving average of its own weights (mean teacher).
 

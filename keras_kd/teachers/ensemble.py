@@ -10,6 +10,7 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import Mixture, of_kind
 from keras_kd._keras import masks
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Shape, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
 from keras_kd.teachers.base import AnyTeacher, Teacher
@@ -21,7 +22,7 @@ _OVER = ("probabilities", "logits")
 _NOTHING = 1e-37
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class Ensemble(Teacher):
     """Average the predictions of several teachers.
 

@@ -6,12 +6,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.frozen import Frozen
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class SavedModel(Teacher):
     """Run a SavedModel, of Keras, of TensorFlow Hub or of any other origin, as a frozen teacher.
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_kd._internal import layer_reader
 from keras_kd._internal.cloning import copy_model
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
@@ -24,7 +25,7 @@ _OF_NUMPY = (
 )
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class Frozen(Teacher):
     """Run a trained model in inference mode on every batch. Its weights, statistics and flags stay as they are.
 

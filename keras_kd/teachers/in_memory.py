@@ -11,12 +11,13 @@ from keras_kd._internal import batches, soft_targets, teacher_fingerprints
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._internal.log import info
 from keras_kd._internal.number_formats import size
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded
 from keras_kd.teachers.ensemble import as_teacher
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class InMemory(Teacher):
     """Run a teacher over the arrays given to `fit` once, before the first epoch, and keep its targets in memory.
 

@@ -5,11 +5,12 @@ from typing import Any
 import keras
 
 from keras_kd._internal import layer_reader
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class SelfTeacher(Teacher):
     """Let parts of the student learn from other parts of it: early exits from the last, peers from each other.
 

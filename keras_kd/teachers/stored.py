@@ -6,12 +6,13 @@ import keras
 
 from keras_kd._internal import heads, soft_targets
 from keras_kd._internal.ensemble_logits import of_kind
+from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.teacher_cache import TeacherCache
 
 
-@keras.saving.register_keras_serializable("keras_kd")
+@serializable
 class Cached(Teacher):
     """Teach what is joined to the examples: by a `TeacherCache`, or by hand, as `keras_kd.Joined`.
 
