@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec
 
 import tensorflow as tf
 
@@ -31,8 +31,11 @@ _CHUNK = 2**20
 #: The same on an accelerator, which the operations of a small chunk leave idle: 256 MiB.
 _ACCELERATOR_CHUNK = 2**26
 
+#: The arguments of a loss, which stay as they are.
+_Arguments = ParamSpec("_Arguments")
 
-def for_many_values(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+
+def for_many_values(loss: Callable[_Arguments, Tensor]) -> Callable[_Arguments, Tensor]:
     """Let a loss of one value per row take large vocabularies in little memory and time, forward and backward.
 
     Where a gradient is recorded, it is found with the values: each row has its own, but for a factor. So nothing of the
@@ -45,11 +48,12 @@ def for_many_values(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     signature = inspect.signature(loss)
 
     @functools.wraps(loss)
-    def wrapped(student: Tensor, teacher: Tensor, *further: Any, **named: Any) -> Tensor:
+    def wrapped(*given: _Arguments.args, **named: _Arguments.kwargs) -> Tensor:
+        arguments = dict(signature.bind(*given, **named).arguments)
+        student, teacher = arguments["student"], arguments["teacher"]
         evaluate = _way(student, teacher)
         if evaluate is None:
-            return loss(student, teacher, *further, **named)
-        arguments = dict(signature.bind(student, teacher, *further, **named).arguments)
+            return loss(*given, **named)
         shape, classes = tf.shape(student), student.shape[-1]
         rows = {name: tf.reshape(arguments.pop(name), (-1, classes)) for name in ("student", "teacher")}
         if "labels" in arguments:
