@@ -44,6 +44,13 @@ Tree = TypeVar("Tree")
 #: A scalar, of Python or as a tensor.
 Number: TypeAlias = Tensor | float
 
+
+class LossFunction(Protocol):
+    """A loss: a function of what the student and the teacher output, and perhaps of more, as labels and numbers."""
+
+    def __call__(self, student: Any, teacher: Any, /, *args: Any, **kwargs: Any) -> Tensor: ...
+
+
 #: Sizes of a tensor, None where one is not known.
 Shape = tuple[Any, ...]
 

@@ -18,7 +18,7 @@ from keras_kd import bridges, schedules
 from keras_kd._internal import ensemble_logits
 from keras_kd._keras import masks, replicas, step_errors
 from keras_kd._serialization import serializable
-from keras_kd._types import Number, Schedule, Tensor, Tensors
+from keras_kd._types import LossFunction, Number, Schedule, Tensor, Tensors
 from keras_kd.losses.logits import (
     binary_kl,
     decoupled_kl,
@@ -28,6 +28,9 @@ from keras_kd.losses.logits import (
     reverse_kl,
     skew_kl,
 )
+
+#: What a term compares the two sides by.
+Loss = LossFunction | keras.losses.Loss | keras.layers.Layer
 
 At = str | tuple[str | tuple[str, ...], str | tuple[str, ...]]
 
@@ -107,7 +110,7 @@ class Term(keras.layers.Layer):
 
     def __init__(
         self,
-        loss: Callable[..., Tensor] | keras.losses.Loss | keras.layers.Layer | str,
+        loss: Loss | str,
         at: At = "logits",
         weight: Schedule = 1.0,
         *,
@@ -123,7 +126,7 @@ class Term(keras.layers.Layer):
         super().__init__(name=_check_name(name) if name else _default_name(loss, self._pair), dtype="float32")
         if isinstance(at, str):
             self._check_suits_logits(loss)
-        self.loss: Any = loss
+        self.loss: Loss = loss
         self.at = at if isinstance(at, str) else self._pair
         self.weight = check_weight(self.name, weight)
         self.temperature = temperature if temperature is None else check_temperature(temperature)
@@ -311,7 +314,7 @@ class Term(keras.layers.Layer):
             f"that shape. Received: {tuple(sample_weight.shape)}. Repeat the weight of an example along its positions."
         )
 
-    def _check_suits_logits(self, loss: Any) -> None:
+    def _check_suits_logits(self, loss: Loss) -> None:
         function = getattr(loss, "fn", _unwrapped(loss))  # Keras's losses that are objects have their function there
         instead = next((instead for each, instead in _NOT_ON_LOGITS.items() if each is function), None)
         if instead:
@@ -372,7 +375,7 @@ def _check_bridge(bridge: Any) -> Any:
     return bridge
 
 
-def _as_loss(loss: Any, arguments: dict[str, Any]) -> Any:
+def _as_loss(loss: Any, arguments: dict[str, Any]) -> Loss:
     """Return a loss that can be called, or raise an error that describes one."""
     if isinstance(loss, str):
         try:
@@ -395,7 +398,7 @@ def _as_loss(loss: Any, arguments: dict[str, Any]) -> Any:
     return loss
 
 
-def _is_of_keras(loss: Any) -> bool:
+def _is_of_keras(loss: Loss) -> bool:
     """Return whether a loss is one of Keras's, which take the truth first."""
     function = _unwrapped(loss)
     return isinstance(function, types.FunctionType) and vars(keras.losses).get(function.__name__) is function
@@ -438,7 +441,7 @@ def _check_name(name: Any) -> str:
     return name
 
 
-def _default_name(loss: Any, pair: tuple[str | tuple[str, ...], str | tuple[str, ...]]) -> str:
+def _default_name(loss: Loss, pair: tuple[str | tuple[str, ...], str | tuple[str, ...]]) -> str:
     """Return the name of a function or object, and of what is read, as TensorFlow takes it for a scope."""
     function = _unwrapped(loss)
     name = getattr(function, "__name__", None) or getattr(function, "name", None) or type(function).__name__

@@ -1,12 +1,11 @@
 """What a recipe has to beat: the student alone, and label smoothing, which needs no teacher either."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from keras_kd import losses
-from keras_kd._types import Number, Tensor, Tensors
+from keras_kd._types import LossFunction, Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
 
 #: What makes label smoothing of a loss, by its name.
@@ -28,7 +27,7 @@ class Uniform(Teacher):
         return {"logits": keras.ops.zeros_like(student["logits"])}
 
 
-def smoothing_loss(compile_arguments: dict[str, Any]) -> Callable[..., Tensor] | None:
+def smoothing_loss(compile_arguments: dict[str, Any]) -> LossFunction | None:
     """Return the divergence that makes label smoothing of the loss on labels; None where there is no such thing.
 
     For a cross-entropy, (1 - e) * CE(y, p) + e * KL(u, p) has the gradient of CE((1 - e) * y + e * u, p), u uniform.
