@@ -1,4 +1,4 @@
-"""Register what Keras's files hold by name. Keras's decorator has no types, so that whatever it decorates has none."""
+"""Registration with Keras that keeps types: Keras's own decorator has none, so that what it decorates loses its own."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

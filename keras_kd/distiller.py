@@ -541,7 +541,7 @@ class Distiller(Trainer):
             term.built = True
 
     def _compares_numbers(self, term: Term) -> bool:
-        """Return whether a constant that a softmax does not see would change a term."""
+        """Return whether a constant added to all logits, which changes no softmax, would change a term."""
         kinds = [self._untracked.reader.kind(name) for name in term.student_names]
         kinds += [self.teacher.kind(name) for name in term.teacher_names] if self.teacher is not None else []
         return not term.compares_distributions and set(kinds) != {"values"}

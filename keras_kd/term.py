@@ -1,7 +1,7 @@
 """Term: one loss, where it reads, how much it weighs. The only objective class.
 
-Only here are the temperature and its T**2, the stop of the gradient on the teacher's side, and the
-reduction to a mean.
+The temperature of a loss and its T**2, the stop of the gradient on the teacher's side and the reduction to a mean are
+applied here alone.
 """
 
 import functools
@@ -62,7 +62,7 @@ _OF_DISTRIBUTIONS = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, decoupl
 
 
 class Mean(keras.losses.Loss):
-    """Hand values that are already computed to Keras's own reduction: weights, masks, replicas."""
+    """Reduce values that are already computed as any Keras loss does: by weights, masks, replicas."""
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the values."""

@@ -66,7 +66,7 @@ def cut(arrays: Tree, batch_size: int, start: int = 0) -> Iterator[Tree]:
 
 
 def from_everywhere(arrays: Tree, batch_size: int, batches: int = 1) -> Iterator[Tree]:
-    """Yield a few batches of rows from everywhere: data are often sorted by class."""
+    """Yield a few batches of rows spread evenly over the data, which are often sorted by class."""
     rows = soft_targets.count(arrays)
     wanted = min(rows, batch_size * batches)
     chosen = [number * rows // wanted for number in range(wanted)]

@@ -25,7 +25,7 @@ class OfLabels(Mixture):
 
 
 def of_kind(side: Any, kind: str) -> Any:
-    """Return a mixture as one of labels where its head, see `heads.KINDS`, is a sigmoid; a tensor stays as it is."""
+    """Return a mixture of a sigmoid head, see `heads.KINDS`, as one of independent labels; anything else as it is."""
     return OfLabels(*side) if isinstance(side, Mixture) and kind == "sigmoid" else side
 
 

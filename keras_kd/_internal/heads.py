@@ -74,7 +74,7 @@ class Head(keras.layers.Layer):
 
 @contextlib.contextmanager
 def normalizing(active: bool) -> Iterator[None]:
-    """Let heads spare a log-softmax meanwhile, unless `active`: a loss that compares distributions takes its own.
+    """Set whether heads normalise logits by a log-softmax inside this context: losses of distributions take their own.
 
     Args:
         active: whether somebody will compare the logits as numbers, or keep them.
@@ -102,7 +102,7 @@ def recognise(output: Any) -> str:
 
 
 def in_doubt(output: Any) -> bool:
-    """Return whether a symbolic output may be probabilities unseen: neither a head nor a linear layer is seen in it."""
+    """Return whether it is unknown if a symbolic output is logits or probabilities: it ends in neither kind of head."""
     return model_graphs.origin(output).kind == "unknown"
 
 

@@ -1,4 +1,4 @@
-"""Messages of long work, where Keras would put its own."""
+"""Progress of long work, printed or logged as Keras is set to do."""
 
 import contextlib
 import logging

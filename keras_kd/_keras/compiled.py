@@ -1,4 +1,4 @@
-"""What `compile` has made of a loss and metrics, and what a model adds to its own losses."""
+"""The loss and the metrics that `compile` has made, and the losses that a model adds by itself."""
 
 import contextlib
 from collections.abc import Iterator

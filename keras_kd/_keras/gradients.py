@@ -37,7 +37,7 @@ def under_xla() -> bool:
 
 @contextlib.contextmanager
 def freed_with(owner: Any) -> Iterator[None]:
-    """Let the graphs that are made meanwhile be freed when `owner` is gone, and free those of owners that are.
+    """Free the graphs that are made inside this context once `owner` is deleted, and those of deleted owners now.
 
     TensorFlow never frees a graph in which a gradient of its own was defined, as every Keras optimizer does: the
     registry of gradients holds it, and with it the weights that the graph reads.

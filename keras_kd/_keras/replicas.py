@@ -23,7 +23,7 @@ def total(count: Tensor) -> Tensor:
 
 
 def by_share(mean: Tensor, count: Tensor) -> Tensor:
-    """Let a mean over this replica's examples count by their number.
+    """Weight the mean over this replica's examples by their share of all.
 
     Keras gives every replica the same weight. The last batch of a data set is rarely shared evenly, masks never are,
     and a replica may have no example at all.

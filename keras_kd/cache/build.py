@@ -132,7 +132,7 @@ class Build:
         return max(ends)
 
     def _finished(self, view: int) -> tuple[int, int]:
-        """Return the number of this job's first shard that is not there, and the last example and one before it."""
+        """Return the number of this job's first missing shard, and the index after the last example before it."""
         number, end, size = self.job.index, 0, self.plan["rows_per_shard"]
         while (path := shards.shard_path(self.folder, view, number)).exists():
             rows = shards.rows_in(path, self.plan)

@@ -221,7 +221,7 @@ class Index:
         return rows, places, known.whole[places]
 
     def _look(self, view: int) -> None:
-        """Look once a second whether the files have their sizes: to read behind the end of one ends the process."""
+        """Check the sizes of the files once a second: reading past the end of one would end the process."""
         if time.monotonic() - self._looked > 1.0:
             shards.check_sizes(self._source.folder, self._source.files(view))
             self._looked = time.monotonic()
@@ -296,7 +296,7 @@ def _empty(spec: Any) -> Any:
 
 
 def _finished(joined: tf.data.Dataset) -> tf.data.Dataset:
-    """Let several workers share the examples, not the files: those of the targets alone would not fit to the rest."""
+    """Shard by example instead of by file across workers: files of targets would not fit those of the examples."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return joined.with_options(options)

@@ -1,4 +1,4 @@
-"""Which of the tasks a model is for, read off its head and the labels; and labels and weights as rows."""
+"""The task of a model, inferred from its head and the labels; and labels and weights as rows."""
 
 from collections.abc import Iterable
 

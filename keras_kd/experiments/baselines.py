@@ -20,7 +20,7 @@ ALONE, SMOOTHING = "alone", "label smoothing"
 
 
 class Uniform(Teacher):
-    """Say of every example that all classes are as probable: label smoothing, as a teacher."""
+    """Predict the same probability for all classes: label smoothing, as a teacher."""
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return logits of 0."""

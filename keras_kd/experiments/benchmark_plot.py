@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return which points no other one beats: none is as small and better, or smaller and as good; small ones first.
+    """Return the indices of the Pareto-optimal points, smallest first: none other is as small and at least as good.
 
     Args:
         points: (size, quality) of each, more quality is better.

@@ -23,7 +23,7 @@ from keras_kd.experiments.baselines import ALONE, SMOOTHING, Uniform, smoothing_
 from keras_kd.experiments.benchmark_result import Run
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.scoring import measured, require
-from keras_kd.stages.resumable import fresh_arguments
+from keras_kd.stages.pipeline import fresh_arguments
 from keras_kd.teachers.base import AnyTeacher, Teacher
 from keras_kd.teachers.ensemble import as_teacher
 from keras_kd.teachers.in_memory import InMemory

@@ -9,7 +9,7 @@ from keras_kd._internal import layer_reader, metric_directions
 from keras_kd._internal.ensemble_logits import averaged
 from keras_kd._types import Tensor, Tensors
 from keras_kd.experiments.data_splits import Part
-from keras_kd.stages.resumable import fresh_arguments
+from keras_kd.stages.pipeline import fresh_arguments
 from keras_kd.teachers.base import Teacher
 
 

@@ -14,7 +14,7 @@ from keras_kd.experiments.benchmark_run import Student, digests, fresh_student, 
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.search_space import methods_of, parameter, weight_of
 from keras_kd.experiments.tune_result import text
-from keras_kd.stages.resumable import fresh_arguments
+from keras_kd.stages.pipeline import fresh_arguments
 from keras_kd.teachers.base import AnyTeacher
 from keras_kd.teachers.ensemble import as_teacher
 from keras_kd.teachers.in_memory import InMemory

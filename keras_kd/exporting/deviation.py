@@ -127,7 +127,7 @@ def _ordinary(values: np.ndarray) -> float:
 def _changes(
     expected: list[np.ndarray], received: list[np.ndarray], window: np.ndarray, cut: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each row with a class whether it is the same, and the largest expected part of changes."""
+    """Return, for each row with a class, whether the class is the same, and the share of changes to be expected."""
     same: list[np.ndarray] = [np.zeros(0, bool)]
     near: list[np.ndarray] = [np.ones(0)]
     for ours, theirs in zip(expected, received, strict=True):

@@ -146,7 +146,7 @@ def _check_student(student: Any) -> None:
 
 
 def _check_path(path: pathlib.Path, kinds: list[Format]) -> None:
-    """Refuse what exists, and a name without a version beside versions, which TensorFlow Serving would not see."""
+    """Raise an error where the path exists, or has no version beside versions: TensorFlow Serving would not see it."""
     for each in (path, *path.parents):
         if each.is_symlink() and not each.exists():
             raise FileExistsError(

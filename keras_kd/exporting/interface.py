@@ -90,7 +90,7 @@ def declared_inputs(student: keras.Model) -> Any:
 
 
 def inputs_of(batches: list[Any]) -> Any:
-    """Return the Specs that batches of examples suggest: free is what differs from batch to batch, and the batch."""
+    """Infer Specs from batches of examples: axes that differ between batches are free, as is that of the batch."""
     shapes = [[tuple(leaf.shape) for leaf in tree.flatten(batch)] for batch in batches]
     common = iter([_common([each[i] for each in shapes]) for i in range(len(shapes[0]))])
     return _named(batches[0], lambda x: (next(common), _dtype(x.dtype), "", None))

@@ -84,7 +84,7 @@ def _follow(graph: Any, origins: dict[int, set[int]], readers: list[list[Any]]) 
 
 
 def _taken(reader: Any, spec: Spec) -> Iterator[Values]:
-    """Yield what a layer takes, or layers inside of it, which may be those of another input where that is of floats."""
+    """Yield the values that a layer accepts; where they are no floats, those that the layers inside of it accept."""
     inside = isinstance(reader, layers.Layer) and not keras.backend.is_float_dtype(spec.dtype)
     for part in layer_tree.all_layers(reader) if inside else [reader]:
         values = _values(part, spec)

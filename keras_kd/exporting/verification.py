@@ -32,7 +32,7 @@ class Comparison:
 
     @property
     def worst(self) -> Deviation:
-        """The output that is nearest to what it may differ, or furthest beyond."""
+        """The output with the largest deviation in relation to its tolerance."""
         return self.outputs[int(np.argmax([each.ratio for each in self.outputs]))]  # the first NaN where there is one
 
     @property

@@ -15,8 +15,8 @@ from keras_kd._internal.number_formats import duration, percent, size
 from keras_kd._keras import layer_tree, tensor_origin
 from keras_kd._types import Tensors
 from keras_kd.preflight.check_report import Report
+from keras_kd.teachers.cached import Cached
 from keras_kd.teachers.in_memory import InMemory
-from keras_kd.teachers.stored import Cached
 
 #: A teacher that takes a smaller share of a step, or fewer seconds of an epoch, is not worth a cache.
 _CHEAP, _SHORT = 0.15, 1.0

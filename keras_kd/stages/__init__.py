@@ -17,8 +17,8 @@ from keras_kd.stages.chains import born_again as born_again
 from keras_kd.stages.chains import teacher_assistants as teacher_assistants
 from keras_kd.stages.peers import mutual as mutual
 from keras_kd.stages.peers import self_distillation as self_distillation
+from keras_kd.stages.pipeline import Stage as Stage
 from keras_kd.stages.pseudo_labels import PseudoLabels as PseudoLabels
 from keras_kd.stages.pseudo_labels import pseudo_label as pseudo_label
 from keras_kd.stages.pseudo_labels import refine as refine
 from keras_kd.stages.pseudo_labels import soft_labels as soft_labels
-from keras_kd.stages.resumable import Stage as Stage

@@ -12,7 +12,7 @@ from keras_kd._internal import layer_reader
 from keras_kd._internal.cloning import narrower
 from keras_kd.distiller import Distiller
 from keras_kd.stages.peers import graph_of, like_inputs
-from keras_kd.stages.resumable import Pipeline, Record
+from keras_kd.stages.pipeline import Pipeline, Record
 from keras_kd.teachers.base import AnyTeacher
 from keras_kd.term import Term
 

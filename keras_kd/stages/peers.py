@@ -10,7 +10,7 @@ from keras_kd import losses
 from keras_kd._internal import layer_reader
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
-from keras_kd.stages.resumable import Pipeline, Record, fresh_metric
+from keras_kd.stages.pipeline import Pipeline, Record, fresh_metric
 from keras_kd.teachers import SelfTeacher
 from keras_kd.term import Term
 

@@ -10,7 +10,7 @@ from keras import ops, tree
 from keras_kd._internal import batches, ensemble_logits
 from keras_kd._types import Tensor, Tensors
 from keras_kd.stages.best_epoch import KeepBest
-from keras_kd.stages.resumable import Pipeline, Record, validation_data
+from keras_kd.stages.pipeline import Pipeline, Record, validation_data
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import AnyTeacher, Teacher, taken_for_logits
 from keras_kd.term import check_temperature

@@ -1,6 +1,7 @@
 """Teachers: where the targets come from."""
 
 from keras_kd.teachers.base import Teacher as Teacher
+from keras_kd.teachers.cached import Cached as Cached
 from keras_kd.teachers.ema import EMA as EMA
 from keras_kd.teachers.ensemble import Ensemble as Ensemble
 from keras_kd.teachers.ensemble import as_teacher as as_teacher
@@ -8,4 +9,3 @@ from keras_kd.teachers.exported import SavedModel as SavedModel
 from keras_kd.teachers.frozen import Frozen as Frozen
 from keras_kd.teachers.in_memory import InMemory as InMemory
 from keras_kd.teachers.self_teacher import SelfTeacher as SelfTeacher
-from keras_kd.teachers.stored import Cached as Cached

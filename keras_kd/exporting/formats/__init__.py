@@ -1,6 +1,6 @@
 """The formats of an export, one in each file: how it is written, what runs it, and how far it may differ.
 
-One more is a file with `variants`, a line in `_FORMATS`, and what opens it in `runtimes.runtime.open_file`.
+One more is a file with `variants`, a line in `_FORMATS`, and what opens it in `runtimes.model_files.open_file`.
 """
 
 import importlib.util

@@ -16,7 +16,7 @@ class Format:
         name: in the report.
         file: name of the file or folder.
         write: writes it, and returns what the user must know of it, if anything.
-        runtime: the kind of file, see `runtimes.runtime.open_file`.
+        runtime: the kind of file, see `runtimes.model_files.open_file`.
         of_scale: largest difference accepted between student and artefact, as a part of an output's scale.
         extra: of keras_kd, that brings `packages`.
         packages: that it needs beside TensorFlow.
