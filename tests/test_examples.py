@@ -20,6 +20,7 @@ OF_THEIR_OWN = {
     "benchmarks/accelerator.py",
     "benchmarks/cache.py",
     "benchmarks/epochs.py",
+    "benchmarks/growth.py",
     "benchmarks/loss_cost.py",
     "benchmarks/serving.py",
     "benchmarks/training.py",

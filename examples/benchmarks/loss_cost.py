@@ -26,7 +26,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from unittest import mock
 
@@ -34,6 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when i
 
 import numpy as np
 import tensorflow as tf
+from memory import peak_of
 from timing import in_turns
 
 from keras_kd import losses
@@ -199,29 +199,6 @@ def extra_megabytes(loss: Callable | type) -> float:
     step = traced(loss, (None, FEATURES_SHAPE[1]))
     step(*sides[:, :4])  # the memory of the first call's initialisation is not the loss's
     return peak_of(lambda: step(*sides)[1].numpy())
-
-
-def peak_of(call: Callable[[], object]) -> float:
-    """Return the highest resident memory during a call, less that before it, in megabytes."""
-    before, peak, done = resident(), resident(), threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(2e-4):
-            peak = max(peak, resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    call()
-    peak = max(peak, resident())
-    done.set()
-    watcher.join()
-    return (peak - before) / 1e6
-
-
-def resident() -> int:
-    """Return the bytes of this process that are in memory."""
-    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def print_figures(figures: dict) -> None:

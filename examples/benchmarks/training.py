@@ -1,7 +1,6 @@
 """What training under a teacher costs: against its parts, against others, against a loop written by hand.
 
-    python examples/benchmarks/training.py                  # the tables of steps; about ten minutes on two CPU cores
-    python examples/benchmarks/training.py --only growth    # batch size, classes, students, replicas
+    python examples/benchmarks/training.py    # about ten minutes on two CPU cores
 
 The models are the quickstart's, on random images of 28 x 28 x 1 in memory. What is timed is the function
 that `fit` calls. The contestants take a call each in turns, in a random order, in one process; the figures are medians
@@ -69,13 +68,9 @@ RATIOS = [
 
 def main() -> None:
     options = read_arguments()
-    if options.point:
-        print(json.dumps(point(**json.loads(options.point))))
-        return
     keras.utils.set_random_seed(0)
-    parts = {"steps": steps, "tiny": tiny, "start": start, "teacher": teachers, "import": imports, "growth": growth}
-    chosen = [options.only] if options.only else ["steps", "tiny", "start", "teacher", "import"]
-    figures = {name: parts[name](options) for name in chosen}
+    parts = {"steps": steps, "tiny": tiny, "start": start, "teacher": teachers, "import": imports}
+    figures = {name: part(options) for name, part in parts.items() if options.only in (None, name)}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -183,68 +178,6 @@ def imports(options: argparse.Namespace) -> dict[str, Any]:
     return {"milliseconds": found}
 
 
-# Growth
-
-
-def growth(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Print how the cost of a step grows, one thing at a time; each point in a process of its own."""
-    usual = {"batch_size": 64, "classes": 10, "width": 64, "replicas": 1}
-    points = [
-        *({**usual, "batch_size": size} for size in (32, 128, 512, 4096)),
-        *({**usual, "classes": classes} for classes in (10, 1000, 10_000, 50_000)),
-        *({**usual, "width": width} for width in (12, 112, 900, 2900)),
-        *({**usual, "batch_size": 512, "replicas": replicas} for replicas in (1, 2)),
-    ]
-    head = ("batch", "classes", "student", "replicas", "plain", "forward", "live", "live/parts", "live/floor")
-    print(f"\nmilliseconds a step, {options.rounds} rounds\n")
-    print("{:>8}{:>9}{:>12}{:>10}{:>10}{:>10}{:>10}{:>12}{:>12}".format(*head))
-    rows = []
-    for settings in points[:1] if options.short else points:
-        command = [sys.executable, __file__, "--point", json.dumps({**settings, "rounds": options.rounds})]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found = json.loads(output.splitlines()[-1])
-        rows.append({**settings, **found})
-        floor = f"{found['live'] / found['floor']:>12.3f}" if "floor" in found else f"{'':>12}"
-        print(
-            f"{settings['batch_size']:>8,}{settings['classes']:>9,}{found['parameters']:>12,}{settings['replicas']:>10}"
-            f"{found['plain']:>10.2f}{found['forward']:>10.2f}{found['live']:>10.2f}"
-            f"{found['live'] / (found['plain'] + found['forward']):>12.3f}{floor}",
-            flush=True,
-        )
-    return rows
-
-
-def point(batch_size: int, classes: int, width: int, replicas: int, rounds: int) -> dict[str, float]:
-    """Return the milliseconds of each contestant, with dense students of one hidden layer."""
-    strategy = tf.distribute.get_strategy()
-    if replicas > 1:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-        strategy = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
-
-    def dense(units: int) -> keras.Model:
-        with strategy.scope():
-            return keras.Sequential(
-                [
-                    layers.Input(INPUT_SHAPE),
-                    layers.Flatten(),
-                    layers.Dense(units, activation="relu"),
-                    layers.Dense(units, activation="relu"),
-                    layers.Dense(classes),
-                ]
-            )
-
-    random = np.random.default_rng(0)
-    x = random.random((batch_size * 4, *INPUT_SHAPE), dtype=np.float32)
-    y = random.integers(0, classes, len(x), dtype=np.int32)
-    task = Task(lambda: dense(width), lambda: dense(2 * width), (x, y), batch_size)
-    chosen = [contestants.plain, contestants.forward, contestants.live]
-    with strategy.scope():
-        made = {who.__name__: who(task) for who in (chosen if replicas > 1 else [*chosen, contestants.floor])}
-    times = in_turns(made, rounds, warm_up=5)
-    return {"parameters": task.student().count_params(), **{name: float(np.median(v)) for name, v in times.items()}}
-
-
 # What is printed
 
 
@@ -280,17 +213,14 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("steps", "tiny", "start", "teacher", "import", "growth")
+    parts = ("steps", "tiny", "start", "teacher", "import")
     parser.add_argument("--only", choices=parts, help="one part of it")
     parser.add_argument("--batch-size", type=int, default=64, help="examples a step (default: 64)")
     parser.add_argument("--steps", type=int, default=1000, help="steps of each contestant (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=40, help="of each point of the growth (default: 40)")
-    parser.add_argument("--short", action="store_true", help="of the growth, one point: does it run?")
     parser.add_argument("--imports", type=int, default=7, help="processes that import (default: 7)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the figures to this file as well")
-    parser.add_argument("--point", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    for name, least in (("batch_size", 1), ("steps", 2), ("rounds", 2), ("imports", 1)):
+    for name, least in (("batch_size", 1), ("steps", 2), ("imports", 1)):
         received = getattr(options, name)
         if received < least:
             parser.error(f"argument --{name.replace('_', '-')}: expected at least {least}. Received: {received}")
