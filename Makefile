@@ -6,7 +6,7 @@ BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .NOTPARALLEL:
-.PHONY: help quickstart test test-oldest test-newest docs notebooks lint format types wheel clean
+.PHONY: help quickstart test test-oldest test-newest benchmark docs notebooks lint format types wheel clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -23,6 +23,9 @@ test-oldest: .venv-oldest/.installed  ## run them with the oldest TensorFlow and
 
 test-newest: .venv-newest/.installed  ## run them with pre-releases of TensorFlow and Keras
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+benchmark: .venv/.installed-examples  ## run the benchmarks, and list the aims that they meet; half a day, ARGS="--only growth" some of it
+	$(BIN)/python examples/benchmarks/run_all.py $(ARGS)
 
 docs: .venv/.installed-docs  ## run the notebooks and build the site in docs/_build/html; ARGS=--smoke in minutes
 	$(BIN)/python docs/build.py $(ARGS)

@@ -1,6 +1,7 @@
 """Every example documents its command, and runs in a few seconds, in this process: TensorFlow is imported once."""
 
 import ast
+import importlib
 import pathlib
 import runpy
 import sys
@@ -22,6 +23,7 @@ OF_THEIR_OWN = {
     "benchmarks/epochs.py",
     "benchmarks/growth.py",
     "benchmarks/loss_cost.py",
+    "benchmarks/run_all.py",
     "benchmarks/serving.py",
     "benchmarks/training.py",
     "benchmarks/xla.py",
@@ -44,6 +46,28 @@ def test_a_script_opens_with_its_command(name):
 @pytest.mark.parametrize("name", sorted(set(SCRIPTS) - OF_THEIR_OWN))
 def test_a_script_can_be_tried_in_seconds(name):
     assert "--smoke" in source(name) or "task.parser(__doc__)" in source(name)  # which has it
+
+
+def benchmark_module(name, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    return importlib.import_module(name)
+
+
+def test_all_benchmarks_are_run_together(monkeypatch):
+    run = {f"benchmarks/{name}.py" for name in benchmark_module("run_all", monkeypatch).BENCHMARKS}
+    assert run == {name for name in SCRIPTS if name.startswith("benchmarks/")} - {"benchmarks/run_all.py"}
+
+
+def test_an_aim_that_a_benchmark_prints_is_found(monkeypatch):
+    aims = benchmark_module("aims", monkeypatch)
+    table = [
+        "Batches of 64",
+        "",
+        "ms   median",
+        f"live / plain   0.400  1.203   {aims.at_most(1.203, 1.1)}",
+        "import keras 3",
+    ]
+    assert aims.found_in(table) == [aims.Aim("Batches of 64", "live / plain", "1.203", "1.10", "missed")]
 
 
 @pytest.mark.slow

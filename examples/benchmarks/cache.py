@@ -34,6 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # for mode
 import keras
 import numpy as np
 import tensorflow as tf
+from aims import at_most
 from models import build_large_teacher, build_student, build_teacher
 from timing import in_turns
 
@@ -107,8 +108,7 @@ def report(milliseconds: dict[str, np.ndarray]) -> None:
     ):
         if over in milliseconds:
             ratio = np.median(milliseconds[over]) / np.median(milliseconds[under])
-            met = "met" if ratio <= limit else "missed"
-            print(f"{over + ' / ' + under:<28}{ratio:>8.3f}    at most {limit:.2f}: {met}")
+            print(f"{over + ' / ' + under:<28}{ratio:>8.3f}    {at_most(ratio, limit)}")
 
 
 def predictions(folder: str, data: Data) -> Contestants:
@@ -263,13 +263,13 @@ def peak() -> float:
 def sizes(options: argparse.Namespace) -> None:
     x = np.random.default_rng(0).normal(size=(20_000, 16)).astype("float32")
     model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(1000)])
-    print(f"\n{'size of 1,000 classes in float16':<40}{'bytes an example and view':>26}")
+    print(f"\nSize of 1,000 classes in float16\n\n{'':<40}{'bytes an example and view':>26}")
     for label, top_k, limit in (("top 10", 10, 45.0), ("all", None, 1.05 * 2 * 1000)):
         with tempfile.TemporaryDirectory() as folder:
             cache = kd.TeacherCache(folder, teacher=model, top_k=top_k)
             cache.build(x, verbose=0)
             each = cache.info().bytes_per_example
-        print(f"{label:<40}{each:>26,.2f}  at most {limit:,.0f}: {'met' if each <= limit else 'missed'}")
+        print(f"{label:<40}{each:>26,.2f}  {at_most(each, limit, ',.0f')}")
 
 
 # Formats

@@ -23,6 +23,7 @@ import contestants
 import keras
 import numpy as np
 import tensorflow as tf
+from aims import at_most
 from contestants import Task
 from models import build_student, build_teacher
 from timing import in_turns
@@ -138,7 +139,7 @@ def print_figures(seconds: dict[str, np.ndarray], after_one: dict[str, float], r
         if medians.keys() >= {over, *under}:
             value = medians[over] / sum(medians[name] for name in under)
             label = f"{over} / {' + '.join(under)}"
-            print(f"{label:<36}{value:>8.2f}  at most {limit:.1f}: {'met' if value <= limit else 'missed'}")
+            print(f"{label:<36}{value:>8.2f}  {at_most(value, limit, '.1f')}")
 
 
 def read_arguments() -> argparse.Namespace:

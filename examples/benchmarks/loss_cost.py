@@ -33,6 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when i
 
 import numpy as np
 import tensorflow as tf
+from aims import at_most
 from memory import peak_of
 from timing import in_turns
 
@@ -212,21 +213,20 @@ def print_figures(figures: dict) -> None:
     print()
     for name in PRODUCTS:
         value = times[name] / times[f"{name}, products"]
-        met = "met" if value <= PRODUCTS_LIMIT else "missed"
-        print(f"{name} / its products{value:>8.2f}  at most {PRODUCTS_LIMIT}: {met}")
-    names = ["cross-entropy", *DIVERGENCES]
+        print(f"{name} / its products{value:>8.2f}  {at_most(value, PRODUCTS_LIMIT, '.1f')}")
     print("\nOver TensorFlow's softmax and cross-entropy, forward and gradient\n")
-    print(f"{'':<{width}}" + "".join(f"{name:>16}" for name in names))
-    for row in figures["divergences"]:
-        times, shape = row["milliseconds"], "({}, {})".format(*row["shape"])
-        base = times["cross-entropy"]
-        print(f"{shape:<{width}}{base:>13.2f} ms" + "".join(f"{times[name] / base:>16.2f}" for name in DIVERGENCES))
-    print(f"{'at most':<{width}}{'':>16}" + "".join(f"{limit:>16.2f}" for limit in DIVERGENCES.values()))
+    rows = [row["milliseconds"] for row in figures["divergences"]]
+    shapes = ["({}, {})".format(*row["shape"]) for row in figures["divergences"]]
+    print(f"{'':<{width}}" + "".join(f"{shape:>15}" for shape in shapes) + f"{'largest':>10}")
+    print(f"{'cross-entropy, ms':<{width}}" + "".join(f"{row['cross-entropy']:>15.2f}" for row in rows))
+    for name, limit in DIVERGENCES.items():
+        ratios = [row[name] / row["cross-entropy"] for row in rows]
+        cells = "".join(f"{ratio:>15.2f}" for ratio in ratios)
+        print(f"{name:<{width}}{cells}{max(ratios):>10.2f}  {at_most(max(ratios), limit)}")
     print(f"\nPeak memory of forward and gradient on {FEATURES_SHAPE}, beyond what was there\n")
-    print(f"{'':<{width}}  {'MB':>8}  at most {MEGABYTES_LIMIT}")
+    print(f"{'':<{width}}  {'MB':>8}")
     for row in sorted(figures["memory"], key=lambda row: row["megabytes"]):
-        met = "met" if row["megabytes"] <= MEGABYTES_LIMIT else "missed"
-        print(f"{row['loss']:<{width}}  {row['megabytes']:>8.1f}  {met}")
+        print(f"{row['loss']:<{width}}  {row['megabytes']:>8.1f}  {at_most(row['megabytes'], MEGABYTES_LIMIT, '.0f')}")
 
 
 def read_arguments() -> argparse.Namespace:

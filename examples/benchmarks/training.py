@@ -28,6 +28,7 @@ import contestants
 import keras
 import numpy as np
 import tensorflow as tf
+from aims import at_most
 from contestants import Task
 from keras import layers
 from models import build_student, build_teacher
@@ -172,8 +173,8 @@ def imports(options: argparse.Namespace) -> dict[str, Any]:
     found = [1e3 * float(run.stdout) for run in runs[1:]]
     median = float(np.median(found))
     print(
-        f"\nimport keras_kd, after import keras: {median:.0f} ms (at most 50: {met(median, 50)}), {min(found):.0f} to "
-        f"{max(found):.0f} in {len(found)} processes"
+        f"\nimport keras_kd, after import keras, ms, {min(found):.0f} to {max(found):.0f} in {len(found)} processes"
+        f"{median:>8.0f}  {at_most(median, 50, '.0f')}"
     )
     return {"milliseconds": found}
 
@@ -196,14 +197,10 @@ def print_ratios(times: dict[str, np.ndarray], ratios: list[tuple]) -> list[dict
     for over, under, limit in ratios:
         value = sum(np.median(times[name]) for name in over) / sum(np.median(times[name]) for name in under)
         label = f"{' + '.join(over)} / {' + '.join(under)}"
-        note = "" if limit is None else f"  at most {limit:.2f}: {met(value, limit)}"
+        note = "" if limit is None else f"  {at_most(value, limit)}"
         print(f"{label:<48}{value:>8.3f}{note}")
         figures.append({"ratio": label, "value": float(value), "limit": limit})
     return figures
-
-
-def met(value: float, limit: float) -> str:
-    return "met" if value <= limit else "missed"
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
