@@ -275,8 +275,7 @@ def forward(scene: Scene) -> Contestant:
     outputs = [teacher.outputs[0], *(teacher.get_layer(name).output for name in scene.read)]
     reader = keras.Model(teacher.inputs, outputs)
     predict = tf.function(lambda x: reader(x, training=False), jit_compile=contestants.uses_xla(scene.task))
-    images = tf.constant(scene.task.data[0][: scene.point.batch])
-    return lambda: [each.numpy() for each in keras.tree.flatten(predict(images))]
+    return on_replicas(predict, [tf.constant(scene.task.data[0][: scene.point.batch])])
 
 
 def losses(scene: Scene) -> Contestant:
@@ -294,7 +293,22 @@ def losses(scene: Scene) -> Contestant:
             value = sum(tf.reduce_mean(each) for each in values)
         return value, tape.gradient(value, student)
 
-    return lambda: [each.numpy() for each in values_and_gradients(*scene.sides)[1]]
+    return on_replicas(values_and_gradients, scene.sides)
+
+
+def on_replicas(function: Callable[..., Any], arguments: list[Any]) -> Contestant:
+    """Return a function that calls another, on several replicas with a share of the examples on each, and waits."""
+    strategy = tf.distribute.get_strategy()
+    count = strategy.num_replicas_in_sync
+    if count == 1:
+        return lambda: [each.numpy() for each in keras.tree.flatten(function(*arguments))]
+
+    def share(context: Any) -> Any:
+        return tf.nest.map_structure(lambda x: tf.split(x, count)[context.replica_id_in_sync_group], arguments)
+
+    shares = strategy.experimental_distribute_values_from_function(share)
+    call = tf.function(lambda shares: strategy.run(function, shares))
+    return lambda: [each.numpy() for each in tf.nest.flatten(strategy.experimental_local_results(call(shares)))]
 
 
 CONTESTANTS: dict[str, Callable[[Scene], Contestant]] = {
