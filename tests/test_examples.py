@@ -21,6 +21,7 @@ OF_THEIR_OWN = {
     "benchmarks/accelerator.py",
     "benchmarks/cache.py",
     "benchmarks/epochs.py",
+    "benchmarks/first_step.py",
     "benchmarks/growth.py",
     "benchmarks/loss_cost.py",
     "benchmarks/run_all.py",

@@ -24,6 +24,7 @@ FOLDER = pathlib.Path(__file__).parent
 BENCHMARKS = {
     "training": (["--steps 1500"], ["--steps 4 --imports 1"]),
     "growth": ([""], ["--smoke"]),
+    "first_step": ([""], ["--smoke"]),
     "loss_cost": ([""], ["--rounds 2"]),
     "epochs": (["--rounds 7", "--rounds 5 --steps 16"], ["--dataset digits --images 512 --rounds 1"]),
     "cache": ([""], [f"--only {part} --examples 512 --rounds 2" for part in ("build", "speed", "size")]),
