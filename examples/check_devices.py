@@ -9,10 +9,11 @@ the loss, which should differ between rows by no more than the precision does (2
 """
 
 import argparse
-import os
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+import quiet
+
+quiet.load_tensorflow()
 
 import keras
 import numpy as np

@@ -16,10 +16,11 @@ is in examples/benchmarks/RESULTS.md.
 
 import argparse
 import dataclasses
-import os
 import pathlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+import quiet
+
+quiet.load_tensorflow()
 
 import keras
 import quickstart

@@ -11,10 +11,11 @@ Reference: Beyer et al., Knowledge distillation: A good teacher is patient and c
 """
 
 import argparse
-import os
 import pathlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+import quiet
+
+quiet.load_tensorflow()
 
 import keras
 import numpy as np

@@ -23,9 +23,9 @@ papers' weights are made for deep networks on other data: benchmarks/methods.py 
 them worth it on Fashion-MNIST.
 """
 
-import os
+import quiet
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+quiet.load_tensorflow()
 
 import keras
 import task

@@ -20,9 +20,9 @@ All are worth it, and none is better than plain KD by more than the spread of it
 for this task: benchmarks/methods.py, which picks a factor on the weights, takes ten times as much on Fashion-MNIST.
 """
 
-import os
+import quiet
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+quiet.load_tensorflow()
 
 import task
 from report import Way, print_gains

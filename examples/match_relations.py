@@ -21,9 +21,9 @@ Test accuracy in percent, seeds 0, 1 and 2:
 All but the correlations are worth it; none is nearly as good as plain KD, and to KD, RKD adds less than its spread.
 """
 
-import os
+import quiet
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+quiet.load_tensorflow()
 
 import keras
 import task

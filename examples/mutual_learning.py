@@ -17,9 +17,9 @@ Test accuracy in percent, seeds 0, 1 and 2; a minute and a half of processor tim
 None of the gains is larger than its spread: with 100 images, two students of one size learn little from each other.
 """
 
-import os
+import quiet
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+quiet.load_tensorflow()
 
 import keras
 import task

@@ -23,7 +23,6 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -32,7 +31,9 @@ import time
 import zlib
 from collections.abc import Callable
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+import quiet
+
+quiet.load_tensorflow()
 
 import keras
 import numpy as np
@@ -249,7 +250,9 @@ def check_in_fresh_process(path: pathlib.Path, student: keras.Model, x: np.ndarr
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = f"{folder}/inputs.npy", f"{folder}/outputs.npy"
         np.save(inputs, x)
-        subprocess.run([sys.executable, "-c", RELOAD, path, inputs, outputs], check=True)
+        ended = subprocess.run([sys.executable, "-c", RELOAD, path, inputs, outputs], stderr=subprocess.PIPE, text=True)
+        if ended.returncode:
+            raise SystemExit(f"The exported student could not be run in a fresh process:\n{ended.stderr}")
         expected, received = student.predict(x, batch_size=500, verbose=0), np.load(outputs)
     difference = np.max(np.abs(expected - received))
     if not difference <= 1e-4 * max(1.0, np.max(np.abs(expected))):

@@ -15,9 +15,9 @@ than the outcomes; without labels the student is better still, and with predicti
 the forest.
 """
 
-import os
+import quiet
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+quiet.load_tensorflow()
 
 from collections.abc import Callable
 

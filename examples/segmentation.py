@@ -20,9 +20,9 @@ Three seeds of 50 images are too few for a conclusion: no gain is larger than it
 teacher that predicts for all images, without a label, or that shows where each class is (CWD).
 """
 
-import os
+import quiet
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+quiet.load_tensorflow()
 
 import keras
 import numpy as np

@@ -21,9 +21,10 @@ confident; a teacher that has seen more is best used on all images. The student'
 """
 
 import dataclasses
-import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+import quiet
+
+quiet.load_tensorflow()
 
 import keras
 import quickstart

@@ -20,9 +20,9 @@ The teacher itself helps most, and an assistant does not help: this gap is not t
 adds nothing to the best, and less than its spread to the other.
 """
 
-import os
+import quiet
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
+quiet.load_tensorflow()
 
 import keras
 import task
