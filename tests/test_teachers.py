@@ -72,6 +72,16 @@ def remembered(folder):
     return mlp(1), teachers.InMemory(model), [Term(losses.kl_divergence)], [model]
 
 
+@keras.saving.register_keras_serializable("tests")
+def scores(x):
+    """Return three numbers for each row, by NumPy."""
+    return np.tanh(x @ np.linspace(-1.0, 1.0, 12).reshape(4, 3).astype("float32"))
+
+
+def python(folder):
+    return mlp(1), teachers.Python(scores, outputs=3), [Term(losses.kl_divergence)], []
+
+
 CASES = {
     teachers.Frozen: frozen,
     teachers.Cached: cached,
@@ -80,6 +90,7 @@ CASES = {
     teachers.EMA: ema,
     teachers.SelfTeacher: own,
     teachers.SavedModel: saved_model,
+    teachers.Python: python,
 }
 ALL = pytest.mark.parametrize("make", CASES.values(), ids=lambda make: make.__name__)
 

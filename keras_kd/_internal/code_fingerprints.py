@@ -139,8 +139,19 @@ class _Reader:
             return self.value(value.python_function, where)
         if hasattr(value, "get_config"):  # Keras's objects have no one base class
             return configuration_fingerprints.of_object(value)
+        if hasattr(value, "get_params") and hasattr(value, "predict"):  # of scikit-learn, or with its protocol
+            return self._estimator(value, where)
         self.unread.append(f"an object of type {type(value).__qualname__} in {where}")
         return type(value).__qualname__
+
+    def _estimator(self, estimator: Any, where: str) -> Any:
+        try:
+            import joblib  # scikit-learn needs it, and so do those who follow its protocol
+
+            return [type(estimator).__qualname__, joblib.hash(estimator)]
+        except Exception:  # not installed, or an object in it cannot be pickled
+            self.unread.append(f"an object of type {type(estimator).__qualname__} in {where}")
+            return type(estimator).__qualname__
 
     def _whole_layer(self, layer: keras.layers.Layer) -> Any:
         own = [self.layer(each) for each in layer_tree.all_layers(layer)]

@@ -8,4 +8,5 @@ from keras_kd.teachers.ensemble import as_teacher as as_teacher
 from keras_kd.teachers.exported import SavedModel as SavedModel
 from keras_kd.teachers.frozen import Frozen as Frozen
 from keras_kd.teachers.in_memory import InMemory as InMemory
+from keras_kd.teachers.python import Python as Python
 from keras_kd.teachers.self_teacher import SelfTeacher as SelfTeacher

@@ -1,7 +1,7 @@
 """The interface of every teacher."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 
@@ -10,9 +10,21 @@ from keras_kd._internal import ensemble_logits, heads, soft_targets
 from keras_kd._keras import step_errors
 from keras_kd._types import Number, Tensor, Tensors
 
-_Member = keras.layers.Layer | Callable[[Tensors], Tensors]
 
-#: A teacher as users give it: a `Teacher`; a model, a layer or a function of a batch; a list of these, an ensemble.
+class Estimator(Protocol):
+    """What scikit-learn's estimators have, and those of LightGBM and XGBoost."""
+
+    def predict(self, X: Any, /) -> Any:  # noqa: N803
+        """Return what is predicted for each row."""
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the arguments that it was made with."""
+
+
+_Member = keras.layers.Layer | Callable[[Tensors], Tensors] | Estimator
+
+#: A teacher as users give it: a `Teacher`; a model, a layer or a function of a batch; an estimator of scikit-learn;
+#: a list of these, an ensemble.
 AnyTeacher = _Member | Sequence[_Member]
 
 

@@ -15,6 +15,7 @@ from keras_kd._types import Number, Schedule, Shape, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
 from keras_kd.teachers.base import AnyTeacher, Teacher
 from keras_kd.teachers.frozen import Frozen
+from keras_kd.teachers.python import Python, is_estimator
 
 _OVER = ("probabilities", "logits")
 
@@ -182,16 +183,22 @@ class Ensemble(Teacher):
 
 
 def as_teacher(teacher: AnyTeacher) -> Teacher:
-    """Return what a user calls a teacher as a `Teacher`: a list is an ensemble, any model, layer or function is frozen.
+    """Return what a user calls a teacher as a `Teacher`.
+
+    A list is an ensemble; an estimator of scikit-learn, or its method `predict_proba`, a `Python` teacher; any model,
+    layer or other function is frozen.
 
     Raises:
         TypeError: it is none of these.
-        ValueError: a model that is not built.
+        ValueError: a model that is not built, or an estimator that is not fitted.
     """
     if isinstance(teacher, Teacher):
         return teacher
     model: Any = teacher
-    return Ensemble(model) if isinstance(model, (list, tuple)) else Frozen(model)
+    if isinstance(model, (list, tuple)):
+        return Ensemble(model)
+    estimator = model.__self__ if getattr(model, "__name__", "") == "predict_proba" else model
+    return Python(estimator) if is_estimator(estimator) else Frozen(model)
 
 
 def _check_weights(weights: Any, count: int) -> list[Schedule] | str | None:

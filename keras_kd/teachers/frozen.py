@@ -16,12 +16,10 @@ from keras_kd.teachers.base import Teacher
 
 _DTYPES = (None, "bfloat16", "float16")
 
-#: What to do with a teacher such as a forest of trees.
+#: What to do with a function such as a forest's.
 _OF_NUMPY = (
-    "Run it once, and let its targets travel with the examples: "
-    'Distiller(student=student, teacher=keras_kd.teachers.Cached(head="softmax")), then '
-    'fit(keras_kd.Joined(x, {"logits": model.predict_proba(x)}), y). For a student of one unit, '
-    'model.predict_proba(x)[:, 1:] and head="sigmoid"; for values, model.predict(x) and head="values".'
+    'Give it as keras_kd.teachers.Python(function, head="softmax"), which calls it in each step, or in InMemory once; '
+    'head="sigmoid" for probabilities of labels, head="values" for values.'
 )
 
 
@@ -31,8 +29,7 @@ class Frozen(Teacher):
 
     Args:
         model: a built Keras model; any built callable layer, such as a `keras.layers.TFSMLayer`; or a function of x
-            that computes with TensorFlow. One of NumPy arrays, such as scikit-learn's `predict_proba`, cannot run
-            inside of a step: run it once, and join what it predicts by hand (`keras_kd.Joined`).
+            that computes with TensorFlow. For one of NumPy arrays, see `teachers.Python`.
         preprocess: a function from the batch's x to what this model reads: another image size, other keys of a dict,
             tokens. The student is fed x as it is, or, where x is a dict, the keys that it has inputs for.
         head: what its outputs mean: "auto", "logits", "softmax", "sigmoid" or "values", or a dict from output name to
