@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd import Distiller, Joined, TeacherCache, Term, losses, teachers
-from tests import references
+from tests import files, references
 from tests.models import Subclassed, assert_same, batch, dense, linear, mlp, numbers, softmax, statistical
 from tests.test_objective import distill, fit
 
@@ -82,6 +82,16 @@ def python(folder):
     return mlp(1), teachers.Python(scores, outputs=3), [Term(losses.kl_divergence)], []
 
 
+def onnx(folder):
+    folder.mkdir(exist_ok=True)
+    return mlp(1), teachers.ONNX(files.onnx(folder)), [Term(losses.kl_divergence)], []
+
+
+def litert(folder):
+    folder.mkdir(exist_ok=True)
+    return mlp(1), teachers.LiteRT(files.litert(mlp(2), folder)), [Term(losses.kl_divergence)], []
+
+
 CASES = {
     teachers.Frozen: frozen,
     teachers.Cached: cached,
@@ -91,6 +101,8 @@ CASES = {
     teachers.SelfTeacher: own,
     teachers.SavedModel: saved_model,
     teachers.Python: python,
+    teachers.ONNX: onnx,
+    teachers.LiteRT: litert,
 }
 ALL = pytest.mark.parametrize("make", CASES.values(), ids=lambda make: make.__name__)
 
@@ -163,7 +175,7 @@ def test_a_teacher_has_the_properties_that_its_kind_declares(make, tmp_path):
     outputs = teacher(tf.constant(X), {name: tf.ones((8, 3)) for name in names})
     shapes = {name: tuple(outputs[name].shape) for name in names if hasattr(outputs[name], "shape")}
     specs = teacher.specs()
-    assert (specs is None) == (make is saved_model)
+    assert (specs is None) == (make in (saved_model, onnx, litert))
     assert specs is None or all(specs[name].shape[1:] == shape[1:] for name, shape in shapes.items())
     assert [teacher.kind(name) for name in names] == KINDS.get(make, ["auto"])
     assert teacher.layers_of_student(tuple(names)) == REACHING.get(make, ())

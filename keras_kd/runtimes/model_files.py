@@ -41,11 +41,13 @@ class Opened(NamedTuple):
         prepare: from inputs as `encode` returns them to a function that runs the file on them, for inputs of that size.
         encode: from inputs to what the file takes: its types, its order, quantised where it is.
         decode: from what the file returns to numbers.
+        names: of the outputs, of LiteRT and ONNX.
     """
 
     prepare: Callable[[Any], Call]
     encode: Callable[[Any], Any] = lambda x: x
     decode: Callable[[Any], list[np.ndarray]] = lambda outputs: outputs
+    names: tuple[str, ...] = ()
 
     def __call__(self, x: Any) -> list[np.ndarray]:
         """Run the file."""
@@ -170,7 +172,7 @@ def _litert(path: str, outputs: Sequence[str]) -> Opened:
         return [_restored(output, detail) for output, detail in zip(found, results, strict=True)]
 
     fixed = any(list(detail["shape_signature"][:1]) == [1] for detail in inputs)
-    return Opened(_singly(prepare) if fixed else prepare, encode, decode)
+    return Opened(_singly(prepare) if fixed else prepare, encode, decode, tuple(outputs or gives))
 
 
 def _invoke(
@@ -206,7 +208,8 @@ def _onnx(path: str, outputs: Sequence[str]) -> Opened:
         kinds = {name: types.get(kind, kind[len("tensor(") : -1]) for name, kind in takes.items()}
         return {name: leaf.astype(kinds[name], copy=False) for name, leaf in _named(list(takes), x).items()}
 
-    return Opened(lambda x: functools.partial(session.run, list(outputs) or None, x), encode)
+    names = tuple(outputs) or tuple(each.name for each in session.get_outputs())
+    return Opened(lambda x: functools.partial(session.run, list(names), x), encode, names=names)
 
 
 def _named(names: list[str], x: Any) -> dict[str, np.ndarray]:

@@ -5,6 +5,8 @@ from keras_kd.teachers.cached import Cached as Cached
 from keras_kd.teachers.ema import EMA as EMA
 from keras_kd.teachers.ensemble import Ensemble as Ensemble
 from keras_kd.teachers.ensemble import as_teacher as as_teacher
+from keras_kd.teachers.exported import ONNX as ONNX
+from keras_kd.teachers.exported import LiteRT as LiteRT
 from keras_kd.teachers.exported import SavedModel as SavedModel
 from keras_kd.teachers.frozen import Frozen as Frozen
 from keras_kd.teachers.in_memory import InMemory as InMemory

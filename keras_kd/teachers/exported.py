@@ -1,15 +1,21 @@
-"""A teacher that exists only as a SavedModel."""
+"""Teachers that exist only as files: a SavedModel, an ONNX file, a LiteRT file."""
 
-from collections.abc import Callable
-from typing import Any
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
+from keras_kd.runtimes import model_files
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.frozen import Frozen
+from keras_kd.teachers.python import Python
 
 
 @serializable
@@ -73,6 +79,134 @@ class SavedModel(Teacher):
     def from_config(cls, config: dict[str, Any]) -> "SavedModel":
         """Make a teacher from `get_config`'s dict."""
         return cls(**{**config, "preprocess": keras.saving.deserialize_keras_object(config["preprocess"])})
+
+
+class _File(Teacher):
+    """Run a file by its own runtime, on the processor, as a frozen teacher; see `ONNX` and `LiteRT`."""
+
+    kind_of_file: ClassVar[str]
+
+    def __init__(
+        self,
+        path: str | pathlib.Path,
+        outputs: Sequence[str] = (),
+        preprocess: Callable[[Tensors], Tensors] | None = None,
+        head: str | dict[str, str] = "auto",
+    ) -> None:
+        super().__init__(name=self.kind_of_file)
+        self._path = str(path)  # a layer has a `path` already
+        self.outputs = tuple(outputs)
+        run = functools.partial(_run, _Runtime(self.kind_of_file, self._path, self.outputs))
+        self._python = Python(run, preprocess=preprocess, head=head)
+        self.built = True
+
+    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
+        """Prepare the outputs to be read; a file has no layers to name."""
+        self._python.bind(student, names)
+
+    def kind(self, name: str) -> str:
+        """Return the head of an output."""
+        return self._python.kind(name)
+
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, unless the head is known."""
+        return [self] if self._python.unrecognised(names) else []
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
+        """Run the file on `x` and return its logits by name."""
+        return self._python(x, student)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        preprocess = keras.saving.serialize_keras_object(self._python.preprocess)
+        return {"path": self._path, "outputs": self.outputs, "preprocess": preprocess, "head": self._python.head}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Make a teacher from `get_config`'s dict."""
+        return cls(**{**config, "preprocess": keras.saving.deserialize_keras_object(config["preprocess"])})
+
+
+@serializable
+class ONNX(_File):
+    """Run an ONNX file, of PyTorch, scikit-learn or any other origin, as a frozen teacher; needs `keras_kd[onnx]`.
+
+    onnxruntime runs it on the processor, and TensorFlow waits for it in each step. Where it takes longer than the
+    student, let it run once: `teachers.InMemory(ONNX(path))`, or a `TeacherCache`.
+
+    Args:
+        path: of the file.
+        outputs: names of those of its outputs to read; empty for all. A single one is "logits"; of several, each has
+            its own name.
+        preprocess: a function from the batch's x to what the file reads, computed with TensorFlow, as to move the
+            channels of images to the front: an array, or a dict with the names of the file's inputs.
+        head: what its outputs mean, see `teachers.Frozen`; a file does not contain it, so "auto" takes them as logits.
+
+    Raises:
+        ImportError: onnxruntime is not installed.
+        ValueError: there is no such file at `path`, or it has no such output; in a step: other inputs than it has.
+
+    Example:
+        >>> teacher = ONNX("teacher.onnx", preprocess=lambda x: tf.transpose(x, (0, 3, 1, 2)))
+    """
+
+    kind_of_file = "onnx"
+
+
+@serializable
+class LiteRT(_File):
+    """Run a LiteRT file (`.tflite`) as a frozen teacher; needs `keras_kd[litert]`.
+
+    Args:
+        path: of the file.
+        outputs: see `ONNX`.
+        preprocess: see `ONNX`.
+        head: see `ONNX`.
+
+    Raises:
+        ImportError: LiteRT is not installed.
+        ValueError: see `ONNX`.
+
+    Example:
+        >>> distiller = Distiller(student=student, teacher=LiteRT("teacher.tflite", head="softmax"))
+    """
+
+    kind_of_file = "litert"
+
+
+class _Runtime:
+    """A file that is open, and what distinguishes it from others.
+
+    Args:
+        kind: of the file.
+        path: of the file.
+        outputs: names of outputs; none for all.
+    """
+
+    def __init__(self, kind: str, path: str, outputs: tuple[str, ...]) -> None:
+        if not pathlib.Path(path).is_file():
+            raise ValueError(f"Expected `path` to be a file. Received: path={path!r}, which is none.")
+        self.digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+        try:
+            known = model_files.open_file(kind, path).names
+        except ImportError:
+            raise
+        except Exception as error:  # each runtime has its own
+            raise ValueError(f"Expected a file for the runtime of {kind}. Received: {path!r}: {error}") from error
+        unknown = [name for name in outputs if name not in known]
+        if unknown:
+            raise ValueError(f"Expected `outputs` to be among those of {path!r}, {list(known)}. Received: {unknown}")
+        self.opened = model_files.open_file(kind, path, outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what is compared with the teacher of a cache."""
+        return {"digest": self.digest}
+
+
+def _run(runtime: _Runtime, x: Any) -> Any:
+    """Return the one output of a file, or all by name."""
+    found = [np.asarray(each) for each in runtime.opened(x)]
+    return found[0] if len(found) == 1 else dict(zip(runtime.opened.names, found, strict=True))
 
 
 def _find_signature(path: str, name: str | None) -> str:
