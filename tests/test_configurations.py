@@ -1,6 +1,6 @@
 """Random small configurations: their numbers are those of NumPy in float64, or a refusal has a reason known here.
 
-15 are drawn in `make test`, 60 with KERAS_KD_THOROUGH=1, as in .ci/run; KERAS_KD_CONFIGURATIONS=1000 draws so many.
+15 are drawn in `make test`, 120 with KERAS_KD_THOROUGH=1, as in .ci/run; KERAS_KD_CONFIGURATIONS=1000 draws so many.
 The reference runs the models' own layers, and computes every part of the objective from what they return with
 `tests.references`; the labels' part is what Keras's `evaluate` returns for the student alone.
 """
@@ -25,7 +25,7 @@ from tests import references
 from tests.models import assert_same, initial, softmax
 
 LIBRARY = pathlib.Path(kd.__file__).parent
-COUNT = int(os.environ.get("KERAS_KD_CONFIGURATIONS", 60 if os.environ.get("KERAS_KD_THOROUGH") else 15))
+COUNT = int(os.environ.get("KERAS_KD_CONFIGURATIONS", 120 if os.environ.get("KERAS_KD_THOROUGH") else 15))
 OVER_CLASSES = [
     losses.kl_divergence,
     losses.reverse_kl,

@@ -1,6 +1,8 @@
 """Teachers that are no networks: functions of NumPy arrays, and estimators of scikit-learn."""
 
+import concurrent.futures
 import pickle
+import time
 import types
 
 import keras
@@ -286,6 +288,42 @@ def test_probabilities_of_a_function_are_warned_of():
     distiller = distill(linear(1), Python(forest().predict_proba))
     with pytest.warns(UserWarning, match="look like probabilities"):
         fit(distiller)
+
+
+def test_one_memory_serves_students_of_one_unit_and_of_two():
+    memory, trees = kd.teachers.InMemory(forest(BINARY)), forest(BINARY)
+    for units in (2, 1, 2):
+        terms = [kd.Term(kd.losses.binary_kl)] if units == 1 else None
+        student = linear(1, classes=units)
+        received = fit(distill(student, memory, terms, loss=None, alpha=1.0, temperature=4.0), X, None)["loss"]
+        live = fit(distill(student, trees, terms, loss=None, alpha=1.0, temperature=4.0), X, None)["loss"]
+        assert received == pytest.approx(live, rel=1e-6)
+
+
+def test_a_function_that_is_called_predict_proba_is_a_function():
+    def predict_proba(x):
+        return tf.nn.softmax(x[:, :3])
+
+    assert isinstance(kd.teachers.as_teacher(predict_proba), kd.teachers.Frozen)
+
+
+def test_a_function_is_called_by_one_thread_at_a_time():
+    inside, most = [], []
+
+    def slow(x):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return x[:, :3]
+
+    teacher = Python(slow, outputs=3, head="logits")
+    teacher.bind(linear(1), ("logits",))
+    step = tf.function(lambda x: teacher(x, {})["logits"])
+    step(tf.constant(X))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: step(tf.constant(X)), range(8)))
+    assert max(most) == 1 < len(most)
 
 
 def test_what_has_the_protocol_of_an_estimator_is_one():

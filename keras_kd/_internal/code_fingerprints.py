@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal import configuration_fingerprints
+from keras_kd._internal.estimators import is_estimator
 from keras_kd._keras import layer_tree
 
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, pathlib.PurePath, np.generic, tf.DType)
@@ -139,7 +140,7 @@ class _Reader:
             return self.value(value.python_function, where)
         if hasattr(value, "get_config"):  # Keras's objects have no one base class
             return configuration_fingerprints.of_object(value)
-        if hasattr(value, "get_params") and hasattr(value, "predict"):  # of scikit-learn, or with its protocol
+        if is_estimator(value):
             return self._estimator(value, where)
         self.unread.append(f"an object of type {type(value).__qualname__} in {where}")
         return type(value).__qualname__

@@ -73,9 +73,10 @@ def _way(student: Tensor, teacher: Tensor) -> Callable[..., list[Tensor]] | None
         return None
     if _is_compiled(student, teacher):
         return _compiled
+    if classes < LARGE:
+        return None
     chunk = _CHUNK if _on_processors_alone() else _ACCELERATOR_CHUNK
-    is_one_chunk = None not in student.shape and math.prod(student.shape) <= chunk
-    if classes < LARGE or is_one_chunk:
+    if None not in student.shape and math.prod(student.shape) <= chunk:
         return None
     return functools.partial(_by_chunks, size=max(1, chunk // classes))
 

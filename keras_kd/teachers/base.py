@@ -1,25 +1,15 @@
 """The interface of every teacher."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 
 from keras_kd import schedules
 from keras_kd._internal import ensemble_logits, heads, soft_targets
+from keras_kd._internal.estimators import Estimator
 from keras_kd._keras import step_errors
 from keras_kd._types import Number, Tensor, Tensors
-
-
-class Estimator(Protocol):
-    """What scikit-learn's estimators have, and those of LightGBM and XGBoost."""
-
-    def predict(self, X: Any, /) -> Any:  # noqa: N803
-        """Return what is predicted for each row."""
-
-    def get_params(self) -> dict[str, Any]:
-        """Return the arguments that it was made with."""
-
 
 _Member = keras.layers.Layer | Callable[[Tensors], Tensors] | Estimator
 

@@ -1,6 +1,7 @@
 """Several teachers as one, and what counts as a teacher."""
 
 import functools
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,14 @@ from keras import ops, tree
 
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import Mixture, of_kind
+from keras_kd._internal.estimators import is_estimator
 from keras_kd._keras import masks
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Shape, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
 from keras_kd.teachers.base import AnyTeacher, Teacher
 from keras_kd.teachers.frozen import Frozen
-from keras_kd.teachers.python import Python, is_estimator
+from keras_kd.teachers.python import Python
 
 _OVER = ("probabilities", "logits")
 
@@ -197,7 +199,8 @@ def as_teacher(teacher: AnyTeacher) -> Teacher:
     model: Any = teacher
     if isinstance(model, (list, tuple)):
         return Ensemble(model)
-    estimator = model.__self__ if getattr(model, "__name__", "") == "predict_proba" else model
+    is_probabilities = isinstance(model, types.MethodType) and model.__name__ == "predict_proba"
+    estimator = model.__self__ if is_probabilities else model
     return Python(estimator) if is_estimator(estimator) else Frozen(model)
 
 

@@ -7,19 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_kd._serialization import serializable
-from keras_kd._types import Number, Tensor, Tensors
+from keras_kd._types import Tensors
 from keras_kd.runtimes import model_files
-from keras_kd.teachers.base import Teacher
-from keras_kd.teachers.frozen import Frozen
-from keras_kd.teachers.python import Python
+from keras_kd.teachers.frozen import AroundFrozen, Frozen
+from keras_kd.teachers.python import OfArrays
 
 
 @serializable
-class SavedModel(Teacher):
+class SavedModel(AroundFrozen):
     """Run a SavedModel, of Keras, of TensorFlow Hub or of any other origin, as a frozen teacher.
 
     Args:
@@ -50,22 +48,6 @@ class SavedModel(Teacher):
         layer = keras.layers.TFSMLayer(self._path, call_endpoint=self.signature, trainable=False)
         self._frozen = Frozen(layer, preprocess, head)
 
-    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
-        """Prepare the outputs to be read; a SavedModel has no layers to name."""
-        self._frozen.bind(student, names)
-
-    def kind(self, name: str) -> str:
-        """Return the head of an output."""
-        return self._frozen.kind(name)
-
-    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
-        """Return itself, unless the head is known."""
-        return [self] if any(self.kind(name) == "auto" for name in names) else []
-
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
-        """Run the signature on `x` and return its logits by name."""
-        return self._frozen(x, student)
-
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {
@@ -81,7 +63,7 @@ class SavedModel(Teacher):
         return cls(**{**config, "preprocess": keras.saving.deserialize_keras_object(config["preprocess"])})
 
 
-class _File(Teacher):
+class _File(AroundFrozen):
     """Run a file by its own runtime, on the processor, as a frozen teacher; see `ONNX` and `LiteRT`."""
 
     kind_of_file: ClassVar[str]
@@ -97,29 +79,13 @@ class _File(Teacher):
         self._path = str(path)  # a layer has a `path` already
         self.outputs = tuple(outputs)
         run = functools.partial(_run, _Runtime(self.kind_of_file, self._path, self.outputs))
-        self._python = Python(run, preprocess=preprocess, head=head)
+        self._frozen = Frozen(OfArrays(run), preprocess, head)
         self.built = True
-
-    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
-        """Prepare the outputs to be read; a file has no layers to name."""
-        self._python.bind(student, names)
-
-    def kind(self, name: str) -> str:
-        """Return the head of an output."""
-        return self._python.kind(name)
-
-    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
-        """Return itself, unless the head is known."""
-        return [self] if self._python.unrecognised(names) else []
-
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
-        """Run the file on `x` and return its logits by name."""
-        return self._python(x, student)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        preprocess = keras.saving.serialize_keras_object(self._python.preprocess)
-        return {"path": self._path, "outputs": self.outputs, "preprocess": preprocess, "head": self._python.head}
+        preprocess = keras.saving.serialize_keras_object(self._frozen.preprocess)
+        return {"path": self._path, "outputs": self.outputs, "preprocess": preprocess, "head": self._frozen.head}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
@@ -188,15 +154,16 @@ class _Runtime:
             raise ValueError(f"Expected `path` to be a file. Received: path={path!r}, which is none.")
         self.digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
         try:
-            known = model_files.open_file(kind, path).names
+            self.opened = model_files.open_file(kind, path)
         except ImportError:
             raise
         except Exception as error:  # each runtime has its own
             raise ValueError(f"Expected a file for the runtime of {kind}. Received: {path!r}: {error}") from error
+        known = self.opened.names
         unknown = [name for name in outputs if name not in known]
         if unknown:
             raise ValueError(f"Expected `outputs` to be among those of {path!r}, {list(known)}. Received: {unknown}")
-        self.opened = model_files.open_file(kind, path, outputs)
+        self.outputs = outputs or known
 
     def get_config(self) -> dict[str, Any]:
         """Return what is compared with the teacher of a cache."""
@@ -204,9 +171,10 @@ class _Runtime:
 
 
 def _run(runtime: _Runtime, x: Any) -> Any:
-    """Return the one output of a file, or all by name."""
-    found = [np.asarray(each) for each in runtime.opened(x)]
-    return found[0] if len(found) == 1 else dict(zip(runtime.opened.names, found, strict=True))
+    """Return the one output that is read, or all of these by name."""
+    found = dict(zip(runtime.opened.names, runtime.opened(x), strict=True))
+    read = {name: found[name] for name in runtime.outputs}
+    return next(iter(read.values())) if len(read) == 1 else read
 
 
 def _find_signature(path: str, name: str | None) -> str:

@@ -128,6 +128,28 @@ class Frozen(Teacher):
         return contextlib.nullcontext() if self.device is None else tf.device(self.device)
 
 
+class AroundFrozen(Teacher):
+    """A frozen teacher of something that is no model of Keras, and has no layers to name."""
+
+    _frozen: Frozen
+
+    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
+        """Prepare the outputs to be read."""
+        self._frozen.bind(student, names)
+
+    def kind(self, name: str) -> str:
+        """Return the head of an output."""
+        return self._frozen.kind(name)
+
+    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
+        """Return itself, unless the head is known."""
+        return [self] if any(self.kind(name) == "auto" for name in names) else []
+
+    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
+        """Return the outputs for `x` as logits or values by name."""
+        return self._frozen(x, student)
+
+
 def _as_layer(model: Any) -> keras.layers.Layer:
     """Return a built layer, or a layer around a function."""
     if not isinstance(model, keras.layers.Layer):

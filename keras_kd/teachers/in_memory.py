@@ -86,7 +86,9 @@ class InMemory(Teacher):
                 "with keras_kd.TeacherCache, or let the teacher run live."
             )
         given = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
-        digest = teacher_fingerprints.of_arrays(given) + "".join(teacher_fingerprints.of_teacher(self.teacher).values())
+        kinds = [self.teacher.kind(name) for name in self._names]  # which may depend on the student
+        of_teacher = teacher_fingerprints.of_teacher(self.teacher)
+        digest = "".join([teacher_fingerprints.of_arrays(given), *of_teacher.values(), *kinds])
         if digest != self._digest:
             self._memory, self._digest = self._run(x, soft_targets.count(x), verbose), digest
         return soft_targets.Joined(x, self._memory)

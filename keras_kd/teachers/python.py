@@ -1,6 +1,7 @@
 """A teacher that is no network: a function of NumPy arrays, or an estimator of scikit-learn."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,18 +10,18 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_kd._internal.estimators import is_estimator
 from keras_kd._keras import step_errors
 from keras_kd._serialization import serializable
-from keras_kd._types import Number, Tensor, Tensors
-from keras_kd.teachers.base import Teacher
-from keras_kd.teachers.frozen import Frozen
+from keras_kd._types import Tensors
+from keras_kd.teachers.frozen import AroundFrozen, Frozen
 
 #: How far from 1 the sum of a row of probabilities may be.
 _ROUNDING = 1e-3
 
 
 @serializable
-class Python(Teacher):
+class Python(AroundFrozen):
     """Run a function from NumPy arrays to NumPy arrays, or an estimator of scikit-learn, on every batch.
 
     TensorFlow waits for it in each step, on the processor. Where it takes longer than the student, let it run once:
@@ -78,24 +79,12 @@ class Python(Teacher):
         """Choose between the classes and the one unit of a classifier of two classes, by the student."""
         outputs = getattr(student, "outputs", None) or []  # a Sequential that is not built has none
         self._frozen = self._of_units(outputs[0].shape[-1] if outputs else 0)
-        self._frozen.bind(student, names)
+        super().bind(student, names)
 
     def specs(self) -> dict[str, Any] | None:
         """Return a symbolic tensor for a single output whose shape was given, or is known of an estimator."""
         shapes = self._frozen.model.outputs
         return {"logits": keras.KerasTensor((None, *shapes[""]), "float32")} if shapes and "" in shapes else None
-
-    def kind(self, name: str) -> str:
-        """Return the head of an output."""
-        return self._frozen.kind(name)
-
-    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
-        """Return itself, unless the head is known."""
-        return [self] if any(self.kind(name) == "auto" for name in names) else []
-
-    def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
-        """Return the outputs of the function for `x` as logits or values by name."""
-        return self._frozen(x, student)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, the functions serialised; an estimator cannot be."""
@@ -115,13 +104,7 @@ class Python(Teacher):
         if is_estimator(function):
             function, known, head = _predictions(function, units)
             outputs = known if outputs is None else outputs
-        return Frozen(_OfArrays(function, outputs), self.preprocess, head)
-
-
-def is_estimator(value: Any) -> bool:
-    """Return whether an object has the protocol of scikit-learn's estimators."""
-    is_object = not isinstance(value, (type, keras.layers.Layer))
-    return is_object and all(callable(getattr(value, name, None)) for name in ("predict", "get_params"))
+        return Frozen(OfArrays(function, outputs), self.preprocess, head)
 
 
 def _predictions(estimator: Any, units: int | None) -> tuple[Callable[[Any], Any], Any, str]:
@@ -184,7 +167,7 @@ def _labels(estimator: Any, x: Any) -> np.ndarray:
     return np.stack([each[:, 1] for each in estimator.predict_proba(x)], axis=-1)
 
 
-class _OfArrays(keras.layers.Layer):
+class OfArrays(keras.layers.Layer):
     """Call a function of arrays on tensors, in eager code and in graphs.
 
     Args:
@@ -192,11 +175,14 @@ class _OfArrays(keras.layers.Layer):
         outputs: see `Python`.
     """
 
-    def __init__(self, function: Callable[[Any], Any], outputs: Any) -> None:
+    def __init__(self, function: Callable[[Any], Any], outputs: Any = None) -> None:
         super().__init__(name="of_arrays", dtype="float32", autocast=False)
         self.function = function
         self.outputs = None if outputs is None else _shapes(outputs)
         self.supports_jit = False  # XLA has no Python
+        self._one_at_a_time = (
+            threading.Lock()
+        )  # of several replicas, each has a thread, and few functions are made for that
         self.built = True
 
     def call(self, x: Tensors) -> Any:
@@ -207,7 +193,7 @@ class _OfArrays(keras.layers.Layer):
         shapes = self.outputs
 
         def run(*arrays: np.ndarray) -> list[np.ndarray]:
-            with step_errors.in_a_graph():
+            with step_errors.in_a_graph(), self._one_at_a_time:
                 return _checked(self._outputs(x, arrays), shapes, len(arrays[0]))
 
         found = tf.numpy_function(run, leaves, [tf.float32] * len(shapes), stateful=False)
