@@ -59,11 +59,12 @@ def main() -> None:
         return run
 
     def mixed(name: str, make_teacher: object, temperature: float, alpha: object) -> Way:
-        """Distil on 10 images with labels and 30 without in every batch: label -1, which the loss leaves out."""
+        """Distil on 10 images with labels and 30 without in every batch: label -1, which the loss alone leaves out."""
 
         def run(seed: int) -> dict[str, float]:
             student = digits.student(seed)
-            distiller = kd.Distiller(student=student, teacher=make_teacher())
+            terms = [kd.Term(kd.losses.kl_divergence, sample_weight=None)]  # the teacher teaches all images
+            distiller = kd.Distiller(student=student, teacher=make_teacher(), terms=terms)
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
             distiller.compile(**digits.compiled(loss=loss, metrics=None, temperature=temperature, alpha=alpha))
             data = tf.data.Dataset.zip(forever(digits.few, 10, seed), forever((rest,), 30, seed)).map(join)

@@ -450,27 +450,31 @@ class Distiller(Trainer):
     ) -> dict[str, Tensor]:
         """Return every part of the objective by its name in the logs, divided by the number of replicas."""
         step, reader = self.optimizer.iterations, self._untracked.reader
+        hard = self._student_loss(x, y, y_pred, sample_weight, training) if self._has_student_loss(y) else None
+        countings = compiled.countings(self)
         parts: dict[str, Tensor] = {}
         soft = ops.zeros((), "float32")
+        labels = []
         for term in self.terms:
             temperature = self._untracked.temperature if term.temperature is None else term.temperature
+            counts = output_labels.counted(term, reader, student, y, sample_weight, countings)
+            labels.append(output_labels.for_term(term, reader, student, y, counts.counted))
             parts[term.name] = term.read(
                 student,
                 teacher,
-                labels=output_labels.for_term(term, reader, student, y),
-                sample_weight=output_labels.of_output(term, reader, student, sample_weight),
+                labels=labels[-1],
+                **counts._asdict(),
                 temperature=schedules.at(temperature, step),
                 softened=self._softened(term),
                 training=training,
             )
             soft += schedules.at(term.weight, step) * parts[term.name]
         alpha: Number = 1.0
-        hard: Number = 0.0
-        if self._has_student_loss(y):
+        if hard is not None:
             alpha = schedules.at(self._untracked.alpha, step)
-            parts["student_loss"] = hard = self._student_loss(x, y, y_pred, sample_weight, training)
-        loss = alpha * soft + (1.0 - alpha) * hard + compiled.regularisation(self)
-        loss = output_labels.guarded(loss, self.terms, reader, student, y)
+            parts["student_loss"] = hard
+        loss = alpha * soft + (1.0 - alpha) * (0.0 if hard is None else hard) + compiled.regularisation(self)
+        loss = output_labels.guarded(loss, self.terms, labels, student)
         if training:
             loss = step_guards.against_schedules(loss, self._ranges(), step)
             terms = {term.name: parts[term.name] for term in self.terms}

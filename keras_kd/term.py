@@ -16,7 +16,7 @@ from keras import ops, tree
 
 from keras_kd import bridges, schedules
 from keras_kd._internal import ensemble_logits
-from keras_kd._keras import masks, replicas, step_errors
+from keras_kd._keras import compiled, masks, replicas, step_errors
 from keras_kd._serialization import serializable
 from keras_kd._types import LossFunction, Number, Schedule, Tensor, Tensors
 from keras_kd.losses.logits import (
@@ -64,6 +64,9 @@ _OF_DISTRIBUTIONS = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, decoupl
 class Mean(keras.losses.Loss):
     """Reduce values that are already computed as any Keras loss does: by weights, masks, replicas."""
 
+    def __init__(self, reduction: str = "sum_over_batch_size") -> None:
+        super().__init__(name="mean", reduction=reduction, dtype="float32")
+
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the values."""
         return y_pred
@@ -78,7 +81,14 @@ class Term(keras.layers.Layer):
         value = mean over examples and positions of  T**2 * loss(s / T, stop_gradient(t) / T)      where softened
         value = mean over examples and positions of         loss(s, stop_gradient(t))              otherwise
 
-    Masks, `sample_weight` and `class_weight` enter the mean as they do in every Keras loss.
+    The mean counts what the loss given to `compile` for the same output counts, divided by the same::
+
+        mean = sum_i c_i w_i value_i / D,   D = sum_i c_i,      the number of what counts
+                                            D = sum_i c_i w_i   where that loss has reduction="mean_with_sample_weight"
+                                            D = 1               where that loss has reduction="sum"
+
+    with w_i the `sample_weight` or `class_weight`, and c_i 0 where Keras's mask of either side leaves i out, or where
+    its label is the `ignore_class` of that loss, and 1 elsewhere.
 
     Args:
         loss: a function of (student, teacher) or (student, teacher, labels) that returns one value per example or
@@ -95,6 +105,10 @@ class Term(keras.layers.Layer):
         bridge: a layer applied to the student's side, trained with the student and never exported; "auto" for the
             smallest projection that makes the shapes meet, found when the Distiller is made.
         soften: whether T and T**2 apply. None: on outputs, unless their head is "values".
+        sample_weight: the name of the output whose weights, mask and `ignore_class` decide what counts, such as "box"
+            for a term that counts the boxes that the loss of "box" counts. "auto": the output that the term reads; for
+            one that reads layers, the weights and the reduction of the one output, or the weights given for all. None:
+            weights and labels do not matter, masks of what is read do: unlabelled examples count.
         name: name in the logs, of letters, digits, "_", "-" and ".". None: the loss's name, and the student's layer
             where it reads one.
         **loss_arguments: passed to `loss` by name.
@@ -118,6 +132,7 @@ class Term(keras.layers.Layer):
         transform: Callable[[Tensor], Tensor] | None = None,
         bridge: keras.layers.Layer | str | None = None,
         soften: bool | None = None,
+        sample_weight: str | None = "auto",
         name: str | None = None,
         **loss_arguments: Any,
     ) -> None:
@@ -133,9 +148,9 @@ class Term(keras.layers.Layer):
         self.transform = transform
         self.bridge: Any = _check_bridge(bridge)
         self.soften = soften
+        self.sample_weight = sample_weight
         self.loss_arguments = loss_arguments
         self.supports_masking = True
-        self._mean = Mean(name="mean", dtype="float32")
 
     @property
     def student_names(self) -> tuple[str, ...]:
@@ -232,6 +247,8 @@ class Term(keras.layers.Layer):
         teacher: Tensors,
         labels: Tensor | None = None,
         sample_weight: Tensor | None = None,
+        counted: Tensor | None = None,
+        counting: compiled.Counting | None = None,
         temperature: Number = 1.0,
         softened: bool = False,
         training: bool = False,
@@ -245,6 +262,8 @@ class Term(keras.layers.Layer):
             teacher: the same from the teacher.
             labels: the dataset's y, where the loss takes labels.
             sample_weight: (batch,) or (batch, positions...), or None.
+            counted: False for what the labels take out of the mean, (batch,) or (batch, positions...), or None.
+            counting: how the values become one number; None as most of Keras's losses do, by their mean.
             temperature: T, where softened.
             softened: whether T applies where `soften` is None.
             training: whether the bridge is in training mode; Keras passes it on.
@@ -270,7 +289,7 @@ class Term(keras.layers.Layer):
             values = temperature**2 * self._values(student, teacher, labels)
         else:
             values = self._values(student, teacher, labels)
-        return self._reduce(values, sample_weight, mask)
+        return self._reduce(values, sample_weight, masks.merged(counted, mask), counting or compiled.Counting())
 
     def compute_mask(self, inputs: Tensors, previous_mask: Tensors | None = None) -> None:
         """Return None: a mean has no positions left."""
@@ -289,16 +308,23 @@ class Term(keras.layers.Layer):
                 f"{error}"
             ) from error
 
-    def _reduce(self, values: Tensor, sample_weight: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _reduce(
+        self, values: Tensor, sample_weight: Tensor | None, mask: Tensor | None, counting: compiled.Counting
+    ) -> Tensor:
         if len(values.shape) == 0:
             # As one example of weight 1, a scalar is divided by the number of replicas, as every other value is.
-            return self._mean(ops.reshape(values, (1,)), ops.reshape(values, (1,)))
+            return Mean()(ops.reshape(values, (1,)), ops.reshape(values, (1,)))
         if mask is not None:
-            # Keras finds the mask of a loss on the tensor itself.
             mask = _fit_mask(mask, values)
-            masks.put(values, mask)
-        count = ops.size(values) if mask is None else ops.sum(ops.cast(mask, "float32"))
-        return replicas.by_share(self._mean(values, values, self._fit_weight(sample_weight, values)), count)
+            values = ops.where(mask, values, 0.0)
+        weight = self._fit_weight(sample_weight, values)
+        if counting.reduction == "mean_with_sample_weight":  # Keras adds weights up in the shape that they have
+            weight, mask = (each if each is None else _spread(each, values) for each in (weight, mask))
+        if mask is not None:
+            masks.put(values, mask)  # where Keras looks for the mask of a loss
+        share = counting.share(ops.size(values), mask, weight)
+        reduced = Mean(reduction=counting.reduction)(values, values, weight)
+        return reduced if share is None else replicas.by_share(reduced, share)
 
     def _fit_weight(self, sample_weight: Tensor | None, values: Tensor) -> Tensor | None:
         """Let the weight of an example count for all positions of its features; elsewhere, be as strict as Keras."""
@@ -335,6 +361,7 @@ class Term(keras.layers.Layer):
             "transform": schedules.to_config(self.transform, f"{owner} transform"),
             "bridge": self.bridge if self.bridge == "auto" else serialize(self.bridge),
             "soften": self.soften,
+            "sample_weight": self.sample_weight,
             "name": self.name,
             **serialize(self.loss_arguments),
         }
@@ -466,14 +493,14 @@ def _blank(tensors: Any, mask: Tensor | None) -> Any:
     """Set masked positions to zero: a weight of 0 would not stop a NaN."""
     if mask is None:
         return tensors
-    return tree.map_structure(lambda x: ops.where(_align(mask, len(x.shape)), x, ops.zeros_like(x)), tensors)
+    return tree.map_structure(lambda x: ops.where(masks.aligned(mask, x), x, ops.zeros_like(x)), tensors)
 
 
 def _fit_mask(mask: Tensor, values: Tensor) -> Tensor:
     """Give a mask the rank of the values: what has one value for many positions counts if any of them does."""
     extra = tuple(range(len(values.shape), len(mask.shape)))
-    return ops.any(mask, axis=extra) if extra else _align(mask, len(values.shape))
+    return ops.any(mask, axis=extra) if extra else masks.aligned(mask, values)
 
 
-def _align(mask: Tensor, rank: int) -> Tensor:
-    return ops.reshape(mask, (*ops.shape(mask), *[1] * (rank - len(mask.shape))))
+def _spread(counts: Tensor, values: Tensor) -> Tensor:
+    return ops.broadcast_to(masks.aligned(counts, values), ops.shape(values))

@@ -29,10 +29,10 @@ def data(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, random.integers(0, CLASSES, rows), random.uniform(0, 2, rows).astype("float32")
 
 
-def compiled(student, teacher, terms=None, **arguments) -> kd.Distiller:
+def compiled(student, teacher, terms=None, loss=CROSS_ENTROPY, **arguments) -> kd.Distiller:
     distiller = kd.Distiller(student=student, teacher=teacher, terms=terms)
     settings = {"temperature": 2.0, "alpha": 0.6, "metrics": ["accuracy"], **arguments}
-    distiller.compile(keras.optimizers.SGD(0.3), CROSS_ENTROPY, **settings)
+    distiller.compile(keras.optimizers.SGD(0.3), loss, **settings)
     return distiller
 
 
@@ -65,6 +65,29 @@ def masks(folder):
     return compiled(tagger(1), tagger(2)), tf.data.Dataset.from_tensor_slices((words, words % CLASSES))
 
 
+def ignored_labels(folder):
+    """Two outputs, each divided by what it counts itself: the weights of valid positions, and a sum."""
+    random = np.random.default_rng(2)
+    x = random.integers(1, 6, (73, 5))
+    y = np.where(np.arange(5) < random.integers(1, 6, (73, 1)), x % CLASSES, -100)
+    weights = random.uniform(0.5, 2, (73, 5)).astype("float32")
+    arguments = {"from_logits": True, "ignore_class": -100}
+    loss = {
+        name: keras.losses.SparseCategoricalCrossentropy(reduction=reduction, **arguments)
+        for name, reduction in {"a": "mean_with_sample_weight", "b": "sum"}.items()
+    }
+    terms = [kd.Term(kd.losses.kl_divergence, at="a"), kd.Term(kd.losses.kl_divergence, at="b", weight=0.01)]
+    student, teacher = (two_taggers(seed) for seed in (1, 3))
+    distiller = compiled(student, teacher, terms, loss, metrics=None, loss_weights={"a": 1.0, "b": 0.01})
+    return distiller, tf.data.Dataset.from_tensor_slices((x, {"a": y, "b": y}, {"a": weights, "b": weights}))
+
+
+def two_taggers(seed: int) -> keras.Model:
+    """Return a model of two outputs for each position."""
+    x = keras.Input((5,), dtype="int32")
+    return keras.Model(x, {name: tagger(seed + place, mask=False)(x) for place, name in enumerate("ab")})
+
+
 def cached_views(folder):
     """Targets from a cache that the workers build together, another view in each epoch."""
     examples = tf.data.Dataset.from_tensor_slices(data(73)[:2])
@@ -78,7 +101,7 @@ def an_average(folder):
     return compiled(mlp(1), kd.teachers.EMA(0.8)), tf.data.Dataset.from_tensor_slices(data(65)[:2])
 
 
-CASES = [schedules_and_an_ensemble, features_and_weights, masks, cached_views, an_average]
+CASES = [schedules_and_an_ensemble, features_and_weights, masks, ignored_labels, cached_views, an_average]
 
 
 def main(file: str, kind: str) -> None:

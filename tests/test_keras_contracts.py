@@ -85,6 +85,25 @@ def test_a_loss_of_several_outputs_makes_its_metrics_from_symbolic_tensors():
     assert all(isinstance(each.total.value, tf.Variable) for each in model._compile_loss.metrics)
 
 
+@about("_flat_losses")
+def test_a_loss_calls_those_of_the_outputs_that_it_lists_by_their_paths():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, {name: keras.layers.Dense(1, name=name)(inputs) for name in "ab"})
+    model.compile("sgd", {"a": "mse", "b": "mae"})
+    container, y = model._compile_loss, {"a": Y, "b": Y}
+    assert container._flat_losses is None
+    assert container(y, {"a": Y + 2, "b": Y + 3}) == 4 + 3
+    assert [(each.path, each.loss.name) for each in container._flat_losses] == [
+        (("a",), "mse"),
+        (("b",), "mae"),
+    ]
+    container._flat_losses = [each._replace(loss=lambda y, y_pred, weight: 5.0) for each in container._flat_losses]
+    assert container(y, {"a": Y, "b": Y}) == 10
+    single = compiled()
+    single._compile_loss(Y, Y)
+    assert [each.path for each in single._compile_loss._flat_losses] == [()]
+
+
 def test_a_loss_and_metrics_that_are_set_to_none_are_forgotten():
     model = compiled(metrics=["mae"])
     model._compile_loss = model._compile_metrics = model.loss = None

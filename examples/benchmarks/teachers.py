@@ -159,7 +159,8 @@ def few_labels(task: Task, seed: int) -> dict:
 def moving_average(task: Task, seed: int) -> dict:
     student = task.fresh(build_shifting, seed)
     ramp = kd.schedules.Ramp(0.0, 0.5, steps=task.options.epochs * steps_per_epoch(task) // 4)
-    distiller = kd.Distiller(student=student, teacher=kd.teachers.EMA(decay=0.99))
+    terms = [kd.Term(kd.losses.kl_divergence, sample_weight=None)]  # images without labels count
+    distiller = kd.Distiller(student=student, teacher=kd.teachers.EMA(decay=0.99), terms=terms)
     fit_on_few(task, distiller, student, seed, temperature=1.0, alpha=ramp)
     return {"": task.test(student), "its average": task.test(distiller.teacher.model)}
 

@@ -3,17 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 from keras import ops, tree
 
 from keras_kd._internal.layer_reader import Reader
-from keras_kd._keras import step_errors
+from keras_kd._keras import compiled, masks, step_errors
 from keras_kd._types import Tensor, Tensors
 
 if TYPE_CHECKING:
     from keras_kd.term import Term
+
+
+class Counted(NamedTuple):
+    """What a term counts of a batch, see `Term`.
+
+    Attributes:
+        sample_weight: or None.
+        counted: False for what the labels, or the mask of another output, leave out; or None.
+        counting: how the values become one number.
+    """
+
+    sample_weight: Tensor | None
+    counted: Tensor | None
+    counting: compiled.Counting
+
+
+def counted(
+    term: Term,
+    reader: Reader,
+    student: dict[str, Tensor],
+    y: Tensors,
+    sample_weight: Tensors,
+    countings: dict[tuple[Any, ...], compiled.Counting],
+) -> Counted:
+    """Return what a term counts of a batch.
+
+    Args:
+        term: what counts.
+        reader: of the student.
+        student: what was read from the student, by name.
+        y: labels as `fit` was given them, or None.
+        sample_weight: as `fit` was given them, or None.
+        countings: how the compiled losses count, by the path of their output.
+
+    Raises:
+        ValueError: as `of_output`; `sample_weight` of the term names no output.
+    """
+    outputs = _outputs(reader, student)
+    chosen = term.sample_weight
+    if chosen not in (None, "auto", *outputs):
+        raise ValueError(
+            f"Expected `sample_weight` of the term {term.name!r} to be 'auto', None or one of the student's outputs, "
+            f"{outputs}. Received: sample_weight={chosen!r}"
+        )
+    own = _own_output(term, outputs)
+    name = own if chosen in (None, "auto") else chosen
+    counting = _by_name(countings, outputs).get(name or (outputs[0] if len(outputs) == 1 else ""), compiled.Counting())
+    if chosen is None:
+        return Counted(None, None, counting)
+    weight = _of_output(term, outputs, name, sample_weight)
+    if name is None:  # layers have no labels of their own
+        return Counted(weight, None, counting)
+    output = student["logits" if len(outputs) == 1 else name]
+    labels = _of_output(term, outputs, name, y) if counting.ignored is not None else None
+    mask = masks.of(output) if name != own else None  # that of what is read counts by itself
+    return Counted(weight, masks.merged(counting.mask(labels, output), mask), counting)
 
 
 def of_output(term: Term, reader: Reader, student: dict[str, Tensor], values: Any) -> Tensor | None:
@@ -32,17 +88,42 @@ def of_output(term: Term, reader: Reader, student: dict[str, Tensor], values: An
         ValueError: one for each output, and the term reads a layer or several outputs; another number of them than
             there are outputs; names of no output.
     """
+    outputs = _outputs(reader, student)
+    return _of_output(term, outputs, _own_output(term, outputs), values)
+
+
+def _outputs(reader: Reader, student: dict[str, Tensor]) -> list[str]:
+    """Return the names of the outputs, in their order."""
+    outputs = reader.outputs(student)
+    return outputs[1:] if outputs[0] == "logits" and len(outputs) > 1 else outputs  # the same output, by its name
+
+
+def _own_output(term: Term, outputs: list[str]) -> str | None:
+    """Return the one output that a term reads, or None."""
+    if len(term.student_names) > 1:
+        return None
+    [name] = ("logits" in term.student_names and outputs[:1]) or term.student_names
+    return name if name in outputs else None
+
+
+def _by_name(countings: dict[tuple[Any, ...], Any], outputs: list[str]) -> dict[str, Any]:
+    """Return what belongs to an output by its name; the path is empty, its place in a list, or its keys."""
+    named = {}
+    for path, counting in countings.items():
+        in_list = len(path) == 1 and isinstance(path[0], int)
+        named[outputs[path[0] if in_list else 0] if in_list or not path else "/".join(map(str, path))] = counting
+    return named
+
+
+def _of_output(term: Term, outputs: list[str], name: str | None, values: Any) -> Tensor | None:
     if values is None or not tree.is_nested(values):
         return values
-    outputs = reader.outputs(student)
-    outputs = outputs[1:] if outputs[0] == "logits" and len(outputs) > 1 else outputs  # the same output, by its name
     named = _by_output(term, outputs, values)
-    name = outputs[0] if term.student_names == ("logits",) else term.student_names[0]
-    if name not in outputs or len(term.student_names) > 1:
+    if name is None:
         raise ValueError(
             f"Term {term.name!r} reads {' and '.join(map(repr, term.student_names))}, so it cannot decide which of the "
-            f"labels or weights given for {sorted(named)} are meant. Give one `sample_weight` for all outputs, or read "
-            "one output."
+            f"labels or weights given for {sorted(named)} are meant. Name an output, as in Term(..., "
+            f"sample_weight={sorted(named)[0]!r}), or None for no weights; or read one output."
         )
     if name not in named and not named.keys() <= set(outputs):
         raise ValueError(
@@ -68,23 +149,27 @@ def _by_output(term: Term, outputs: list[str], values: Tensors) -> dict[str, Ten
     return dict(zip(outputs, (value for _, value in leaves), strict=True))
 
 
-def for_term(term: Term, reader: Reader, student: dict[str, Tensor], y: Tensors) -> Tensor | None:
-    """Return the labels for a term that takes them, or raise an error if there are none."""
+def for_term(
+    term: Term, reader: Reader, student: dict[str, Tensor], y: Tensors, counts: Tensor | None = None
+) -> Tensor | None:
+    """Return the labels for a term that takes them, 0 where they do not count, or raise an error if there are none."""
     if not term.needs_labels:
         return None
     labels = of_output(term, reader, student, y)
     if labels is None:
         raise ValueError(f"Term {term.name!r} learns from labels as well. Received no labels: pass them as y.")
-    # TensorFlow does not compare True and False with numbers.
-    return ops.cast(labels, "int32") if labels.dtype == "bool" else labels
+    if labels.dtype == "bool":
+        return ops.cast(labels, "int32")  # TensorFlow does not compare True and False with numbers
+    if counts is None or len(counts.shape) < len(labels.shape) - 1:
+        return labels
+    return ops.where(masks.aligned(counts, labels), labels, ops.zeros_like(labels))
 
 
-def guarded(loss: Tensor, terms: Iterable[Term], reader: Reader, student: dict[str, Tensor], y: Tensors) -> Tensor:
+def guarded(loss: Tensor, terms: Iterable[Term], labels: Iterable[Tensor | None], student: dict[str, Tensor]) -> Tensor:
     """Stop a step before it learns from class ids that the student has no class for."""
-    for term in terms:
-        labels = for_term(term, reader, student, y)
-        if labels is not None and not keras.backend.is_float_dtype(labels.dtype):
+    for term, ids in zip(terms, labels, strict=True):
+        if ids is not None and not keras.backend.is_float_dtype(ids.dtype):
             classes = student[term.student_names[0]].shape[-1]
             message = f"Term {term.name!r} expected labels from 0 to {classes - 1}, the student's classes."
-            loss = step_errors.stop_unless(ops.logical_and(labels >= 0, labels < classes), message, loss)
+            loss = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < classes), message, loss)
     return loss

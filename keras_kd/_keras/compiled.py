@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -17,12 +17,100 @@ def has_loss(model: keras.Model) -> bool:
     return model._compile_loss is not None
 
 
+class Counting(NamedTuple):
+    """How a loss turns the values of examples and positions into one number.
+
+    Attributes:
+        reduction: Keras's name of what their sum is divided by.
+        ignored: the label of what does not count, or None.
+    """
+
+    reduction: str = "sum_over_batch_size"
+    ignored: int | None = None
+
+    def mask(self, labels: Tensor | None, output: Tensor) -> Tensor | None:
+        """Return where labels count, without an axis that the output has for its classes; None where all do."""
+        if self.ignored is None or labels is None:
+            return None
+        if len(labels.shape) == len(output.shape) and labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, -1)
+        return ops.not_equal(labels, ops.cast(self.ignored, labels.dtype))
+
+    def share(self, count: Tensor, mask: Tensor | None, sample_weight: Tensor | None) -> Tensor | None:
+        """Return what the sum of the values on this replica is divided by, or None where it is not divided.
+
+        Args:
+            count: how many values there are, counted or not; or any multiple of it.
+            mask: True where they count, or None.
+            sample_weight: (batch,), (batch, 1) or of the shape of the values, or None.
+        """
+        if self.reduction == "sum":
+            return None
+        counts = None if mask is None else ops.cast(mask, "float32")
+        if self.reduction == "mean_with_sample_weight" and sample_weight is not None:
+            weights = ops.cast(sample_weight, "float32")
+            counts = weights if counts is None else masks.aligned(counts, weights) * masks.aligned(weights, counts)
+        return count if counts is None else ops.sum(counts)
+
+
+def countings(model: Any) -> dict[tuple[Any, ...], Counting]:
+    """Return how the loss given to `compile` counts, by the path of each output that has one, once it is built.
+
+    Raises:
+        ValueError: a loss that returns one value for each example.
+    """
+    container = model._compile_loss
+    flat = (container._flat_losses or ()) if container is not None else ()
+    # Of several losses on one output, Keras takes the first.
+    return {each.path: _counting(each.loss) for each in reversed(flat)}
+
+
+def _counting(loss: Any) -> Counting:
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            f"Expected a loss that returns one number for a batch. Received: {loss.name!r} with reduction="
+            f'{loss.reduction!r}. Leave `reduction` out, or give "sum" or "mean_with_sample_weight".'
+        )
+    return Counting("sum_over_batch_size" if loss.reduction == "mean" else loss.reduction, ignored_class(loss))
+
+
+def ignored_class(loss: Any) -> int | None:
+    """Return the label that a loss does not count: the `ignore_class` of Keras's sparse categorical cross-entropy."""
+    function = getattr(loss, "fn", loss)  # Keras wraps what it is given as a function
+    candidates = [getattr(each, "ignore_class", None) for each in (loss, function)]
+    candidates.append(getattr(function, "keywords", {}).get("ignore_class"))  # of a functools.partial
+    return next((each for each in candidates if each is not None), None)
+
+
+class _OnReplica:
+    """The loss of an output, weighted by this replica's share of what all replicas count."""
+
+    def __init__(self, loss: Any) -> None:
+        self.inner = loss
+        self.counting = _counting(loss)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, y: Tensors, y_pred: Tensors, sample_weight: Tensor | None = None) -> Tensor:
+        value = self.inner(y, y_pred, sample_weight)
+        output: Any = tree.flatten(y_pred)[0]
+        mask = masks.merged(self.counting.mask(tree.flatten(y)[0], output), masks.of(output))
+        share = self.counting.share(ops.shape(output)[0], mask, sample_weight)
+        return value if share is None else replicas.by_share(ops.cast(value, "float32"), share)
+
+
 def loss(model: Any, y: Tensors, y_pred: Tensors, sample_weight: Tensors) -> Tensor:
     """Return the loss given to `compile`, without regularisation, divided by the number of replicas."""
-    first = tree.flatten(y_pred)[0]
-    mask = masks.of(first)
-    count = ops.shape(first)[0] if mask is None else ops.sum(ops.cast(mask, "float32"))
-    return replicas.by_share(ops.cast(model._compile_loss(y, y_pred, sample_weight), "float32"), count)
+    container = model._compile_loss
+    if replicas.count() > 1:
+        if not container.built:  # Keras has built it from the first batch
+            container.build(y, y_pred)
+        container._flat_losses = [
+            each if isinstance(each.loss, _OnReplica) else each._replace(loss=_OnReplica(each.loss))
+            for each in container._flat_losses
+        ]
+    return ops.cast(container(y, y_pred, sample_weight), "float32")
 
 
 def student_loss(student: Any, x: Tensors, y: Tensors, y_pred: Tensors, weights: Tensors, training: bool) -> Tensor:

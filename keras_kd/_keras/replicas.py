@@ -8,43 +8,44 @@ from keras import ops, tree
 from keras_kd._types import Tensor, Tensors
 
 
+def count() -> int:
+    """Return the number of replicas of the strategy in use."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
 def undivided(loss: Tensor) -> Tensor:
     """Return a loss as it is logged: Keras divides losses by the number of replicas, and sums their gradients."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return loss if replicas == 1 else loss * replicas
+    return loss if count() == 1 else loss * count()
 
 
-def total(count: Tensor) -> Tensor:
+def total(number: Tensor) -> Tensor:
     """Return the sum of a number over all replicas."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
-        return count
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, count)
+        return number
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
 
 
-def by_share(mean: Tensor, count: Tensor) -> Tensor:
+def by_share(mean: Tensor, share: Tensor) -> Tensor:
     """Weight the mean over this replica's examples by their share of all.
 
     Keras gives every replica the same weight. The last batch of a data set is rarely shared evenly, masks never are,
     and a replica may have no example at all.
 
     Args:
-        mean: over `count` examples or positions, divided by the number of replicas as Keras does.
-        count: how many there are on this replica.
+        mean: over examples or positions, divided by the number of replicas as Keras does.
+        share: what their sum was divided by on this replica: their number, or the sum of their weights.
     """
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas == 1:
+    if count() == 1:
         return mean
-    count = ops.cast(count, "float32")
-    share = count * replicas / ops.maximum(total(count), 1.0)
-    return ops.where(count > 0, mean, 0.0) * share
+    share = ops.cast(share, "float32")
+    return ops.where(share > 0, mean, 0.0) * ops.divide_no_nan(share * count(), total(share))
 
 
 def batch_share(x: Tensors) -> Tensor:
     """Return how many examples of the whole batch a replica counts for in what is logged: an equal part."""
     size = ops.shape(next(leaf for leaf in tree.flatten(x) if leaf is not None))[0]  # an optional input may be None
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return size if replicas == 1 else total(ops.cast(size, "float32")) / replicas
+    return size if count() == 1 else total(ops.cast(size, "float32")) / count()
 
 
 def assign_all(variables: list[Any], values: list[Tensor]) -> None:

@@ -10,7 +10,7 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import averaged, on_logits
 from keras_kd._internal.output_labels import of_output
-from keras_kd._keras import masks
+from keras_kd._keras import compiled, masks
 from keras_kd._types import Tensor, Tensors
 from keras_kd.losses.logits import binary_kl
 
@@ -59,7 +59,7 @@ class View:
             self.temperature = float(schedules.first(temperature))
             loss = distiller.loss
             loss = loss.get(self.term.student_names[0]) if isinstance(loss, dict) else loss
-            self.ignored = getattr(loss, "ignore_class", None)  # few of Keras's losses have one
+            self.ignored = compiled.ignored_class(loss)
         self._run = tf.function(self._say, reduce_retracing=True)
 
     def read(self, batches: list[tuple[Tensors, Tensors, Tensors]]) -> Rows | None:
