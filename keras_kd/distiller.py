@@ -456,6 +456,7 @@ class Distiller(Trainer):
         soft = ops.zeros((), "float32")
         labels = []
         for term in self.terms:
+            term.check_outputs(reader.outputs(student), teacher)
             temperature = self._untracked.temperature if term.temperature is None else term.temperature
             counts = output_labels.counted(term, reader, student, y, sample_weight, countings)
             labels.append(output_labels.for_term(term, reader, student, y, counts.counted))
@@ -466,6 +467,7 @@ class Distiller(Trainer):
                 **counts._asdict(),
                 temperature=schedules.at(temperature, step),
                 softened=self._softened(term),
+                step=step,
                 training=training,
             )
             soft += schedules.at(term.weight, step) * parts[term.name]
@@ -540,6 +542,7 @@ class Distiller(Trainer):
         theirs = self.teacher.specs() if self.teacher is not None else None
         self._untracked.normalizing = any(self._compares_numbers(term) for term in self.terms)
         for term in self.terms:
+            term.check_outputs(self._untracked.reader.outputs(ours or {}), theirs or {})
             if ours is not None:
                 term.prepare(ours, theirs, self._softened(term))
             term.built = True

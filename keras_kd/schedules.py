@@ -110,6 +110,23 @@ class Range(NamedTuple):
     low: float
     high: float = LARGEST
 
+    @property
+    def allowed(self) -> str:
+        """The range in words."""
+        if self.low == -LARGEST:
+            return "finite"
+        lowest = "above 0" if self.low == SMALLEST else f"at least {self.low:g}"
+        return f"from {self.low:g} to {self.high:g}" if self.high < LARGEST else f"{lowest} and finite"
+
+    def check(self) -> None:
+        """Raise a `ValueError` where a value that is known before training is out of range."""
+        values = (
+            [] if isinstance(self.schedule, Unsaved) else [finite(self.name, each) for each in known(self.schedule)]
+        )
+        if not all(self.low <= each <= self.high for each in values):
+            received = described(self.name, self.schedule)
+            raise ValueError(f"Expected {self.name} to be {self.allowed}. Received: {received}")
+
 
 class Adjustable:
     """Hold a number that can be assigned while a compiled function uses it. Neither tracked nor saved by Keras."""

@@ -8,7 +8,7 @@ import functools
 import inspect
 import re
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -32,7 +32,24 @@ from keras_kd.losses.logits import (
 #: What a term compares the two sides by.
 Loss = LossFunction | keras.losses.Loss | keras.layers.Layer
 
-At = str | tuple[str | tuple[str, ...], str | tuple[str, ...]]
+#: What a term reads on one side: one name, or several.
+Names = str | tuple[str, ...]
+
+At = str | tuple[Names, Names] | dict[str, Names]
+
+#: The values that an argument of keras_kd's losses may take, by its name, where it is a schedule. "beta" leaves out the
+#: ends, where `jensen_shannon` is another loss.
+_RANGES: dict[str, tuple[float, float]] = {
+    "beta": (1e-6, 1.0 - 1e-6),
+    "skew": (0.0, 1.0),
+    "power": (schedules.SMALLEST, schedules.LARGEST),
+    "delta": (schedules.SMALLEST, schedules.LARGEST),
+    "gamma": (schedules.SMALLEST, schedules.LARGEST),
+    "similarity_temperature": (schedules.SMALLEST, schedules.LARGEST),
+    "margin": (0.0, schedules.LARGEST),
+    "target_weight": (0.0, schedules.LARGEST),
+    "non_target_weight": (0.0, schedules.LARGEST),
+}
 
 #: Keras's losses that compare probabilities or labels: on logits they would be silently wrong.
 _NOT_ON_LOGITS = {
@@ -98,7 +115,9 @@ class Term(keras.layers.Layer):
             to it.
         at: what to read: "logits", the name of an output of a model with several, a pair
             ("student_layer", "teacher_layer"), or a pair of tuples of names. "backbone/block4" reaches into a nested
-            model.
+            model; "block4:input" is what a layer reads, "dense:pre_activation" what its activation is applied to, and
+            "attention:1" the second of several outputs of a layer. {"student": ..., "teacher": ...} is a pair, too, and
+            how two outputs of different names are compared: as a pair, they could as well be meant to be both read.
         weight: factor of this term in the distillation loss, not negative; a number or a schedule.
         temperature: T, above 0, a number or a schedule. None is the compiled one.
         transform: a function applied to both sides before the temperature.
@@ -111,7 +130,7 @@ class Term(keras.layers.Layer):
             weights and labels do not matter, masks of what is read do: unlabelled examples count.
         name: name in the logs, of letters, digits, "_", "-" and ".". None: the loss's name, and the student's layer
             where it reads one.
-        **loss_arguments: passed to `loss` by name.
+        **loss_arguments: passed to `loss` by name. Those that are numbers of type float there may be schedules.
 
     Raises:
         ValueError: a weight, temperature, `at` or name out of range; a name of no Keras loss; a Keras loss that wants
@@ -138,6 +157,7 @@ class Term(keras.layers.Layer):
     ) -> None:
         loss = _as_loss(loss, loss_arguments)
         self._pair = _pair(at)
+        self._named_sides = isinstance(at, dict)
         super().__init__(name=_check_name(name) if name else _default_name(loss, self._pair), dtype="float32")
         if isinstance(at, str):
             self._check_suits_logits(loss)
@@ -150,6 +170,9 @@ class Term(keras.layers.Layer):
         self.soften = soften
         self.sample_weight = sample_weight
         self.loss_arguments = loss_arguments
+        self._scheduled = {name: each for name, each in loss_arguments.items() if _is_schedule(loss, name, each)}
+        for argument in self._ranges_of_arguments():
+            argument.check()
         self.supports_masking = True
 
     @property
@@ -184,7 +207,37 @@ class Term(keras.layers.Layer):
         return [
             schedules.Range(f"the weight of the term {self.name!r}", self.weight, 0.0),
             schedules.Range(f"the temperature of the term {self.name!r}", temperature, schedules.SMALLEST),
+            *self._ranges_of_arguments(),
         ]
+
+    def _ranges_of_arguments(self) -> list[schedules.Range]:
+        ours = getattr(_unwrapped(self.loss), "__module__", "").startswith("keras_kd.")
+        limits = _RANGES if ours else {}
+        anything = (-schedules.LARGEST, schedules.LARGEST)
+        return [
+            schedules.Range(f"{name!r} of the term {self.name!r}", each, *limits.get(name, anything))
+            for name, each in self._scheduled.items()
+        ]
+
+    def check_outputs(self, student: Iterable[str], teacher: Iterable[str]) -> None:
+        """Refuse a pair that may have been meant as two outputs.
+
+        Args:
+            student: the names of the student's outputs.
+            teacher: the names of the teacher's outputs, or of all that it offers.
+
+        Raises:
+            ValueError: `at` is a pair of two names that are outputs on both sides.
+        """
+        ours, theirs = self._pair
+        if isinstance(self.at, str) or self._named_sides or ours == theirs or not isinstance(ours, str):
+            return
+        if all({ours, theirs} <= set(names) for names in (student, teacher)):
+            raise ValueError(
+                f"Term {self.name!r} has at=({ours!r}, {theirs!r}), which compares the student's {ours!r} with the "
+                f"teacher's {theirs!r}. Both models output both: give each output a term of its own, at={ours!r} and "
+                f"at={theirs!r}. If that comparison is meant: at={{'student': {ours!r}, 'teacher': {theirs!r}}}."
+            )
 
     def prepare(self, student: dict[str, Tensor], teacher: dict[str, Tensor] | None, softened: bool) -> None:
         """Build the bridge, and run the loss once on symbolic tensors, so that errors are raised at once.
@@ -251,6 +304,7 @@ class Term(keras.layers.Layer):
         counting: compiled.Counting | None = None,
         temperature: Number = 1.0,
         softened: bool = False,
+        step: Number = 0,
         training: bool = False,
         student_mask: Tensors | None = None,
         teacher_mask: Tensors | None = None,
@@ -266,6 +320,7 @@ class Term(keras.layers.Layer):
             counting: how the values become one number; None as most of Keras's losses do, by their mean.
             temperature: T, where softened.
             softened: whether T applies where `soften` is None.
+            step: of the optimizer, for arguments of the loss that are schedules.
             training: whether the bridge is in training mode; Keras passes it on.
             student_mask: Keras mask of what is read from the student.
             teacher_mask: Keras mask of what is read from the teacher.
@@ -286,16 +341,17 @@ class Term(keras.layers.Layer):
         teacher = ensemble_logits.averaged(teacher, temperature if softened else 1.0, self._per_label)
         if softened:
             student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
-            values = temperature**2 * self._values(student, teacher, labels)
+            values = temperature**2 * self._values(student, teacher, labels, step)
         else:
-            values = self._values(student, teacher, labels)
+            values = self._values(student, teacher, labels, step)
         return self._reduce(values, sample_weight, masks.merged(counted, mask), counting or compiled.Counting())
 
     def compute_mask(self, inputs: Tensors, previous_mask: Tensors | None = None) -> None:
         """Return None: a mean has no positions left."""
 
-    def _values(self, student: Tensors, teacher: Tensors, labels: Tensor | None) -> Tensor:
-        arguments = {**self.loss_arguments, **({"labels": labels} if self.needs_labels else {})}
+    def _values(self, student: Tensors, teacher: Tensors, labels: Tensor | None, step: Number) -> Tensor:
+        now = {name: schedules.at(each, step) for name, each in self._scheduled.items()}
+        arguments = {**self.loss_arguments, **now, **({"labels": labels} if self.needs_labels else {})}
         try:
             if isinstance(self.loss, keras.losses.Loss):
                 return ops.cast(self.loss.call(teacher, student), "float32")
@@ -355,7 +411,7 @@ class Term(keras.layers.Layer):
         owner = f"The term {self.name!r}'s"
         return {
             "loss": schedules.to_config(self.loss, f"{owner} loss"),
-            "at": self.at,
+            "at": {"student": self._pair[0], "teacher": self._pair[1]} if self._named_sides else self.at,
             "weight": schedules.to_config(self.weight, f"{owner} weight"),
             "temperature": schedules.to_config(self.temperature, f"{owner} temperature"),
             "transform": schedules.to_config(self.transform, f"{owner} transform"),
@@ -363,14 +419,17 @@ class Term(keras.layers.Layer):
             "soften": self.soften,
             "sample_weight": self.sample_weight,
             "name": self.name,
-            **serialize(self.loss_arguments),
+            **{name: schedules.to_config(each, f"{owner} {name}") for name, each in self.loss_arguments.items()},
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Term":
         """Make a term from `get_config`'s dict."""
         at, others = config["at"], {key: value for key, value in config.items() if key != "at"}
-        at = at if isinstance(at, str) else (_as_names(at[0]), _as_names(at[1]))
+        if not isinstance(at, str):
+            named = isinstance(at, dict)
+            ours, theirs = map(_as_names, (at["student"], at["teacher"]) if named else at)
+            at = {"student": ours, "teacher": theirs} if named else (ours, theirs)
         return cls(at=at, **schedules.from_config(others))
 
 
@@ -436,27 +495,36 @@ def _unwrapped(loss: Any) -> Any:
     return loss.func if isinstance(loss, functools.partial) else loss
 
 
-def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else names
+def _as_tuple(names: Any) -> tuple[str, ...]:
+    return tuple(names) if isinstance(names, (tuple, list)) else (names,)
 
 
 def _as_names(names: str | Sequence[str]) -> str | tuple[str, ...]:
     return names if isinstance(names, str) else tuple(names)
 
 
-def _pair(at: At) -> tuple[str | tuple[str, ...], str | tuple[str, ...]]:
+def _pair(at: At) -> tuple[Names, Names]:
     """Return the names on the student's side and on the teacher's."""
     if isinstance(at, str):
         return at, at
-    sides = (
-        [side if isinstance(side, (tuple, list)) else [side] for side in at] if isinstance(at, (tuple, list)) else []
-    )
+    given: Any = at
+    if isinstance(at, dict) and at.keys() == {"student", "teacher"}:
+        given = (at["student"], at["teacher"])
+    sides = [_as_tuple(side) for side in given] if isinstance(given, (tuple, list)) else []
     if len(sides) != 2 or not all(side and all(isinstance(name, str) for name in side) for side in sides):
         raise ValueError(
-            'Expected `at` to be "logits", the name of an output, or a pair ("student_layer", "teacher_layer") of '
-            f"names or tuples of names. Received: at={at!r}"
+            'Expected `at` to be "logits", the name of an output, a pair ("student_layer", "teacher_layer") of names or of '
+            f'tuples of names, or {{"student": ..., "teacher": ...}} with such a pair. Received: at={at!r}'
         )
-    return _as_names(at[0]), _as_names(at[1])
+    return _as_names(given[0]), _as_names(given[1])
+
+
+def _is_schedule(loss: Loss, name: str, value: Any) -> bool:
+    """Return whether an argument of a loss is called with the step: a schedule of Keras, or in the place of a float."""
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        return True
+    parameter = inspect.signature(loss).parameters.get(name) if isinstance(loss, types.FunctionType) else None
+    return callable(value) and parameter is not None and isinstance(parameter.default, float)
 
 
 def _check_name(name: Any) -> str:

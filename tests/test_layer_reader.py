@@ -181,3 +181,84 @@ def test_a_layer_with_several_tensors_is_refused():
     states = keras.layers.LSTM(3, return_state=True, name="memory")(inputs)
     with pytest.raises(ValueError, match="'memory'.*several tensors"):
         Reader(keras.Model(inputs, states[0]), ("memory",))
+
+
+def attention(seed=0):
+    """Return a model of a nested backbone, whose attention returns its scores, and a convolution."""
+    inputs = keras.Input((4, 6))
+    x = dense(8, seed, activation="tanh", name="wide")(inputs)
+    seen, scores = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x, return_attention_scores=True)
+    backbone = keras.Model(inputs, [seen, scores], name="backbone")
+    outer = keras.Input((4, 6))
+    x = keras.layers.Conv1D(5, 3, activation="relu", name="conv")(backbone(outer)[0])
+    return keras.Model(outer, dense(3, seed)(keras.layers.Flatten()(keras.layers.ReLU(name="relu")(x))))
+
+
+def test_what_a_layer_reads_its_pre_activation_and_one_of_its_outputs_are_read():
+    model, x = attention(), np.random.default_rng(0).normal(size=(2, 4, 6)).astype("float32")
+    names = (
+        "backbone/wide:input",
+        "backbone/wide:pre_activation",
+        "backbone/attention:1",
+        "conv:pre_activation",
+        "conv",
+    )
+    found = read(model, (*names, "relu:input", "backbone/wide"), x)
+    kernel, bias = (each.numpy().astype("float64") for each in model.get_layer("backbone").get_layer("wide").weights)
+    np.testing.assert_array_equal(found[names[0]], x)
+    np.testing.assert_allclose(found[names[1]], x @ kernel + bias, atol=1e-5)
+    np.testing.assert_allclose(found["backbone/wide"], np.tanh(x @ kernel + bias), atol=1e-6)
+    assert found[names[2]].shape == (2, 2, 4, 4)
+    np.testing.assert_allclose(np.sum(found[names[2]], axis=-1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.maximum(found[names[3]], 0), found["conv"], atol=1e-6)
+    assert np.min(found[names[3]]) < 0
+    np.testing.assert_array_equal(found["relu:input"], found["conv"])
+    np.testing.assert_array_equal(Reader(model, names)(x, training=False)[0], model(x))
+
+
+def test_reading_a_pre_activation_leaves_the_layer_unchanged():
+    model = mlp(0)
+    before, activation = model.to_json(), model.get_layer("hidden").activation
+    reader = Reader(model, ("hidden:pre_activation",))
+    tf.function(lambda: reader(X, training=True))()
+    assert model.to_json() == before and model.get_layer("hidden").activation is activation
+    assert [each.path for each in model.weights] == [each.path for each in mlp(0).weights]
+
+
+def test_the_gradient_of_a_pre_activation_is_that_of_its_kernel():
+    model = mlp(0)
+    reader, kernel = Reader(model, ("hidden:pre_activation",)), model.get_layer("hidden").kernel
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(reader(X, training=True)[1]["hidden:pre_activation"])
+    expected = np.repeat(np.sum(X.astype("float64"), axis=0)[:, None], 5, axis=1)
+    np.testing.assert_allclose(tape.gradient(value, kernel.value), expected, rtol=1e-5)
+
+
+def test_the_mask_of_a_pre_activation_is_that_of_its_layer():
+    inputs = keras.Input((3,), dtype="int32")
+    words = keras.layers.Embedding(5, 4, mask_zero=True)(inputs)
+    model = keras.Model(inputs, dense(3, 0)(dense(6, 1, activation="tanh", name="hidden")(words)))
+    found = read(model, ("hidden:pre_activation", "hidden:input"), np.array([[1, 2, 0]]))
+    for each in found.values():
+        np.testing.assert_array_equal(each._keras_mask, [[True, True, False]])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("conv:before", "'input', 'pre_activation'.*Received: conv:before"),
+        ("conv:1", "Received: conv:1"),
+        ("relu:pre_activation", "type ReLU.*'relu:input'"),
+        ("backbone/attention", "'attention' of the student.*several tensors.*'attention:0'"),
+        ("backbone/attention:2", "Received: attention:2.*'0', '1', 'input'"),
+    ],
+)
+def test_parts_that_a_layer_does_not_have_are_refused_with_those_that_it_has(name, words):
+    with pytest.raises(ValueError, match=words):
+        Reader(attention(), (name,), owner="student")
+
+
+def test_a_layer_whose_name_has_a_colon_is_read_by_its_name():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, dense(3, 1)(dense(5, 0, activation="tanh", name="block:1")(inputs)))
+    np.testing.assert_allclose(read(model, ("block:1",))["block:1"], hidden_of(model, layer="block:1"), atol=1e-6)

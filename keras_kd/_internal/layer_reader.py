@@ -10,12 +10,33 @@ from keras_kd._internal import heads
 from keras_kd._internal.model_graphs import functional as functional
 from keras_kd._types import Tensor, Tensors
 
+#: What may be read of a layer, beside its output.
+_INPUT, _PRE_ACTIVATION = "input", "pre_activation"
+
+#: Layers that end in their activation.
+_ACTIVATED = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
 
 class Reader:
     """Run a model once and return its outputs, by name.
 
     The names are "logits" for the one output of a model that has one; the name of each output of a model that has
-    several; and the name of a layer, as "layer" or, inside a nested model, as "backbone/layer".
+    several; and the name of a layer, as "layer" or, inside a nested model, as "backbone/layer". Behind the name of a
+    layer, ":input" stands for what it reads, ":pre_activation" for what its activation is applied to, and ":0" for the
+    first of its outputs where it has several.
 
     Args:
         model: a Keras model or layer. Only a Functional or Sequential one can be read at named layers.
@@ -169,13 +190,27 @@ def _tap(graph: Any, names: tuple[str, ...], owner: str, outputs: tuple[str, ...
         prefix = operation.name + "/"
         inner = tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
         nested = functional(operation) if inner else None
-        if nested is None:
-            result = operation(*args, **kwargs)
-        else:
+        wanted = [part for name in names for layer, part in (_split(name),) if part and layer == operation.name]
+        parts: dict[str, Any] = {}
+        if nested is not None:
             both = _tap(nested, inner, f"{owner}'s {operation.name}")(*args, **kwargs)
             result = both["output"]
             for name, tensor in zip(inner, both["taps"], strict=True):
                 calls.setdefault(prefix + name, []).append(tensor)
+        elif _PRE_ACTIVATION in wanted:
+            result, parts[_PRE_ACTIVATION] = _with_pre_activation(operation, owner)(*args, **kwargs)
+        else:
+            result = operation(*args, **kwargs)
+        parts |= {_INPUT: args[0] if len(args) == 1 else args}
+        parts |= {str(place): each for place, each in enumerate(result if isinstance(result, (list, tuple)) else ())}
+        for part in wanted:
+            if part not in parts:
+                raise ValueError(
+                    f"Expected a part of layer {operation.name!r} of the {owner}: {_INPUT!r}, {_PRE_ACTIVATION!r}, or "
+                    "the number of one of several tensors that it returns. "
+                    f"Received: {operation.name}:{part}. It has {sorted(parts)}."
+                )
+            calls.setdefault(f"{operation.name}:{part}", []).append(parts[part])
         calls.setdefault(operation.name, []).append(result)
         return result
 
@@ -213,4 +248,55 @@ def _check_tap(name: str, calls: list[Tensor], owner: str, offered: list[str]) -
             "read. Give each call a layer of its own after it (a keras.layers.Identity) and name that one."
         )
     if tree.is_nested(calls[0]):
-        raise ValueError(f"Layer {name!r} of the {owner} returns several tensors; a term reads a layer with one.")
+        several = "reads" if name.endswith(f":{_INPUT}") else "returns"
+        raise ValueError(
+            f"Layer {_split(name)[0]!r} of the {owner} {several} several tensors, and a term reads one: name the layer "
+            f"that makes it, or one that is returned, as '{_split(name)[0]}:0'."
+        )
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the name of a layer, and of the part of it that is read; no part is its output."""
+    layer, colon, part = name.rpartition(":")
+    return (layer, part) if colon else (name, "")
+
+
+def _with_pre_activation(layer: Any, owner: str) -> keras.layers.Layer:
+    if not isinstance(layer, _ACTIVATED):
+        raise ValueError(
+            f"Expected a dense layer or a convolution, of whose activation {_PRE_ACTIVATION!r} is the input. Received: "
+            f"{layer.name!r} of the {owner}, of type {type(layer).__name__}. Of a layer that is an activation, name "
+            f"'{layer.name}:{_INPUT}'."
+        )
+    return WithPreActivation(layer)
+
+
+class WithPreActivation(keras.layers.Layer):
+    """Run a layer, and return its output and what its activation is applied to.
+
+    Args:
+        layer: a dense layer or a convolution.
+    """
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        super().__init__(name=f"{layer.name}_with_pre_activation", dtype=layer.dtype_policy, autocast=False)
+        self.layer = layer
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, *inputs: Tensor, **arguments: Any) -> tuple[Tensor, Tensor]:
+        """Return the layer's output and its pre-activation."""
+        activation = self.layer.activation
+        object.__setattr__(
+            self.layer, "activation", keras.activations.linear
+        )  # for this call, past the tracker of Keras
+        try:
+            before = self.layer(*inputs, **arguments)
+        finally:
+            object.__setattr__(self.layer, "activation", activation)
+        return activation(before), before
+
+    def compute_mask(self, inputs: Tensors, previous_mask: Tensors = None) -> Tensors:
+        """Return the layer's mask for both."""
+        mask = self.layer.compute_mask(inputs, previous_mask)
+        return mask, mask

@@ -18,12 +18,10 @@ def against_schedules(loss: Tensor, ranges: Iterable[schedules.Range], step: Ten
         ranges: schedules with the values that they may take. What is known before training has been checked by then.
         step: the optimizer's step.
     """
-    for name, schedule, low, high in (each for each in ranges if not schedules.is_known(each.schedule)):
-        value = schedules.at(schedule, step)
-        lowest = "above 0" if low == schedules.SMALLEST else f"at least {low:g}"
-        bounds = f"from {low:g} to {high:g}" if high < schedules.LARGEST else f"{lowest} and finite"
-        message = f"Expected {name} to be {bounds} in every step. Received, at step"
-        holds = ops.logical_and(value >= low, value <= high)
+    for each in (each for each in ranges if not schedules.is_known(each.schedule)):
+        value = schedules.at(each.schedule, step)
+        message = f"Expected {each.name} to be {each.allowed} in every step. Received, at step"
+        holds = ops.logical_and(value >= each.low, value <= each.high)
         loss = step_errors.stop_unless(holds, message, loss, step, "the value", value)
     return loss
 

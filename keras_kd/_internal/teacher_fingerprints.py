@@ -21,7 +21,7 @@ def of_teacher(teacher: keras.layers.Layer, taps: Collection[str] = ()) -> dict[
         teacher: the teacher.
         taps: names that are read from it, as "backbone/block4".
     """
-    kept = {part for name in taps for part in name.split("/")}
+    kept = {each for name in taps for part in name.split("/") for each in (part, part.rpartition(":")[0])}
     return {
         "teacher_architecture": configuration_fingerprints.of_object(teacher, kept),
         "teacher_weights": configuration_fingerprints.of_weights(teacher),

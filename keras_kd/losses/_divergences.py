@@ -4,11 +4,12 @@ What TensorFlow finds by itself is right as well, and takes twice the time: a te
 operation. Some would also overflow where the value does not.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
-from keras_kd._types import Tensor
+from keras_kd._types import Number, Tensor
 from keras_kd.losses._shapes import require_labels
 
 #: The logarithm of a probability that is exactly 0: of a class whose logit is -inf, or that is taken out of a softmax.
@@ -97,7 +98,7 @@ def binary_divergence(teacher: Tensor, student: Tensor) -> Any:
     return ops.sum(value, axis=-1), gradient
 
 
-def mixed_divergence(share: float) -> Any:
+def mixed_divergence(share: Number) -> Any:
     """Return a function of logits, the teacher's and the student's: KL(p || m) over the last axis.
 
     m is share * p + (1 - share) * q. With u = m / p - 1, each class adds p * (u - log(1 + u)). The gradient by the
@@ -111,12 +112,16 @@ def mixed_divergence(share: float) -> Any:
         # A p that is nothing beside q may as well be a little more of nothing: their ratio stays a number.
         log_p = ops.maximum(log_p, log_q - _FAR)
         p, ratio = ops.exp(log_p), log_q - log_p
-        if share < 0.5:  # a small share is lost beside 1
+
+        def of_small_share() -> tuple[Tensor, ...]:  # it is lost beside 1
             mixture = share + (1 - share) * ops.exp(ratio)
-            u, doubt = mixture - 1.0, p * ops.log(mixture)
-        else:  # a small difference is lost beside 1
+            return mixture - 1.0, mixture, p * ops.log(mixture)
+
+        def of_large_share() -> tuple[Tensor, ...]:  # a small difference is lost beside 1
             u = (1 - share) * ops.expm1(ratio)
-            mixture, doubt = 1.0 + u, p * ops.log1p(u)
+            return u, 1.0 + u, p * ops.log1p(u)
+
+        u, mixture, doubt = _chosen(share < 0.5, of_small_share, of_large_share)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             upstream = ops.expand_dims(upstream, -1)
@@ -132,28 +137,33 @@ def mixed_divergence(share: float) -> Any:
     return mixed
 
 
-def mixed_both_ways(share: float) -> Any:
+def mixed_both_ways(share: Number) -> Any:
     """Return a function of logits, the teacher's and the student's: share * KL(p || m) + (1 - share) * KL(q || m).
 
     Over the last axis; m is share * p + (1 - share) * q. The gradient by the student's logits is
     (1 - share) * q * (s - u), with u = log(m / q) and s = sum q u. Where q is far from p, all u are close to
     log(1 - share): there they differ by log(1 + share * p / ((1 - share) * q)) alone.
     """
-    inside = min(max(share, _SMALLEST_SHARE), 1 - _SMALLEST_SHARE)
+    limits = (_SMALLEST_SHARE, 1 - _SMALLEST_SHARE)
+    inside: Any = ops.clip(share, *limits) if ops.is_tensor(share) else min(max(share, limits[0]), limits[1])
 
     @ops.custom_gradient
     def both(teacher: Tensor, student: Tensor) -> Any:
         log_p, log_q = _finite_log_softmax(teacher), _finite_log_softmax(student)
         p, q = share * ops.exp(log_p), (1 - share) * ops.exp(log_q)
         # log(m / p) and log(m / q): from the side of the larger share, the logarithm has no cancellation.
-        if share <= 0.5:
+
+        def of_small_share() -> tuple[Tensor, ...]:
             ratio = ops.minimum(log_p - log_q, _FAR)
             from_q = ops.log1p(inside * ops.expm1(ratio))
-            from_p = from_q - ratio
-        else:
+            return from_q - ratio, from_q
+
+        def of_large_share() -> tuple[Tensor, ...]:
             ratio = ops.minimum(log_q - log_p, _FAR)
             from_p = ops.log1p((1 - inside) * ops.expm1(ratio))
-            from_q = from_p - ratio
+            return from_p, from_p - ratio
+
+        from_p, from_q = _chosen(share <= 0.5, of_small_share, of_large_share)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             upstream = ops.expand_dims(upstream, -1)
@@ -166,6 +176,13 @@ def mixed_both_ways(share: float) -> Any:
         return -ops.sum(p * from_p + q * from_q, axis=-1), gradient
 
     return both
+
+
+def _chosen(first: Any, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
+    """Return what `one` returns where `first` is true, else what `other` does; of a tensor, both are computed."""
+    if not ops.is_tensor(first):
+        return one() if first else other()
+    return tuple(ops.where(first, each, instead) for each, instead in zip(one(), other(), strict=True))
 
 
 def label_log_probability(logits: Tensor, labels: Tensor) -> Tensor:

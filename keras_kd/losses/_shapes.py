@@ -1,8 +1,8 @@
 """What losses demand of the shapes they are given."""
 
-from keras import tree
+from keras import ops, tree
 
-from keras_kd._types import Shape, Tensor
+from keras_kd._types import Number, Shape, Tensor
 
 
 def require_same_shape(student: Tensor, teacher: Tensor) -> None:
@@ -41,9 +41,9 @@ def require_labels(labels: Tensor, logits: Tensor) -> None:
     )
 
 
-def require_fraction(name: str, value: float) -> None:
-    """Raise a `ValueError` unless `value` is from 0 to 1."""
-    if not 0 <= value <= 1:
+def require_fraction(name: str, value: Number) -> None:
+    """Raise a `ValueError` unless `value` is from 0 to 1; a tensor is not looked at, it is a schedule's."""
+    if not ops.is_tensor(value) and not 0 <= value <= 1:
         raise ValueError(f"Expected `{name}` to be from 0 to 1. Received: {name}={value!r}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from keras import ops
 
 from keras_kd._serialization import serializable
-from keras_kd._types import Tensor
+from keras_kd._types import Number, Tensor
 from keras_kd.losses._divergences import (
     binary_divergence,
     class_ids,
@@ -91,7 +91,7 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 @serializable
 @for_many_values
-def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tensor:
+def jensen_shannon(student: Tensor, teacher: Tensor, beta: Number = 0.5) -> Tensor:
     """Go from the forward to the reverse divergence by one number.
 
     beta * KL(p || m) + (1 - beta) * KL(q || m), with m = beta * p + (1 - beta) * q. At the two ends, where that is 0,
@@ -116,7 +116,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tenso
     """
     require_fraction("beta", beta)
     require_classes(student, teacher)
-    if beta in (0, 1):
+    if not ops.is_tensor(beta) and beta in (0, 1):
         first, second = (teacher, student) if beta == 0 else (student, teacher)
         return divergence(*log_probabilities(first, second))
     return mixed_both_ways(beta)(teacher, student)
@@ -124,7 +124,7 @@ def jensen_shannon(student: Tensor, teacher: Tensor, beta: float = 0.5) -> Tenso
 
 @serializable
 @for_many_values
-def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
+def skew_kl(student: Tensor, teacher: Tensor, skew: Number = 0.1) -> Tensor:
     """Bound the divergence by mixing some of the teacher into the student's distribution.
 
     KL(p || skew * p + (1 - skew) * q), with p = softmax(teacher) and q = softmax(student). At most -log(skew).
@@ -148,7 +148,7 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: float = 0.1) -> Tensor:
     """
     require_fraction("skew", skew)
     require_classes(student, teacher)
-    if skew == 0:
+    if not ops.is_tensor(skew) and skew == 0:
         return divergence(*log_probabilities(teacher, student))
     return mixed_divergence(skew)(teacher, student)
 
@@ -159,8 +159,8 @@ def decoupled_kl(
     student: Tensor,
     teacher: Tensor,
     labels: Tensor,
-    target_weight: float = 1.0,
-    non_target_weight: float = 8.0,
+    target_weight: Number = 1.0,
+    non_target_weight: Number = 8.0,
 ) -> Tensor:
     """Weigh the teacher's probability of the label, and how it distributes the rest, apart from one another (DKD).
 
@@ -198,7 +198,7 @@ def decoupled_kl(
 
 @serializable
 @for_many_values
-def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_weight: float = 1.5) -> Tensor:
+def normalized_kl(student: Tensor, teacher: Tensor, labels: Tensor, non_target_weight: Number = 1.5) -> Tensor:
     """Learn the label as strongly as the teacher believes it, and the other classes renormalised (NKD).
 
     -p_y log q_y - non_target_weight * sum_k p'_k log q'_k, where p' and q' are the softmaxes over the classes other
@@ -345,7 +345,7 @@ def batch_correlation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @serializable
-def transformed_teacher(student: Tensor, teacher: Tensor, power: float = 0.1, weighted: bool = False) -> Tensor:
+def transformed_teacher(student: Tensor, teacher: Tensor, power: Number = 0.1, weighted: bool = False) -> Tensor:
     """Soften the teacher only, by a power of its probabilities (TTM).
 
     KL(p**g / sum p**g || q), with p = softmax(teacher), q = softmax(student) and g = `power`; weighted: times

@@ -6,7 +6,7 @@ They take finite values: the difference of two logits of -inf, of a class that i
 from keras import ops
 
 from keras_kd._serialization import serializable
-from keras_kd._types import Tensor
+from keras_kd._types import Number, Tensor
 from keras_kd.losses._shapes import require_same_shape
 
 
@@ -63,7 +63,7 @@ def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @serializable
-def huber_error(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
+def huber_error(student: Tensor, teacher: Tensor, delta: Number = 1.0) -> Tensor:
     """Reproduce the teacher's values: squared for small errors, absolute for large ones.
 
     `mean_k h(student_k - teacher_k)` over the last axis, with `h(e) = e**2 / 2` up to `|e| = delta`, and
@@ -91,7 +91,7 @@ def huber_error(student: Tensor, teacher: Tensor, delta: float = 1.0) -> Tensor:
 
 
 @serializable
-def teacher_bounded(student: Tensor, teacher: Tensor, labels: Tensor, margin: float = 0.0) -> Tensor:
+def teacher_bounded(student: Tensor, teacher: Tensor, labels: Tensor, margin: Number = 0.0) -> Tensor:
     """Reproduce the true values, but only until the student is better than the teacher by a margin.
 
     e_s where e_s + margin > e_t, else 0, with e the squared distance to the labels, summed over the last axis.
@@ -122,7 +122,7 @@ def teacher_bounded(student: Tensor, teacher: Tensor, labels: Tensor, margin: fl
     return ops.where(student_error + margin > teacher_error, student_error, ops.zeros_like(student_error))
 
 
-def huber(error: Tensor, delta: float = 1.0) -> Tensor:
+def huber(error: Tensor, delta: Number = 1.0) -> Tensor:
     """Return e**2 / 2 up to |e| = delta, and delta * |e| - delta**2 / 2 from there."""
     size = ops.abs(error)
     inside = ops.minimum(size, delta)

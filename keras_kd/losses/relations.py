@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_kd._keras import replicas
 from keras_kd._serialization import serializable
-from keras_kd._types import Shape, Tensor
+from keras_kd._types import Number, Shape, Tensor
 from keras_kd.losses._shapes import require_same_shape
 from keras_kd.losses.regression import huber
 from keras_kd.transforms import l2_normalize
@@ -139,7 +139,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @serializable
-def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
+def correlation_congruence(student: Tensor, teacher: Tensor, gamma: Number = 0.4, order: int = 2) -> Tensor:
     """Match the Gaussian similarities of the examples of a batch (CC).
 
     Row i is mean_j (K_s - K_t)_ij**2, with K the Taylor series, up to `order`, of exp(-gamma * ||x - y||**2) for
@@ -168,7 +168,7 @@ def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4,
 
 
 @serializable
-def contrastive(student: Tensor, teacher: Tensor, similarity_temperature: float = 0.07) -> Tensor:
+def contrastive(student: Tensor, teacher: Tensor, similarity_temperature: Number = 0.07) -> Tensor:
     """Tell the teacher's features of the same example from those of the rest of the batch.
 
     -log softmax_j(s_i . t_j / similarity_temperature)_i, with s and t of length 1. This is InfoNCE with the batch as
@@ -403,11 +403,11 @@ def _neighbours(x: Tensor) -> Tensor:
     return similarity / ops.sum(similarity, axis=-1, keepdims=True)
 
 
-def _taylor_kernel(x: Tensor, gamma: float, order: int) -> Tensor:
+def _taylor_kernel(x: Tensor, gamma: Number, order: int) -> Tensor:
     x = l2_normalize(x)
     products = ops.matmul(x, ops.transpose(x))
     power = series = ops.ones_like(products)  # by multiplication: the gradient of x**0 is NaN at 0
     for n in range(1, order + 1):
         power = power * products * (2.0 * gamma / n)
         series = series + power
-    return math.exp(-2.0 * gamma) * series
+    return (ops.exp(-2.0 * gamma) if ops.is_tensor(gamma) else math.exp(-2.0 * gamma)) * series
