@@ -68,6 +68,37 @@ def _meet(ours: Shape, theirs: Shape, student_shape: Shape, teacher_shape: Shape
 
 
 @serializable
+class AveragedHeads(keras.layers.Layer):
+    """Average the student's head for the labels and its head for the teacher, outside of training.
+
+    In training it returns the first, so that the loss on the labels trains that head alone; a term reads the other by
+    its name, as in `methods.deit`. Predictions, evaluation and what is exported have the mean of both, as in the paper's
+    code. In a vision transformer the heads read two tokens, of the class and of the distillation.
+
+    Example:
+        >>> heads = [keras.layers.Dense(10, name=name)(features) for name in ("label_head", "teacher_head")]
+        >>> student = keras.Model(inputs, AveragedHeads()(heads))
+        >>> distiller = Distiller(student=student, teacher=teacher, terms=methods.deit(("teacher_head", "logits")))
+
+    Reference: Touvron et al., Training Data-Efficient Image Transformers & Distillation Through Attention, 2021,
+    arXiv 2012.12877.
+    """
+
+    def build(self, shapes: list[Shape]) -> None:
+        """Refuse anything but two heads of one shape."""
+        if len(shapes) != 2 or tuple(shapes[0]) != tuple(shapes[1]):
+            raise ValueError(
+                "Expected two heads of one shape, for the labels and for the teacher: AveragedHeads()([labels, teacher])."
+                f" Received the shapes {shapes}."
+            )
+
+    def call(self, heads: list[Tensor], training: bool = False) -> Tensor:
+        """Return the first head in training, the mean of both elsewhere."""
+        labels, teacher = heads
+        return labels if training else (labels + teacher) / 2.0
+
+
+@serializable
 class ReviewFusion(keras.layers.Layer):
     """Fuse the student's stages from deep to shallow, each in the shape of the teacher's (ReviewKD).
 

@@ -19,7 +19,7 @@ import keras
 
 from keras_kd import bridges, layer_matching, losses, schedules, transforms
 from keras_kd._types import Schedule
-from keras_kd.term import Term
+from keras_kd.term import At, Term
 
 Pair = tuple[str, str]
 
@@ -169,6 +169,23 @@ def ttm(power: float = 0.1, weighted: bool = False, weight: Schedule = 1.0) -> l
     Reference: Zheng and Yang, Knowledge Distillation Based on Transformed Teacher Matching, 2024, arXiv 2402.11148.
     """
     return [Term(losses.transformed_teacher, soften=False, weight=weight, power=power, weighted=weighted)]
+
+
+def deit(at: At = "logits", weight: Schedule = 1.0) -> list[Term]:
+    """Learn the class that the teacher predicts, in a head of its own (DeiT). Compile with alpha=0.5.
+
+    Args:
+        at: ("teacher_head", "logits"): the student's layer that is the head for the teacher, see
+            `bridges.AveragedHeads`, and the teacher's output. "logits" for a student with one head.
+        weight: weight of the term, not negative.
+
+    Returns:
+        A list of one term, to which no temperature applies.
+
+    Reference: Touvron et al., Training Data-Efficient Image Transformers & Distillation Through Attention, 2021,
+    arXiv 2012.12877.
+    """
+    return [Term(losses.hard_label, at=at, soften=False, weight=weight)]
 
 
 def multi_label(temperature: Schedule | None = 1.0, weight: Schedule = 1.0) -> list[Term]:

@@ -22,6 +22,7 @@ from keras_kd._types import LossFunction, Number, Schedule, Tensor, Tensors
 from keras_kd.losses.logits import (
     binary_kl,
     decoupled_kl,
+    hard_label,
     jensen_shannon,
     kl_divergence,
     normalized_kl,
@@ -75,7 +76,7 @@ _NAMES = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*")
 
 
 #: Losses that take a log-softmax of both sides themselves.
-_OF_DISTRIBUTIONS = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, decoupled_kl, normalized_kl)
+_OF_DISTRIBUTIONS = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, decoupled_kl, normalized_kl, hard_label)
 
 
 class Mean(keras.losses.Loss):
@@ -513,8 +514,8 @@ def _pair(at: At) -> tuple[Names, Names]:
     sides = [_as_tuple(side) for side in given] if isinstance(given, (tuple, list)) else []
     if len(sides) != 2 or not all(side and all(isinstance(name, str) for name in side) for side in sides):
         raise ValueError(
-            'Expected `at` to be "logits", the name of an output, a pair ("student_layer", "teacher_layer") of names or of '
-            f'tuples of names, or {{"student": ..., "teacher": ...}} with such a pair. Received: at={at!r}'
+            'Expected `at` to be "logits", the name of an output, a pair ("student_layer", "teacher_layer") of names '
+            f'or of tuples of names, or {{"student": ..., "teacher": ...}} with such a pair. Received: at={at!r}'
         )
     return _as_names(given[0]), _as_names(given[1])
 

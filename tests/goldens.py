@@ -360,6 +360,10 @@ LOSSES = (
         variants=({}, {"weighted": True}, {"power": 0.7, "weighted": True}),
     ),
     Golden(
+        "hard_label", "-log q_y, y = argmax t", "2012.12877", "L", references.hard_label, LOGITS, methods=("deit",),
+        zero=False, invariances=DIVERGENCE,
+    ),
+    Golden(
         "binary_kl", "mean_k KL of (sigmoid t_k, 1 - sigmoid t_k)", "1503.02531, per label", "L",
         references.binary_kl, VALUES, methods=("multi_label",), invariances=("examples", "classes"),
     ),

@@ -116,6 +116,12 @@ def transformed_teacher(
     return np.exp(_logsumexp(log_powered)) * loss if weighted else loss
 
 
+def hard_label(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """-log softmax(s)[argmax t], equation (3) of DeiT."""
+    chosen = np.argmax(_double(teacher), axis=-1)
+    return -np.take_along_axis(_log_softmax(_double(student)), chosen[..., None], axis=-1)[..., 0]
+
+
 def binary_kl(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """mean_k [P log(P / Q) + (1 - P) log((1 - P) / (1 - Q))], P = sigmoid(z_t), Q = sigmoid(z_s).
 

@@ -397,6 +397,7 @@ def excluded_cases(golden):
             labels = None if labels is None else np.where(labels == 1, 0, labels)
             infinite = golden.name in INFINITE and arguments.get("non_target_weight") != 0
             infinite = infinite or 0 in (arguments.get("beta"), arguments.get("skew"))
+            infinite = infinite or (golden.name == "hard_label" and bool(np.any(np.argmax(teacher, axis=-1) == 1)))
             yield *golden.bind(shapes, arguments), student, teacher, labels, infinite
 
 

@@ -24,6 +24,7 @@ LEFT_OUT = {
     "class_correlation",  # zeros on both sides are equal probabilities: what they add to both matrices cancels
     "batch_correlation",  # the same
     "transformed_teacher",
+    "hard_label",
     "binary_kl",
     "squared_error",
     "absolute_error",

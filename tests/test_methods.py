@@ -30,6 +30,7 @@ METHODS = {
     "nkd": lambda teacher: methods.nkd(),
     "multi_level": lambda teacher: methods.multi_level(),
     "ttm": lambda teacher: methods.ttm(weighted=True),
+    "deit": lambda teacher: methods.deit(),
     "multi_label": lambda teacher: methods.multi_label(),
     "regression": lambda teacher: methods.regression(),
     "fitnets": lambda teacher: methods.fitnets(MAPS),

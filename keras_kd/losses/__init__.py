@@ -12,6 +12,7 @@ from keras_kd.losses.logits import batch_correlation as batch_correlation
 from keras_kd.losses.logits import binary_kl as binary_kl
 from keras_kd.losses.logits import class_correlation as class_correlation
 from keras_kd.losses.logits import decoupled_kl as decoupled_kl
+from keras_kd.losses.logits import hard_label as hard_label
 from keras_kd.losses.logits import inter_class_relation as inter_class_relation
 from keras_kd.losses.logits import intra_class_relation as intra_class_relation
 from keras_kd.losses.logits import jensen_shannon as jensen_shannon

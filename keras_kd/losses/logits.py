@@ -378,6 +378,36 @@ def transformed_teacher(student: Tensor, teacher: Tensor, power: Number = 0.1, w
 
 @serializable
 @for_many_values
+def hard_label(student: Tensor, teacher: Tensor) -> Tensor:
+    """Learn the class that the teacher predicts, as if it were the label (DeiT).
+
+    -log q_y with y = argmax(teacher) and q = softmax(student). No temperature changes y: use
+    `Term(hard_label, soften=False)`.
+
+    Args:
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
+        teacher: logits, (..., classes).
+
+    Returns:
+        Cross-entropy in nats, (...), never negative.
+
+    Raises:
+        ValueError: the shapes differ, or there is a single class.
+
+    Example:
+        >>> hard_label(np.array([[0.0, 0.0]]), np.array([[3.0, 1.0]]))  # log 2
+        [0.6931472]
+
+    Reference: Touvron et al., Training Data-Efficient Image Transformers & Distillation Through Attention, 2021,
+    arXiv 2012.12877.
+    """
+    require_classes(student, teacher)
+    [log_q] = log_probabilities(student)
+    return -ops.squeeze(ops.take_along_axis(log_q, ops.argmax(teacher, axis=-1, keepdims=True), axis=-1), axis=-1)
+
+
+@serializable
+@for_many_values
 def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Match each label's probability to the teacher's: for yes-or-no and multi-label outputs.
 
