@@ -72,8 +72,8 @@ class AveragedHeads(keras.layers.Layer):
     """Average the student's head for the labels and its head for the teacher, outside of training.
 
     In training it returns the first, so that the loss on the labels trains that head alone; a term reads the other by
-    its name, as in `methods.deit`. Predictions, evaluation and what is exported have the mean of both, as in the code of
-    the paper. In a vision transformer the heads read two tokens, of the class and of the distillation.
+    its name, as in `methods.deit`. Predictions, evaluation and what is exported have the mean of both, as in the
+    paper's code. In a vision transformer the heads read two tokens, of the class and of the distillation.
 
     Example:
         >>> heads = [keras.layers.Dense(10, name=name)(features) for name in ("label_head", "teacher_head")]

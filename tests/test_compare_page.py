@@ -30,7 +30,7 @@ COLORS = {"teacher": "#3c4454", "alone": "#0b7a75", NAUGHTY: "#d1495b"}
 CLASSES = ["cat", r"$\x$", "<i>owl</i>"]
 
 SECTIONS = (
-    *("Numbers", "Accuracy against size and time", "Reliability", "Learning curves"),
+    *("Numbers", "Accuracy against size and time", "Learning curves", "Reliability"),
     *("Confusions that differ from the teacher&#x27;s", "Classes", "Where student and teacher disagree most"),
 )
 
@@ -370,7 +370,12 @@ def test_an_example_is_shown_with_its_label_and_the_three_largest_probabilities(
 
 @pytest.mark.parametrize(
     ("task", "label", "true"),
-    [("multi-label", [1, 0, 1], "a, c"), ("multi-label", [0, 0, 0], "none"), ("regression", range(9), None)],
+    [
+        ("multi-label", [1, 0, 1], "a, c"),
+        ("multi-label", [0, 0, 0], "none"),
+        ("binary", [1], "yes"),
+        ("regression", range(9), None),
+    ],
 )
 def test_labels_and_values_of_an_example_are_listed(comparison, tmp_path, task, label, true):
     values = np.arange(9) / 8
@@ -383,6 +388,8 @@ def test_labels_and_values_of_an_example_are_listed(comparison, tmp_path, task, 
     terms = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", text))
     assert terms["true"] == (true or "0, 1, 2, 3, 4, 5, 6, 7, …")
     assert terms["difference" if task == "regression" else "KL"] == "2"
+    if task == "binary":
+        assert terms["alone"] == "yes (0\u00a0%)"
     if task == "regression":
         assert terms["alone"] == "0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, …"
 
@@ -397,6 +404,22 @@ def test_other_tasks_have_a_page(tmp_path, labels):
     text = comparison.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
     assert ("Rmse" if comparison.task == "regression" else "Reliability") in text
     assert "disagree most" in text and "Learning curves" not in text
+
+
+def test_models_with_several_outputs_have_one_page(tmp_path):
+    inputs = keras.Input((4,))
+    models = {
+        name: keras.Model(inputs, {"kind": dense(3, seed)(inputs), "size <b>": dense(1, seed)(inputs)})
+        for seed, name in enumerate(("teacher", "student"))
+    }
+    x, y = batch(16)
+    data = (x, {"kind": y, "size <b>": x[:, :1]})
+    task = {"kind": "classification", "size <b>": "regression"}
+    comparison = kd.compare(models, data, task=task, rounds=10, memory=False)
+    text = comparison.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("<h2>Numbers</h2>") == text.count("<h2>Reliability</h2>") == text.count("<h2>Classes</h2>") == 1
+    assert "<h2>kind</h2>" in text and "<h2>size &lt;b&gt;</h2>" in text and "kind: accuracy" in text
+    assert text.count("disagree most") == 2 and "Kind/accuracy against size and time" in text
 
 
 def test_one_model_without_costs_has_a_page(tmp_path):

@@ -9,7 +9,7 @@ from sklearn import metrics
 
 import keras_kd as kd
 from keras_kd._internal import batches
-from keras_kd.evaluation import measure
+from keras_kd.evaluation import measure, ranking
 from tests.models import Subclassed, batch, dense, headed, linear
 
 CLASSES, COUNT = 6, 53
@@ -260,6 +260,10 @@ def test_positions_have_the_measures_of_as_many_examples(task, labels, shape):
         assert received == pytest.approx(expected, abs=1e-12)
 
 
+VARIED = [k for k in range(CLASSES) if 0 < np.mean(YES[:, k]) < 1]  # only these can be ranked
+AREAS = (("pr_auc", metrics.average_precision_score), ("roc_auc", metrics.roc_auc_score))
+
+
 @pytest.mark.parametrize("batch_size", [1, 8, 53])
 def test_measures_of_labels_equal_the_references(batch_size):
     p, q = special.expit(STUDENT.astype("float64")), special.expit(TEACHER.astype("float64"))
@@ -277,6 +281,7 @@ def test_measures_of_labels_equal_the_references(batch_size):
         "brier": metrics.brier_score_loss(YES.ravel(), p.ravel(), sample_weight=each.ravel()),
         "f1_macro": metrics.f1_score(YES[:, present], found[:, present], average="macro", sample_weight=w),
         "f1_micro": metrics.f1_score(YES, found, average="micro", sample_weight=w),
+        **{name: np.mean([area(YES[:, k], STUDENT[:, k], sample_weight=w) for k in VARIED]) for name, area in AREAS},
         "ece": calibration_error(np.maximum(p, 1 - p).ravel(), (found == (YES > 0)).ravel(), each.ravel()),
         "agreement": np.average(found == teachers, weights=each),
         "kl_teacher_student": np.average(kl, weights=each),
@@ -351,14 +356,80 @@ def test_one_output_takes_labels_without_its_axis():
         ("softmax", CLASSES, LABELS, "top_5_accuracy"),
         (None, CLASSES, YES, "exact_match"),
         ("sigmoid", CLASSES, np.eye(CLASSES)[LABELS], "exact_match"),
-        ("sigmoid", 1, YES[:, 0], "exact_match"),
-        (None, 1, YES[:, :1], "exact_match"),
+        ("sigmoid", 1, YES[:, 0], "f1"),
+        (None, 1, YES[:, :1], "f1"),
         (None, CLASSES, TEACHER, "mae"),
         (None, 1, TEACHER[:, 0], "mae"),
     ],
 )
 def test_the_task_follows_from_head_and_labels(activation, outputs, labels, name):
     assert name in measure(parrot("student", outputs, activation), (STUDENT[:, :outputs], labels))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("batch_size", [7, 256])
+def test_one_output_of_yes_or_no_is_ranked_and_has_a_threshold_from_other_data(ties, batch_size):
+    random = np.random.default_rng(3)
+    scores = random.normal(size=(240, 1)).astype("float32")
+    scores = np.round(2 * scores) / 2 if ties else scores
+    y, w = (random.random(240) < special.expit(2 * scores[:, 0] - 2)).astype("int64"), random.uniform(0.1, 2, 240)
+    chosen, tested = slice(0, 120), slice(120, None)
+    data, validation = ((scores[part], y[part], w[part]) for part in (tested, chosen))
+    received = measure(parrot("student", 1, "sigmoid"), data, batch_size=batch_size, validation=validation)
+    p = special.expit(scores[:, 0].astype("float64"))
+    for name, area in AREAS:
+        assert received[name] == pytest.approx(area(y[tested], p[tested], sample_weight=w[tested]), abs=1e-9)
+    found = [metrics.f1_score(y[chosen], p[chosen] >= each, sample_weight=w[chosen]) for each in np.unique(p[chosen])]
+    threshold = received["threshold"]
+    assert metrics.f1_score(y[chosen], p[chosen] > threshold, sample_weight=w[chosen]) == pytest.approx(max(found))
+    for name, score in {
+        "f1": metrics.f1_score,
+        "precision": metrics.precision_score,
+        "recall": metrics.recall_score,
+    }.items():
+        expected = score(y[tested], p[tested] > threshold, sample_weight=w[tested])
+        assert received[f"{name}_at_threshold"] == pytest.approx(expected)
+    assert received["f1"] == pytest.approx(metrics.f1_score(y[tested], p[tested] > 0.5, sample_weight=w[tested]))
+    assert received["brier"] == pytest.approx(metrics.brier_score_loss(y[tested], p[tested], sample_weight=w[tested]))
+
+
+def test_each_of_several_labels_has_a_threshold_of_its_own():
+    received = measured(X, YES, WEIGHTS, task="multi-label", validation=({"student": STUDENT}, YES, WEIGHTS))
+    best = [
+        max(metrics.f1_score(YES[:, k], STUDENT[:, k] >= each, sample_weight=WEIGHTS) for each in STUDENT[:, k])
+        for k in range(CLASSES)
+        if YES[:, k].any()
+    ]
+    assert 4 not in VARIED and received["f1_at_threshold"] == pytest.approx(np.mean(best))
+    assert "threshold" not in received
+
+
+def test_labels_that_are_all_equal_cannot_be_ranked():
+    received = measure(parrot("student", 1, "sigmoid"), (STUDENT[:, :1], np.zeros(COUNT)))
+    assert np.isnan(received["pr_auc"]) and np.isnan(received["roc_auc"])
+
+
+def test_more_scores_than_memory_holds_are_not_ranked(monkeypatch):
+    monkeypatch.setattr(ranking, "_MOST", 2 * COUNT - 1)
+    received = measure(parrot("student", 1, "sigmoid"), (np.tile(STUDENT[:, :1], (2, 1)), np.tile(YES[:, 0], 2)))
+    assert "pr_auc" not in received and "f1" in received
+
+
+def test_tokens_of_a_vocabulary_have_a_perplexity_under_their_weights():
+    random = np.random.default_rng(0)
+    logits, y = random.normal(size=(4, 6, 101)).astype("float32"), random.integers(0, 101, (4, 6))
+    weights = (random.random((4, 6)) < 0.5).astype("float32")
+    received = measure(parrot("student", 101, positions=(6,)), (logits, y, weights))
+    p = special.softmax(logits.astype("float64"), axis=-1)
+    expected = np.exp(-np.average(np.log(np.take_along_axis(p, y[..., None], -1)[..., 0]), weights=weights))
+    assert received["perplexity"] == pytest.approx(expected) and "f1_macro" not in received
+
+
+def test_thresholds_are_for_yes_or_no():
+    with pytest.raises(ValueError, match="Expected `validation` for yes-or-no outputs.*classification"):
+        measured(validation=(X, LABELS))
+    with pytest.raises(ValueError, match="one output for binary"):
+        measured(X, YES, task="binary")
 
 
 def test_values_mean_regression():
@@ -428,5 +499,9 @@ def test_models_that_do_not_fit_are_refused():
         measure(kd.Distiller(student=linear(1), teacher=linear(2)), (x, y))
     inputs = keras.Input((4,))
     two = keras.Model(inputs, {"a": dense(3, 1)(inputs), "b": dense(3, 2)(inputs)})
-    with pytest.raises(ValueError, match="one output.*'a', 'b'"):
+    with pytest.raises(ValueError, match=r"labels for each of the outputs \['a', 'b'\], in a dict"):
         measure(two, (x, y))
+    with pytest.raises(ValueError, match=r"names of the outputs, \['a', 'b'\]. Received: dict with \['a', 'c'\]"):
+        measure(two, (x, {"a": y, "c": y}))
+    with pytest.raises(ValueError, match="same outputs.*'model': .*'teacher': "):
+        measure(two, (x, {"a": y}), teacher=linear(1))

@@ -197,9 +197,71 @@ def test_the_text_is_aligned_and_marks_the_best():
 def test_a_measure_that_should_be_small_is_best_where_it_is():
     comparison = compared()
     losses = {name: each["nll"] for name, each in comparison.quality.items()}
-    (line,) = [line for line in comparison.to_markdown().splitlines() if line.startswith("| negative log")]
+    (line,) = [line for line in comparison.to_markdown().splitlines() if line.startswith("| log-loss")]
     cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
     assert [cell.startswith("**") for cell in cells] == [value == min(losses.values()) for value in losses.values()]
+
+
+def test_yes_or_no_is_compared_with_thresholds_from_validation():
+    def yes_or_no(seed):
+        return keras.Sequential([keras.Input((4,)), dense(1, seed, activation="sigmoid")])
+
+    models = {"teacher": yes_or_no(1), "student": yes_or_no(2)}
+    y = (X[:, 0] > 0.5).astype("int64")
+    comparison = compared(models, (X[32:], y[32:]), validation=(X[:32], y[:32]))
+    assert comparison.task == "binary"
+    titles = [line.title for line in comparison.as_tables()[0].lines]
+    assert titles[:4] == ["accuracy", "F1", "PR-AUC", "ROC-AUC"] and "threshold from validation" in titles
+    assert {"Brier score", "log-loss", "F1 at threshold"} <= set(titles) and "exact match" not in titles
+    for name, model in models.items():
+        p = np.ravel(model.predict(X, verbose=0))
+        assert comparison.quality[name]["roc_auc"] == pytest.approx(metrics.roc_auc_score(y[32:], p[32:]))
+        expected = kd.evaluation.measure(model, (X[32:], y[32:]), validation=(X[:32], y[:32]))["threshold"]
+        assert comparison.quality[name]["threshold"] == expected
+
+
+def two_outputs(seed):
+    x = keras.Input((4,))
+    return keras.Model(x, {"kind": dense(3, seed)(x), "flag": dense(1, seed, activation="sigmoid")(x)})
+
+
+@pytest.mark.parametrize("form", ["arrays", "dataset"])
+def test_several_outputs_are_compared_in_one_call(form):
+    models = {"teacher": two_outputs(1), "student": two_outputs(2)}
+    labels = {"kind": Y, "flag": (X[:, 0] > 0).astype("int64")}
+    weights = {"kind": np.linspace(0, 1, 64), "flag": np.linspace(1, 2, 64)}
+    data = (X, labels, weights)
+    whole = tf.data.Dataset.from_tensor_slices(data).batch(24) if form == "dataset" else data
+    comparison = compared(models, whole, rounds=10, memory=False)
+    assert comparison.task == "several outputs" and comparison.examples == 64
+    for output, task in {"kind": "classification", "flag": "binary"}.items():
+        one = {name: keras.Model(each.input, each.output[output]) for name, each in models.items()}
+        expected = compared(one, (X, labels[output], weights[output]))
+        assert comparison.outputs[output].task == expected.task == task
+        for name in models:
+            found = comparison.quality[name]
+            for measure, value in expected.quality[name].items():
+                assert found[f"{output}/{measure}"] == pytest.approx(value, abs=1e-6, nan_ok=True)
+        np.testing.assert_allclose(comparison.outputs[output].recall["student"], expected.recall["student"])
+    text = str(comparison)
+    assert "kind: accuracy" in text and "flag: PR-AUC" in text and text.count("one example, p50") == 1
+    assert "kind: recall by class" in text and "| flag: ROC-AUC |" in comparison.to_markdown()
+    assert set(json.loads(comparison.to_json())["outputs"]) == {"kind", "flag"}
+
+
+def test_outputs_without_labels_are_left_out():
+    models = {"teacher": two_outputs(1), "student": two_outputs(2)}
+    comparison = compared(models, (X, {"kind": Y}))
+    assert comparison.task == "classification" and "accuracy" in comparison.quality["student"]
+
+
+def test_a_vocabulary_is_not_compared_token_by_token():
+    x = keras.Input((5,), dtype="int32")
+    model = keras.Model(x, keras.layers.Dense(101)(keras.layers.Embedding(9, 4)(x)))
+    words = np.arange(10).reshape(2, 5) % 9
+    comparison = compared({"teacher": model, "student": model}, (words, words))
+    assert comparison.class_names == [] and comparison.confusions == {} and len(comparison.as_tables()) == 1
+    assert "perplexity" in comparison.quality["student"]
 
 
 def test_times_within_the_noise_are_equally_good_and_none_is_best_where_all_are():
@@ -281,7 +343,7 @@ def test_one_model_has_no_table_of_classes_and_two_have_one():
 
 def test_measures_come_in_one_order_accuracy_first():
     first, *rest = (line.title for line in compared().as_tables()[0].lines)
-    own = ["top-5 accuracy", "F1, macro", "negative log-likelihood", "Brier score", "calibration error"]
+    own = ["top-5 accuracy", "F1, macro", "log-loss", "Brier score", "calibration error"]
     theirs = ["agreement with teacher", "agreement where teacher is wrong"]
     assert [first, *rest] == ["accuracy", *own, *theirs, "KL(teacher || student)", "KL(student || teacher)"]
 

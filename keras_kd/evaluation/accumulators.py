@@ -58,6 +58,12 @@ class Counts:
     def __init__(self, classes: int) -> None:
         self.right, self.predicted, self.true = np.zeros(classes), np.zeros(classes), np.zeros(classes)
 
+    def add_decisions(self, predicted: np.ndarray, true: np.ndarray, weights: np.ndarray) -> None:
+        """Add rows of yes or no for each class, (rows, classes) each, and their weights, (rows,)."""
+        self.right += weights @ (predicted & true)
+        self.predicted += weights @ predicted
+        self.true += weights @ true
+
     def recall(self) -> np.ndarray:
         """Return, by class, the share of its examples that was found; NaN for a class without examples."""
         return _ratios(self.right, self.true, np.nan)

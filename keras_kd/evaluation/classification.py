@@ -10,6 +10,9 @@ from keras import ops
 
 from keras_kd.evaluation.accumulators import Calibration, Counts, WeightedMeans
 
+#: With more classes than this, a table of them could not be read.
+MOST_CLASSES = 100
+
 
 class Classification:
     """Sums over the batches for one model, from logits (rows, classes) and class ids (rows,).
@@ -17,10 +20,11 @@ class Classification:
     Args:
         classes: their number.
         top_k: k of the top-k accuracy.
+        of_tokens: whether the classes are a vocabulary: they have a perplexity, and are not looked at one by one.
     """
 
-    def __init__(self, classes: int, top_k: int) -> None:
-        self.top_k = top_k
+    def __init__(self, classes: int, top_k: int, of_tokens: bool = False) -> None:
+        self.top_k, self.of_tokens = top_k, of_tokens
         self.counts, self.calibration = Counts(classes), Calibration()
         self._means = WeightedMeans()
 
@@ -62,7 +66,8 @@ class Classification:
         means = self._means.result()
         quality = [name for name in means if not name.startswith(("agreement", "kl_"))]
         own = {name: means.pop(name) for name in quality}
-        return {**own, "f1_macro": self.counts.f1_macro(), "ece": self.calibration.error(), **means}
+        special = {"perplexity": float(np.exp(own["nll"]))} if self.of_tokens else {"f1_macro": self.counts.f1_macro()}
+        return {**own, **special, "ece": self.calibration.error(), **means}
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,9 +1,8 @@
 """Compare models: quality and fidelity in one pass, then what each costs."""
 
-import contextlib
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,10 +11,10 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd._internal import batches
-from keras_kd.evaluation import costs, tasks
+from keras_kd.evaluation import costs
 from keras_kd.evaluation.comparison_result import Comparison
 from keras_kd.evaluation.disagreements import DisagreementCollector
-from keras_kd.evaluation.quality import Measures, Predictions, stream
+from keras_kd.evaluation.quality import Measures, Predictions, Task, chosen_thresholds, named, stream
 from keras_kd.evaluation.values import Regression
 from keras_kd.runtimes import timing
 
@@ -25,12 +24,13 @@ def compare(
     data: Any,
     *,
     teacher: str | None = "teacher",
-    task: str = "auto",
+    task: Task = "auto",
     exports: dict[str, Any] | None = None,
     histories: dict[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     top_k: int = 5,
     batch_size: int = 256,
+    validation: Any = None,
     rounds: int = 200,
     memory: bool = True,
     worst: int = 8,
@@ -51,9 +51,10 @@ def compare(
             list of these: the costs are measured through each as well. Quality is that of the model itself. The memory
             of a .keras file with classes of a script or notebook cannot be measured.
         histories: by name, what `fit` returned, or its `history`: for learning curves.
-        class_names: names of the classes or labels, in their order.
+        class_names: names of the classes or labels of models with one output, in their order.
         top_k: see `quality.measure`.
         batch_size: of arrays; throughput is measured in batches of this size, or as the dataset has them.
+        validation: see `quality.measure`: where a threshold is chosen for each model of yes-or-no outputs.
         rounds: timed calls with a single example, at least 10; 0 leaves all costs out.
         memory: whether to measure the peak memory.
         worst: how many examples to keep for each student.
@@ -76,40 +77,84 @@ def compare(
     _check(models, teacher, {"exports": exports, "histories": histories})
     ways = costs.exported(exports, models)
     rounds = rounds and timing.check(rounds)
-    evidence = DisagreementCollector(teacher, worst)
-    with _progress(evidence, batches.count(data, batch_size), verbose) as watch:
-        task, measures = stream(models, data, teacher, tasks.check(task), top_k, batch_size, watch)
-    classes = _of_classes(measures, class_names)
+    evidence = _Evidence(teacher, worst, batches.count(data, batch_size) if verbose else None, verbose)
+    thresholds = chosen_thresholds(models, validation, task, batch_size)
+    found = stream(models, data, teacher, task, top_k, batch_size, evidence.watch, thresholds)
+    evidence.close()
+    shared: dict[str, Any] = {
+        "teacher": teacher,
+        "costs": costs.measured(models, ways, _first(evidence.x, batch_size), rounds, memory) if rounds else {},
+        "histories": {name: _history(each) for name, each in histories.items()},
+        "machine": _machine(),
+    }
+    if len(found) == 1:
+        ((output, measures),) = found.items()
+        return _comparison(measures, class_names, evidence.of[output], evidence.tasks[output], **shared)
+    if class_names is not None:
+        raise ValueError("Expected `class_names` for models with one output. Received models with several.")
+    outputs = {
+        output: _comparison(
+            measures, None, evidence.of[output], evidence.tasks[output], **{**shared, "costs": {}, "histories": {}}
+        )
+        for output, measures in found.items()
+    }
+    results = {output: {name: each.result() for name, each in of.items()} for output, of in found.items()}
     return Comparison(
-        task=task,
-        teacher=teacher,
-        examples=evidence.examples,
-        quality={name: each.result() for name, each in measures.items()},
-        costs=costs.measured(models, ways, _first(evidence.first, batch_size), rounds, memory) if rounds else {},
-        **classes,
-        confusions=evidence.confusions,
-        disagreements=evidence.disagreements,
-        histories={name: _history(each) for name, each in histories.items()},
-        machine=_machine(),
+        task="several outputs",
+        examples=next(iter(outputs.values())).examples,
+        quality={name: named({output: results[output][name] for output in results}) for name in models},
+        **_without_classes(),
+        confusions={},
+        disagreements={},
+        outputs=outputs,
+        **shared,
     )
 
 
-@contextlib.contextmanager
-def _progress(
-    evidence: DisagreementCollector, total: int | None, verbose: int
-) -> Iterator[Callable[[str, Predictions], None]]:
-    """Return a function that looks at each batch; with `verbose`, it shows a bar."""
-    if not verbose:
-        yield evidence.watch
-        return
-    bar = keras.utils.Progbar(total, unit_name="batch")
+def _comparison(
+    measures: dict[str, Measures],
+    class_names: Sequence[str] | None,
+    evidence: DisagreementCollector,
+    task: str,
+    **shared: Any,
+) -> Comparison:
+    return Comparison(
+        task=task,
+        examples=evidence.examples,
+        quality={name: each.result() for name, each in measures.items()},
+        **_of_classes(measures, class_names),
+        confusions=evidence.confusions,
+        disagreements=evidence.disagreements,
+        **shared,
+    )
 
-    def watch(task: str, predictions: Predictions) -> None:
-        evidence.watch(task, predictions)
-        bar.update(evidence.batches, finalize=False)
 
-    yield watch
-    bar.update(evidence.batches, finalize=True)
+class _Evidence:
+    """What is collected for each output in the pass over the data, which a bar shows if `verbose`."""
+
+    def __init__(self, teacher: str | None, worst: int, total: int | None, verbose: int) -> None:
+        self.of: dict[str, DisagreementCollector] = {}
+        self.tasks: dict[str, str] = {}
+        self._arguments = (teacher, worst)
+        self._bar = keras.utils.Progbar(total, unit_name="batch") if verbose else None
+
+    @property
+    def x(self) -> Any:
+        """The inputs of the first batch."""
+        return next(iter(self.of.values())).first
+
+    def watch(self, predictions: Predictions) -> None:
+        """Look at the predictions for an output and a batch."""
+        collector = self.of.setdefault(predictions.output, DisagreementCollector(*self._arguments))
+        collector.watch(predictions)
+        self.tasks[predictions.output] = predictions.task
+        if self._bar is not None:
+            self._bar.update(collector.batches, finalize=False)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.update(next(iter(self.of.values())).batches, finalize=True)
 
 
 def _check(models: dict[str, Any], teacher: str | None, named: dict[str, dict[str, Any]]) -> None:
@@ -133,9 +178,10 @@ def _first(x: Any, batch_size: int) -> Any:
 def _of_classes(measures: dict[str, Measures], class_names: Sequence[str] | None) -> dict[str, Any]:
     """Return the measures of a comparison by class."""
     judged = {name: each for name, each in measures.items() if not isinstance(each, Regression)}
+    if class_names is None and any(getattr(each, "of_tokens", False) for each in judged.values()):
+        judged = {}
     if not judged:
-        nothing: dict[str, Any] = {"recall": {}, "f1": {}, "calibration": {}}
-        return {**nothing, "class_names": [], "support": np.zeros(0)}
+        return _without_classes()
     support = next(iter(judged.values())).counts.true
     names = [str(name) for name in (range(len(support)) if class_names is None else class_names)]
     if len(names) != len(support):
@@ -147,6 +193,10 @@ def _of_classes(measures: dict[str, Measures], class_names: Sequence[str] | None
         "f1": {name: each.counts.f1() for name, each in judged.items()},
         "calibration": {name: each.calibration.bins() for name, each in judged.items()},
     }
+
+
+def _without_classes() -> dict[str, Any]:
+    return {"class_names": [], "support": np.zeros(0), "recall": {}, "f1": {}, "calibration": {}}
 
 
 def _history(given: Any) -> dict[str, list[float]]:

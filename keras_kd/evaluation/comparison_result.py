@@ -22,12 +22,12 @@ class Comparison:
     """What `compare` found. It prints as aligned tables, and shows itself in a notebook.
 
     Attributes:
-        task: "classification", "multi-label" or "regression".
+        task: "classification", "binary", "multi-label" or "regression".
         teacher: name of the model that the others are compared with, or None.
         examples: how many were seen.
         quality: measures by model, see `quality.measure`.
         costs: by model, in Keras and through each export.
-        class_names: of the classes or labels; empty for regression.
+        class_names: of the classes or labels; empty for regression and language models.
         recall: by model, for each class the share of its examples that was found; NaN for a class without any.
         f1: by model, for each class; NaN for one that is neither predicted nor true.
         support: for each class, the weight of its examples.
@@ -36,6 +36,8 @@ class Comparison:
         disagreements: by student, the examples on which it is farthest from the teacher.
         histories: by model, by name in the logs, a value for each epoch.
         machine: on which the costs were measured.
+        outputs: of models with several outputs, a comparison for each, without costs. `task` is then "several outputs",
+            `quality` has measures such as "box/rmse", and all that has classes is found here alone.
     """
 
     task: str
@@ -52,10 +54,13 @@ class Comparison:
     disagreements: dict[str, list[Disagreement]]
     histories: dict[str, dict[str, list[float]]]
     machine: str
+    outputs: dict[str, "Comparison"] = dataclasses.field(default_factory=dict)
 
     @property
     def score(self) -> str:
-        """The measure that stands for quality in plots."""
+        """The measure that stands for quality in plots: of several outputs, that of the first."""
+        for name, each in self.outputs.items():
+            return f"{name}/{each.score}"
         return "rmse" if self.task == "regression" else "accuracy"
 
     def as_tables(self, classes: int | None = None) -> list[measures.Table]:
@@ -67,8 +72,10 @@ class Comparison:
         found = [self._quality_table()]
         if self.costs:
             found.append(self._cost_table())
-        if self.class_names and self.teacher is not None and len(self.quality) > 1:
-            found.append(self._class_table(classes))
+        for name, each in {"": self, **self.outputs}.items():
+            if each.class_names and each.teacher is not None and len(each.quality) > 1:
+                table = each._class_table(classes)
+                found.append(table._replace(title=f"{name}: {table.title}" if name else table.title))
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +89,7 @@ class Comparison:
                 "class_names": self.class_names,
                 "support": self.support,
                 "models": {name: self._model(name) for name in self.quality},
+                **({"outputs": {name: each.to_dict() for name, each in self.outputs.items()}} if self.outputs else {}),
             }
         )
 
@@ -148,8 +156,15 @@ class Comparison:
     def _quality_table(self) -> measures.Table:
         names = list(self.quality)
         known = {key for each in self.quality.values() for key in each}
-        order = [key for key in known if key.startswith("top_")] + list(measures.QUALITY)
-        keys = sorted(known, key=lambda key: (key != "accuracy", order.index(key)))
+        tops = [key.rpartition("/")[2] for key in known if key.rpartition("/")[2].startswith("top_")]
+        order = ["accuracy", *tops, *measures.QUALITY]
+        outputs = ["", *self.outputs]
+
+        def place(key: str) -> tuple[int, int]:
+            output, _, name = key.rpartition("/")
+            return outputs.index(output), order.index(name)
+
+        keys = sorted(known, key=place)
         lines = [
             measures.line(measures.quality_measure(key), [self.quality[name].get(key) for name in names])
             for key in keys

@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-from keras_kd.evaluation.classification import kl_divergence, log_softmax
+from keras_kd.evaluation.classification import MOST_CLASSES, kl_divergence, log_softmax
 from keras_kd.evaluation.multilabel import binary_kl, log_sigmoid
 from keras_kd.evaluation.quality import Predictions
-
-#: With more classes than this, the table could not be read.
-MOST_CLASSES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +51,15 @@ class DisagreementCollector:
         self.first: Any = None
         self._teacher, self._worst = teacher, worst
 
-    def watch(self, task: str, predictions: Predictions) -> None:
+    def watch(self, predictions: Predictions) -> None:
         """Look at a batch."""
         if self.first is None:
             self.first = tree.map_structure(np.asarray, predictions.x)
-        if task == "classification":
+        if predictions.task == "classification":
             self._add_confusions(predictions)
         if self._teacher is not None and self._worst:
             for name in [each for each in predictions.logits if each != self._teacher]:
-                self._add_disagreements(task, name, predictions)
+                self._add_disagreements(predictions.task, name, predictions)
         self.examples = predictions.start + len(tree.flatten(predictions.x)[0])
         self.batches += 1
 

@@ -54,9 +54,9 @@ def of(comparison: Comparison) -> str:
     """
     plots.check_installed()
     title = tables.as_html(f"{', '.join(comparison.quality)}: {comparison.task}")
-    quality, *others = comparison.as_tables()
+    numbers = [each for each in comparison.as_tables() if each.title in ("quality", "cost")]
     sections = [
-        _section("Numbers", "", "".join(measures.as_html(each) for each in [quality, *others[:1]])),
+        _section("Numbers", "", "".join(measures.as_html(each) for each in numbers)),
         _section(
             f"{comparison.score} against size and time".capitalize(),
             "A point for each way of running a model: circles Keras, squares SavedModel, triangles LiteRT. "
@@ -64,24 +64,8 @@ def of(comparison: Comparison) -> str:
             "closer than half of that may differ by chance.",
             _figures(plots.tradeoffs(comparison)),
         ),
-        _section(
-            "Reliability",
-            "How often a model is right at a confidence. On the dashed line it is as confident as it "
-            "should be; below it is overconfident.",
-            _figures(plots.reliability(comparison)),
-        ),
         _section("Learning curves", "By epoch: training dashed, validation solid.", _figures(plots.curves(comparison))),
-        _section(
-            "Confusions that differ from the teacher's",
-            "Of the examples of each true class, how many points more (red) or less (blue) the student puts where.",
-            _figures(plots.confusions(comparison)),
-        ),
-        _section("Classes", "", "".join(measures.as_html(each) for each in others[1:])),
-        _section(
-            "Where student and teacher disagree most",
-            "The examples with the largest distance of the student's output from the teacher's.",
-            "".join(_examples(comparison, name, found) for name, found in comparison.disagreements.items()),
-        ),
+        *_details(comparison),
     ]
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -91,6 +75,33 @@ def of(comparison: Comparison) -> str:
         f"<body class='kd'><main><h1>{title}</h1><p class='note'>{tables.as_html(comparison.footnote())}</p>"
         f"{_legend(comparison)}{''.join(sections)}</main></body></html>\n"
     )
+
+
+def _details(comparison: Comparison) -> list[str]:
+    """Return the sections about an output, by confidence, by class, by example; of several, one after the other."""
+    if comparison.outputs:
+        of_outputs = comparison.outputs.items()
+        return [part for name, each in of_outputs for part in (f"<h2>{tables.as_html(name)}</h2>", *_details(each))]
+    classes = [each for each in comparison.as_tables() if each.title not in ("quality", "cost")]
+    return [
+        _section(
+            "Reliability",
+            "How often a model is right at a confidence. On the dashed line it is as confident as it "
+            "should be; below it is overconfident.",
+            _figures(plots.reliability(comparison)),
+        ),
+        _section(
+            "Confusions that differ from the teacher's",
+            "Of the examples of each true class, how many points more (red) or less (blue) the student puts where.",
+            _figures(plots.confusions(comparison)),
+        ),
+        _section("Classes", "", "".join(measures.as_html(each) for each in classes)),
+        _section(
+            "Where student and teacher disagree most",
+            "The examples with the largest distance of the student's output from the teacher's.",
+            "".join(_examples(comparison, name, found) for name, found in comparison.disagreements.items()),
+        ),
+    ]
 
 
 def _section(title: str, explained: str, body: str) -> str:
@@ -139,8 +150,10 @@ def _example(comparison: Comparison, name: str, found: Disagreement) -> str:
 
 def _label(comparison: Comparison, label: np.ndarray | int) -> str:
     if comparison.task == "classification":
-        return comparison.class_names[int(label)]
+        return _class_name(comparison, int(label))
     values = np.ravel(label)
+    if comparison.task == "binary":
+        return "yes" if values[0] else "no"
     if comparison.task == "multi-label":
         return ", ".join(comparison.class_names[place] for place in np.flatnonzero(values)) or "none"
     return _values(values)
@@ -149,9 +162,15 @@ def _label(comparison: Comparison, label: np.ndarray | int) -> str:
 def _output(comparison: Comparison, predicted: np.ndarray) -> str:
     if comparison.task == "regression":
         return _values(predicted)
+    if comparison.task == "binary":
+        return f"yes ({percent(predicted[0], 0)})".replace(" %", "\u00a0%")
     order = np.argsort(-predicted, kind="stable")[:_SHOWN]
     shares = {place: percent(predicted[place], 0).replace(" ", "\u00a0") for place in order}
-    return ", ".join(f"{comparison.class_names[place]} ({share})" for place, share in shares.items())
+    return ", ".join(f"{_class_name(comparison, place)} ({share})" for place, share in shares.items())
+
+
+def _class_name(comparison: Comparison, place: int) -> str:
+    return comparison.class_names[place] if comparison.class_names else str(place)
 
 
 def _values(values: np.ndarray) -> str:

@@ -72,7 +72,15 @@ QUALITY = {
     "exact_match": Measure("exact match", percent, 1),
     "f1_macro": Measure("F1, macro", percent, 1),
     "f1_micro": Measure("F1, micro", percent, 1),
-    "nll": Measure("negative log-likelihood", number, -1),
+    "f1": Measure("F1", percent, 1),
+    "pr_auc": Measure("PR-AUC", number, 1),
+    "roc_auc": Measure("ROC-AUC", number, 1),
+    "threshold": Measure("threshold from validation", number, 0),
+    "precision_at_threshold": Measure("precision at threshold", percent, 1),
+    "recall_at_threshold": Measure("recall at threshold", percent, 1),
+    "f1_at_threshold": Measure("F1 at threshold", percent, 1),
+    "nll": Measure("log-loss", number, -1),
+    "perplexity": Measure("perplexity", number, -1),
     "brier": Measure("Brier score", number, -1),
     "ece": Measure("calibration error", percent, -1),
     "mae": Measure("mean absolute error", number, -1),
@@ -99,7 +107,11 @@ COSTS = {
 
 
 def quality_measure(name: str) -> Measure:
-    """Return how a measure of quality is shown."""
+    """Return how a measure of quality is shown; that of one of several outputs is named "output/measure"."""
+    output, slash, name = name.rpartition("/")
+    if slash:
+        measure = quality_measure(name)
+        return measure._replace(title=f"{output}: {measure.title}")
     if name.startswith("top_"):
         return Measure(f"top-{name.split('_')[1]} accuracy", percent, 1)
     return QUALITY[name]

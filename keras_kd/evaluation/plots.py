@@ -133,7 +133,9 @@ def _tradeoff(comparison: Comparison, key: str, title: str, label: str, scale: f
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     palette, metric = colors(comparison), comparison.score
-    scores = {name: each[metric] * (100 if metric == "accuracy" else 1) for name, each in comparison.quality.items()}
+    scores = {
+        name: each[metric] * (100 if metric.endswith("accuracy") else 1) for name, each in comparison.quality.items()
+    }
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -151,7 +153,7 @@ def _tradeoff(comparison: Comparison, key: str, title: str, label: str, scale: f
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set(xlabel=label, ylabel="accuracy (%)" if metric == "accuracy" else metric)
+        axes.set(xlabel=label, ylabel=f"{metric} (%)" if metric.endswith("accuracy") else metric)
         places = {name: getattr(costs[0], key) for name, costs in comparison.costs.items()}
         labelled = {name: (scale * value, scores[name]) for name, value in places.items() if value is not None}
         _apart(figure, [_label(axes, name, *point, palette[name]) for name, point in labelled.items()])
@@ -188,7 +190,7 @@ def _spread_by_chance(metric: str, scores: list[float], examples: int) -> float:
     sqrt(p (1 - p) / n) is that of a share p; e / sqrt(2 n) that of a root mean square e of normal errors.
     """
     middle = float(np.nanmean(scores))
-    if metric == "accuracy":
+    if metric.endswith("accuracy"):
         return max(1.0, 4 * (middle * (100 - middle) / examples) ** 0.5)
     return max(0.01 * middle, 4 * middle / (2 * examples) ** 0.5)
 

@@ -36,19 +36,19 @@ class Predictor:
         self._traced: Any = None
         self._specs: Any = None
 
-    def __call__(self, x: Tensors) -> tuple[Any, np.ndarray | None]:
-        """Return logits (or a `Mixture`) and the mask, or None."""
+    def __call__(self, x: Tensors) -> dict[str, tuple[Any, np.ndarray | None]]:
+        """Return logits (or a `Mixture`) and the mask, or None, by output: "logits" of a model with one."""
         x = tree.map_structure(ops.convert_to_tensor, x)
         if self._specs is None or not all(map(_fits, tree.flatten(x), tree.flatten(self._specs))):
             self._specs = _specs(x, self._specs)
             self._traced = tf.function(self._output).get_concrete_function(self._specs)
-        predicted, mask = self._traced(x)
-        return predicted, None if mask is None else ops.convert_to_numpy(mask)
+        found = self._traced(x).items()
+        return {name: (each, None if mask is None else ops.convert_to_numpy(mask)) for name, (each, mask) in found}
 
-    def warn_of_probabilities(self, x: Tensors) -> None:
-        """Warn where what is taken for logits looks like probabilities."""
+    def warn_of_probabilities(self, x: Tensors, output: str) -> None:
+        """Warn where what is taken for the logits of an output looks like probabilities."""
         few = tree.map_structure(lambda leaf: ops.convert_to_tensor(leaf[:_FEW]), x)
-        for warning in taken_for_logits(self.teacher, few, ("logits",)):
+        for warning in taken_for_logits(self.teacher, few, (output,)):
             warnings.warn(warning, stacklevel=2)
 
     def plain(self, x: Tensors) -> Any:
@@ -57,14 +57,10 @@ class Predictor:
             return self._model(layer_reader.select(self._model, x), training=False)
         return self.teacher(x, {})
 
-    def _output(self, x: Tensors) -> tuple[Any, Any]:
+    def _output(self, x: Tensors) -> dict[str, tuple[Any, Any]]:
         offered = self.teacher(x, {})
-        if "logits" not in offered:
-            raise ValueError(
-                f"Expected {self.name!r} to have one output. It has {sorted(offered)}. Compare one at a time, as "
-                "keras.Model(model.input, model.outputs[0])."
-            )
-        return offered["logits"], masks.of(offered["logits"])
+        outputs = ["logits"] if "logits" in offered else sorted(offered)
+        return {name: (offered[name], masks.of(offered[name])) for name in outputs}
 
 
 def _specs(x: Tensors, past: Any) -> Any:

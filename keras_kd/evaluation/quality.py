@@ -3,7 +3,8 @@
 One pass, because a dataset that shuffles gives another order each time. Sums are kept, not predictions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from keras import ops, tree
 from keras_kd._internal import batches, ensemble_logits, soft_targets
 from keras_kd._types import Tensors
 from keras_kd.evaluation import tasks
-from keras_kd.evaluation.classification import Classification
+from keras_kd.evaluation.classification import MOST_CLASSES, Classification
 from keras_kd.evaluation.multilabel import MultiLabel
 from keras_kd.evaluation.predictors import Predictor
 from keras_kd.evaluation.values import Regression
@@ -20,11 +21,19 @@ from keras_kd.teachers.base import AnyTeacher
 
 Measures = Classification | MultiLabel | Regression
 
+#: One of `tasks.TASKS`, or one for each output.
+Task = str | dict[str, str]
+
+#: By model and output.
+Thresholds = dict[tuple[str, str], np.ndarray]
+
 
 class Predictions(NamedTuple):
-    """The predictions of all models for a batch.
+    """The predictions of all models for an output and a batch.
 
     Attributes:
+        output: its name; "logits" of models with one.
+        task: what it is.
         x: inputs, (batch, ...).
         logits: logits or values by model, (rows, classes), float64; a row is an example, or a position of one.
         labels: class ids (rows,), or labels (rows, classes).
@@ -34,6 +43,8 @@ class Predictions(NamedTuple):
         start: examples that came before this batch.
     """
 
+    output: str
+    task: str
     x: Tensors
     logits: dict[str, np.ndarray]
     labels: np.ndarray
@@ -48,9 +59,10 @@ def measure(
     data: Any,
     *,
     teacher: AnyTeacher | None = None,
-    task: str = "auto",
+    task: Task = "auto",
     top_k: int = 5,
     batch_size: int = 256,
+    validation: Any = None,
 ) -> dict[str, float]:
     """Return how good a model is, and how faithful to a teacher, by name.
 
@@ -60,9 +72,14 @@ def measure(
     - classification: "accuracy", "top_5_accuracy" (1 where there are no more classes), "nll" (from log_softmax),
       "brier" (sum over the classes, 0 to 2), "f1_macro" (over the classes that are predicted or true, as in
       scikit-learn), "ece" (15 equal bins of the confidence in the predicted class).
-    - multi-label: "accuracy" and "brier" (0 to 1) and "nll" (means over the labels), "exact_match", "f1_macro" (over
-      the labels that are predicted or true), "f1_micro", "ece" (of all yes-or-no decisions, by the confidence in the
-      decision). Yes is a probability above 0.5.
+    - binary (one output) and multi-label: "accuracy" and "brier" (0 to 1) and "nll" (means over the labels), "f1", or
+      "exact_match", "f1_macro" (over the labels that are predicted or true) and "f1_micro", "pr_auc" (average
+      precision) and "roc_auc" (means over the labels that have a yes and a no), "ece" (of all yes-or-no decisions, by
+      the confidence in the decision). Yes is a probability above 0.5. With `validation`, "threshold" is that above
+      which yes has the largest F1 there, and "precision_at_threshold", "recall_at_threshold" and "f1_at_threshold" are
+      what it gives here; of several labels each has its own, and the mean of F1 is given.
+    - language models, and others that choose among more than 100 classes at each position: "perplexity",
+      exp(nll), and no "f1_macro".
     - regression: "mae", "rmse" (of the mean square over the outputs), "r2" (mean over the outputs).
     - with a teacher: "agreement" (same prediction), "kl_teacher_student" (KL(teacher || student), what distillation
       minimises), "kl_student_teacher", and "agreement_where_teacher_wrong": how often, where the teacher is wrong, the
@@ -73,15 +90,18 @@ def measure(
         model: a model, a layer, a function of x or a `keras_kd.teachers.Teacher`;
             `teachers.Frozen(model, head=...)` for one whose head cannot be recognised.
         data: a tf.data.Dataset or other batches of (x, y) or (x, y, sample_weight), or a tuple of arrays. Labels are
-            class ids or one-hot; of the outputs' shape for other tasks.
+            class ids or one-hot; of the outputs' shape for other tasks; of a model with several outputs, a dict by
+            their names, of those that are to be measured: "box/rmse" and the like are then the names of the measures.
         teacher: as `model`, or None.
-        task: "classification", "multi-label" or "regression"; "auto" reads it off the head and the first labels.
+        task: "classification", "binary", "multi-label" or "regression", or a dict of these by output; "auto" reads it
+            off the head and the first labels.
         top_k: k of the top-k accuracy, at least 1.
         batch_size: of arrays; it does not change the numbers.
+        validation: other data, as `data`, on which the thresholds of yes-or-no outputs are chosen; None for none.
 
     Raises:
         TypeError: not a model, or not data.
-        ValueError: shapes or labels that do not fit, several outputs, or no examples.
+        ValueError: shapes, outputs or labels that do not fit, or no examples.
 
     Example:
         >>> measure(student, (x_test, y_test), teacher=teacher)["agreement"]
@@ -89,20 +109,48 @@ def measure(
     Reference: Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv 1706.04599 (ECE).
     """
     models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
-    measures = stream(models, data, None if teacher is None else "teacher", task, top_k, batch_size)[1]
-    return measures["model"].result()
+    thresholds = chosen_thresholds({"model": model}, validation, task, batch_size)
+    found = stream(models, data, None if teacher is None else "teacher", task, top_k, batch_size, thresholds=thresholds)
+    return named({output: each["model"].result() for output, each in found.items()})
+
+
+def named(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return the measures of all outputs, where there are several, by the output and their name."""
+    if len(results) == 1:
+        return next(iter(results.values()))
+    return {f"{output}/{name}": value for output, each in results.items() for name, value in each.items()}
+
+
+def chosen_thresholds(models: dict[str, Any], validation: Any, task: Task, batch_size: int) -> Thresholds:
+    """Return the thresholds of each model's labels, chosen on data; nothing where there are none, or no such labels."""
+    if validation is None:
+        return {}
+    found = stream(models, validation, None, task, 1, batch_size)
+    chosen = {
+        (name, output): each.thresholds()
+        for output, of_models in found.items()
+        for name, each in of_models.items()
+        if isinstance(each, MultiLabel)
+    }
+    if not chosen:
+        raise ValueError(
+            "Expected `validation` for yes-or-no outputs, whose thresholds it chooses. Received: it with "
+            f"{' and '.join(sorted({type(each).__name__.lower() for of in found.values() for each in of.values()}))}."
+        )
+    return chosen
 
 
 def stream(
     models: dict[str, Any],
     data: Any,
     teacher: str | None,
-    task: str,
+    task: Task,
     top_k: int,
     batch_size: int,
-    watch: Callable[[str, Predictions], None] | None = None,
-) -> tuple[str, dict[str, Measures]]:
-    """Run all models over the data once, and return the task and the measures of each.
+    watch: Callable[[Predictions], None] | None = None,
+    thresholds: Mapping[tuple[str, str], np.ndarray] = MappingProxyType({}),
+) -> dict[str, dict[str, Measures]]:
+    """Run all models over the data once, and return the measures by output and model.
 
     Args:
         models: by name.
@@ -111,47 +159,90 @@ def stream(
         task: see `measure`.
         top_k: see `measure`.
         batch_size: see `measure`.
-        watch: is given the task and the predictions of each batch.
+        watch: is given the predictions for each output and batch.
+        thresholds: by model and output, of yes-or-no labels, to be measured as well.
     """
     if not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"Expected `top_k` to be a whole number, at least 1. Received: top_k={top_k!r}")
-    tasks.check(task)
+    known = (
+        {"": tasks.check(task)} if isinstance(task, str) else {name: tasks.check(each) for name, each in task.items()}
+    )
     predictors = {name: Predictor(name, model) for name, model in models.items()}
-    measures: dict[str, Measures] = {}
-    weight = 0.0
-    for found, predictions in _predictions(predictors, data, task, batch_size):
+    measures: dict[str, dict[str, Measures]] = {}
+    weight: dict[str, float] = {}
+    for predictions in _predictions(predictors, data, known, batch_size):
+        of_output = measures.setdefault(predictions.output, {})
         for name, logits in predictions.logits.items():
-            measures.setdefault(name, _measures(found, logits.shape[-1], top_k))
-            measures[name].add(logits, predictions.labels, predictions.weights)
+            if name not in of_output:
+                chosen = thresholds.get((name, predictions.output))
+                of_output[name] = _measures(predictions, logits.shape[-1], top_k, chosen)
+            of_output[name].add(logits, predictions.labels, predictions.weights)
             if teacher is not None and name != teacher:
-                measures[name].add_teacher(logits, predictions.logits[teacher], predictions.labels, predictions.weights)
-        weight += float(np.sum(predictions.weights))
+                theirs = predictions.logits[teacher]
+                of_output[name].add_teacher(logits, theirs, predictions.labels, predictions.weights)
+        weight[predictions.output] = weight.get(predictions.output, 0.0) + float(np.sum(predictions.weights))
         if watch is not None:
-            watch(found, predictions)
-    if not weight:
+            watch(predictions)
+    if not weight or not all(weight.values()):
         raise ValueError("Expected at least one example with weight. Received none.")
-    return found, measures
+    return measures
 
 
 def _predictions(
-    predictors: dict[str, Predictor], data: Any, task: str, batch_size: int
-) -> Iterator[tuple[str, Predictions]]:
+    predictors: dict[str, Predictor], data: Any, known: dict[str, str], batch_size: int
+) -> Iterator[Predictions]:
     start, size = 0, 0
     for x, y, sample_weight in batches.of(data, batch_size):
         x = soft_targets.inputs(x)
         start, size = start + size, len(tree.flatten(x)[0])
         predicted = {name: predictor(x) for name, predictor in predictors.items()}
-        shape = _one_shape({name: each for name, (each, _) in predicted.items()})
-        if task == "auto":
-            task = tasks.recognise([predictor.teacher.kind("logits") for predictor in predictors.values()], shape, y)
-        if start == 0 and task != "regression":
-            for predictor in predictors.values():
-                predictor.warn_of_probabilities(x)
-        masks = [mask for _, mask in predicted.values() if mask is not None]
-        labels, weights = tasks.rows(task, shape, y, sample_weight, masks)
-        rows = np.flatnonzero(weights > 0)
-        logits = {name: _rows(each, task)[rows] for name, (each, _) in predicted.items()}
-        yield task, Predictions(x, logits, labels[rows], weights[rows], rows, len(weights) // shape[0], start)
+        for output, (labels, weights) in _labelled(_common(predicted), y, sample_weight).items():
+            of_output = {name: each[output] for name, each in predicted.items()}
+            shape = _one_shape({name: each for name, (each, _) in of_output.items()})
+            if known.setdefault(output, known.get("", "auto")) == "auto":
+                kinds = [predictor.teacher.kind(output) for predictor in predictors.values()]
+                known[output] = tasks.recognise(kinds, shape, labels)
+            task = known[output]
+            if start == 0 and task != "regression":
+                for predictor in predictors.values():
+                    predictor.warn_of_probabilities(x, output)
+            masks = [mask for _, mask in of_output.values() if mask is not None]
+            labels, weights = tasks.rows(task, shape, labels, weights, masks)
+            rows = np.flatnonzero(weights > 0)
+            logits = {name: _rows(each, task)[rows] for name, (each, _) in of_output.items()}
+            positions = len(weights) // shape[0]
+            yield Predictions(output, task, x, logits, labels[rows], weights[rows], rows, positions, start)
+
+
+def _common(predicted: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the outputs that all models have."""
+    found = {name: list(outputs) for name, outputs in predicted.items()}
+    if len(set(map(tuple, found.values()))) > 1:
+        raise ValueError(f"Expected models with the same outputs. Received: {found}.")
+    return next(iter(found.values()))
+
+
+def _labelled(outputs: list[str], y: Tensors, sample_weight: Tensors) -> dict[str, tuple[Any, Any]]:
+    """Return labels and weights by output, of those that have labels."""
+    if len(outputs) == 1:
+        return {outputs[0]: (y, sample_weight)}
+    if not tree.is_nested(y):
+        raise ValueError(f"Expected labels for each of the outputs {outputs}, in a dict. Received one array.")
+    labels = _by_output(outputs, y)
+    is_one = sample_weight is None or not tree.is_nested(sample_weight)
+    weights = dict.fromkeys(outputs, sample_weight) if is_one else _by_output(outputs, sample_weight)
+    return {name: (labels[name], weights.get(name)) for name in outputs if labels.get(name) is not None}
+
+
+def _by_output(outputs: list[str], values: Any) -> dict[str, Any]:
+    leaves = tree.flatten_with_path(values)
+    by_name = {"/".join(map(str, path)): value for path, value in leaves}
+    if not isinstance(values, dict) or not by_name.keys() <= set(outputs):
+        raise ValueError(
+            f"Expected labels and weights in dicts by the names of the outputs, {outputs}. Received: "
+            f"{type(values).__name__} with {list(by_name)}."
+        )
+    return by_name
 
 
 def _one_shape(predicted: dict[str, Any]) -> tuple[int, ...]:
@@ -166,12 +257,12 @@ def _one_shape(predicted: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _rows(predicted: Any, task: str) -> np.ndarray:
-    logits = ensemble_logits.averaged(predicted, 1.0, per_label=task == "multi-label")
+    logits = ensemble_logits.averaged(predicted, 1.0, per_label=task in tasks.YES_OR_NO)
     array = ops.convert_to_numpy(ops.cast(logits, "float64"))
     return array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array[:, None]
 
 
-def _measures(task: str, outputs: int, top_k: int) -> Measures:
-    if task == "classification":
-        return Classification(outputs, top_k)
-    return MultiLabel(outputs) if task == "multi-label" else Regression(outputs)
+def _measures(predictions: Predictions, outputs: int, top_k: int, thresholds: np.ndarray | None) -> Measures:
+    if predictions.task == "classification":
+        return Classification(outputs, top_k, predictions.positions > 1 and outputs > MOST_CLASSES)
+    return MultiLabel(outputs, thresholds) if predictions.task in tasks.YES_OR_NO else Regression(outputs)

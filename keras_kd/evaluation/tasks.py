@@ -7,7 +7,10 @@ from keras import tree
 
 from keras_kd._types import Tensors
 
-TASKS = ("auto", "classification", "multi-label", "regression")
+TASKS = ("auto", "classification", "binary", "multi-label", "regression")
+
+#: Those whose outputs are decisions between yes and no, one or several.
+YES_OR_NO = ("binary", "multi-label")
 
 _OF_HEADS = {"softmax": "classification", "sigmoid": "multi-label", "values": "regression"}
 
@@ -23,7 +26,7 @@ def recognise(kinds: Iterable[str], outputs: tuple[int, ...], labels: Tensors) -
     """Return the task of models whose heads are `kinds`.
 
     A head that is recognised decides. For plain logits, the labels decide: class ids or one-hot rows mean
-    classification; other rows of 0 and 1, or one logit with 0 and 1, mean yes-or-no labels; other numbers, regression.
+    classification; one logit with 0 and 1 is "binary", other rows of 0 and 1 "multi-label"; other numbers, regression.
 
     Args:
         kinds: what `heads.recognise` returns for each model.
@@ -36,8 +39,12 @@ def recognise(kinds: Iterable[str], outputs: tuple[int, ...], labels: Tensors) -
     found = {_OF_HEADS[kind] for kind in kinds if kind in _OF_HEADS}
     if len(found) > 1:
         raise ValueError(f"Expected models of one task. Received heads of {sorted(found)}. Say which with `task`.")
-    if found:
-        return found.pop()
+    task = found.pop() if found else _of_labels(outputs, labels)
+    return "binary" if task == "multi-label" and outputs[-1] == 1 else task
+
+
+def _of_labels(outputs: tuple[int, ...], labels: Tensors) -> str:
+    """Return the task of logits or values of some shape, as their labels have it."""
     y = np.asarray(labels)
     ids = y.shape == outputs[:-1] or y.shape == (*outputs[:-1], 1)
     if ids and outputs[-1] > 1:
@@ -67,11 +74,12 @@ def rows(
     """
     if tree.is_nested(y) or tree.is_nested(sample_weight):
         raise ValueError(
-            "Expected one array of labels and one of weights. Received several: compare one output at a time, as "
-            "keras.Model(model.input, model.outputs[0]) with its own labels."
+            "Expected one array of labels and one of weights for models with one output. Received several."
         )
     weights = _weights(outputs, sample_weight, masks)
     labels = np.asarray(y)
+    if task == "binary" and outputs[-1] != 1:
+        raise ValueError(f"Expected models with one output for binary. Received outputs of the shape {outputs}.")
     if task == "classification":
         return _ids(outputs, labels, weights), weights
     if labels.shape == outputs[:-1] and outputs[-1] == 1:
@@ -82,8 +90,8 @@ def rows(
             "is with `task`."
         )
     labels = labels.reshape(-1, outputs[-1]).astype("float64")
-    if task == "multi-label" and not np.isin(labels[weights > 0], (0, 1)).all():
-        raise ValueError('Expected labels of 0 and 1 for multi-label. Received others. Say task="regression"?')
+    if task in YES_OR_NO and not np.isin(labels[weights > 0], (0, 1)).all():
+        raise ValueError(f'Expected labels of 0 and 1 for {task}. Received others. Is it task="regression"?')
     return labels, weights
 
 
