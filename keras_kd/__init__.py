@@ -24,6 +24,7 @@ from keras_kd import preflight as preflight
 from keras_kd import quantization as quantization
 from keras_kd import schedules as schedules
 from keras_kd import stages as stages
+from keras_kd import targets as targets
 from keras_kd import teachers as teachers
 from keras_kd import transforms as transforms
 from keras_kd._internal.soft_targets import Joined as Joined

@@ -13,6 +13,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
+from sklearn import ensemble
 
 import keras_kd as kd
 from tests.caches import jittered
@@ -101,7 +102,33 @@ def an_average(folder):
     return compiled(mlp(1), kd.teachers.EMA(0.8)), tf.data.Dataset.from_tensor_slices(data(65)[:2])
 
 
-CASES = [schedules_and_an_ensemble, features_and_weights, masks, ignored_labels, cached_views, an_average]
+def targets_from_elsewhere(folder):
+    """The most probable classes alone, joined by hand."""
+    x, y, _ = data(73)
+    logarithms = tf.nn.log_softmax(mlp(2)(x)).numpy()
+    ids = np.argsort(-logarithms, axis=-1)[:, :2]
+    targets = kd.targets.TopK(ids, np.take_along_axis(logarithms, ids, axis=-1), CLASSES)
+    examples = (kd.Joined(x, {"logits": targets}), y)
+    return compiled(mlp(1), kd.teachers.Cached()), tf.data.Dataset.from_tensor_slices(examples)
+
+
+def a_forest(folder):
+    """An estimator, which each replica calls."""
+    x, y, _ = data(73)
+    trees = ensemble.RandomForestClassifier(5, random_state=0).fit(x, y)
+    return compiled(mlp(1), trees), tf.data.Dataset.from_tensor_slices((x, y))
+
+
+CASES = [
+    schedules_and_an_ensemble,
+    features_and_weights,
+    masks,
+    ignored_labels,
+    cached_views,
+    an_average,
+    targets_from_elsewhere,
+    a_forest,
+]
 
 
 def main(file: str, kind: str) -> None:

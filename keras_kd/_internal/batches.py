@@ -30,7 +30,7 @@ def as_arrays(data: Tree) -> Tree:
     """Return data with an array in the place of each pandas DataFrame or Series, as Keras reads them.
 
     Raises:
-        TypeError: a SciPy sparse matrix, of which Keras makes sparse tensors.
+        TypeError: a SciPy sparse matrix, of which Keras makes sparse tensors; a column of lists or arrays.
     """
     return tree.map_structure(_as_array, data)
 
@@ -131,6 +131,12 @@ def _as_array(leaf: Any) -> Any:
     if not hasattr(leaf, "iloc"):  # of pandas, which need not be installed
         return leaf
     array = np.asarray(leaf)
+    if array.dtype == object and array.size and isinstance(array.flat[0], (list, tuple, np.ndarray)):
+        name = f"df[{leaf.name!r}]" if array.ndim == 1 else "df[column]"
+        raise TypeError(
+            f"Expected numbers. Received: a {type(leaf).__name__} whose cells are of type "
+            f"{type(array.flat[0]).__name__}. Make one array of them: np.stack({name})."
+        )
     return array[:, None] if array.ndim == 1 else array
 
 

@@ -40,12 +40,13 @@ _ABSOLUTE = ("sigmoid", "values")
 class Joined(NamedTuple):
     """An x that carries a teacher's targets: `fit` takes it for x, under `teachers.Cached`.
 
-    A cache makes it. Made by hand, it holds targets of any origin; a dataset whose elements have no y yields
-    `(Joined(x, targets),)`, as a bare pair would be taken for x and y.
+    A cache makes it. Made by hand, it holds targets of any origin, in the order of x; a dataset whose elements have no
+    y yields `(Joined(x, targets),)`, as a bare pair would be taken for x and y.
 
     Attributes:
         inputs: what the student is fed.
-        targets: by name, logits or features, (batch, ...); the names are those that the terms read.
+        targets: by name, logits or features, (batch, ...): an array, a DataFrame with a column for each class, or what
+            `targets.TopK` returns; the names are those that the terms read.
 
     Example:
         >>> x = kd.Joined(x, {"logits": probabilities_from_elsewhere})
@@ -111,11 +112,22 @@ def encode(output: Any, kind: str, top_k: int | None, dtype: str) -> Parts:
     logarithms = ops.log_softmax(output, axis=-1)
     largest, indices = ops.top_k(logarithms, top_k)
     classes = output.shape[-1]
-    parts["log_probabilities"] = _narrowed(largest, dtype, True)
-    parts[f"{_INDICES}{classes}"] = ops.cast(indices, index_type(classes))
-    if top_k < classes:
-        parts["log_tail"] = _narrowed(_log_rest(logarithms, indices), dtype, True)
-    return parts
+    tail = _narrowed(_log_rest(logarithms, indices), dtype, True) if top_k < classes else None
+    indices = ops.cast(indices, index_type(classes))
+    return {**parts, **of_largest(_narrowed(largest, dtype, True), indices, tail, classes)}
+
+
+def of_largest(log_probabilities: Any, indices: Any, log_tail: Any, classes: int) -> dict[str, Any]:
+    """Return the parts of a top-k target.
+
+    Args:
+        log_probabilities: of the classes that are kept, (..., k).
+        indices: these classes, each once in a row, (..., k).
+        log_tail: the logarithm of the mass of all others, (...); not read where there are none.
+        classes: how many there are.
+    """
+    tail = {"log_tail": log_tail} if indices.shape[-1] < classes else {}
+    return {"log_probabilities": log_probabilities, f"{_INDICES}{classes}": indices, **tail}
 
 
 def decode(stored: Parts) -> Tensor | Mixture:
@@ -222,8 +234,8 @@ def _indices(stored: Parts) -> str:
     found = [part for part in stored if part.startswith(_INDICES)]
     if not found:
         raise ValueError(
-            f"Expected targets made by a cache, or tensors by name. Received the parts {sorted(stored)}. Join your own "
-            'as keras_kd.Joined(x, {"logits": logits}).'
+            f"Expected targets made by a cache or by targets.TopK, or tensors by name. Received the parts "
+            f'{sorted(stored)}. Join your own as keras_kd.Joined(x, {{"logits": logits}}).'
         )
     return found[0]
 

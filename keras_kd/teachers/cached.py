@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal import heads, soft_targets
+from keras_kd._internal import batches, heads, soft_targets
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
@@ -16,13 +16,15 @@ from keras_kd.teachers.teacher_cache import TeacherCache
 class Cached(Teacher):
     """Teach what is joined to the examples: by a `TeacherCache`, or by hand, as `keras_kd.Joined`.
 
+    Targets joined by hand are arrays, or numbers in a DataFrame; those in files are read by NumPy or pandas.
+
     Args:
         cache: the cache that the dataset was joined with. With it, names, shapes and classes are checked before the
             first step, `bridge="auto"` works, and each epoch gets its view of a cache that has several.
         head: what targets joined by hand mean, see `teachers.Frozen`; a cache knows it of its own.
 
     Raises:
-        TypeError: `cache` is no cache.
+        TypeError: `cache` is no cache; in `fit`: a column of lists among the targets.
         ValueError: an unknown head.
 
     Example:
@@ -66,9 +68,9 @@ class Cached(Teacher):
         return [self] if self._cache is None and self.head == "auto" else []
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
-        """Let data be read before the first epoch begins, as Keras does under a strategy."""
+        """Let data be read before the first epoch begins, as Keras does under a strategy; read DataFrames as arrays."""
         self._follow(0)
-        return x
+        return x._replace(targets=batches.as_arrays(x.targets)) if isinstance(x, soft_targets.Joined) else x
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Return a callback that sets the epoch of the cache."""
