@@ -1,5 +1,6 @@
 """Teachers that are files: ONNX, written by hand, and LiteRT, written by TensorFlow's converter."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +11,7 @@ from tests import files, references
 from tests.models import assert_same, batch, linear, mlp, numbers
 from tests.test_objective import distill, fit
 
-pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("ai_edge_litert", reason="the extra litert is not installed")
 
 X, Y = batch(24)
@@ -49,6 +50,35 @@ def test_a_file_runs_in_memory_in_ensembles_and_in_a_cache(tmp_path):
     cache = kd.TeacherCache(tmp_path / "cache", teacher=teacher, dtype="float32")
     cache.build(X, verbose=0)
     assert softly(student, kd.teachers.Cached(cache), cache.join(X)) == expected
+
+
+@pytest.mark.parametrize("rows", [1, 8, 16, 100])
+def test_a_file_of_a_fixed_number_of_examples_is_given_so_many_at_a_time(tmp_path, rows):
+    student, teacher = linear(1), ONNX(files.onnx(tmp_path, batch=rows))
+    assert softly(student, teacher) == soft(student(X), X @ files.WEIGHTS)  # 24 of them
+    assert softly(student, teacher, X[:3]) == soft(student(X[:3]), X[:3] @ files.WEIGHTS)
+
+
+@pytest.mark.parametrize("providers", [None, ["CPUExecutionProvider"], [("CPUExecutionProvider", {})]])
+def test_onnxruntime_runs_a_file_on_the_providers_that_are_given(tmp_path, providers, monkeypatch):
+    given, session = [], onnxruntime.InferenceSession
+
+    def noted(path, providers):
+        given.append(providers)
+        return session(path, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", noted)
+    student, teacher = linear(1), ONNX(files.onnx(tmp_path), providers=providers)
+    assert softly(student, teacher) == soft(student(X), X @ files.WEIGHTS)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(teacher))
+    assert again.get_config() == teacher.get_config() and given == [providers, providers]
+
+
+@pytest.mark.parametrize("wrong", ["WrongExecutionProvider", ("WrongExecutionProvider", {"device_id": 1})])
+def test_a_provider_that_onnxruntime_does_not_have_is_refused_with_those_that_it_has(tmp_path, wrong):
+    words = r"^Expected `providers`.*'CPUExecutionProvider'.*Received: \['WrongExecutionProvider', 'CPUExecution"
+    with pytest.raises(ValueError, match=words):
+        ONNX(files.onnx(tmp_path), providers=[wrong, "CPUExecutionProvider"])
 
 
 def test_a_file_that_has_changed_is_another_teacher(tmp_path):

@@ -30,6 +30,9 @@ _MODULES = {
 
 Call = Callable[[], Any]
 
+#: Of onnxruntime: names, or pairs of a name and options.
+Providers = Sequence[str | tuple[str, dict[str, Any]]]
+
 
 class Opened(NamedTuple):
     """A file that is ready to run. It is called with inputs and returns its outputs, as a list of arrays.
@@ -60,6 +63,7 @@ def open_file(
     outputs: Sequence[str] = (),
     classes: Iterable[tuple[str, str]] = (),
     traced: bool = False,
+    providers: Providers | None = ("CPUExecutionProvider",),
 ) -> Opened:
     """Open a file.
 
@@ -70,6 +74,7 @@ def open_file(
             it runs its endpoint `serve`, where it has one, and all outputs are returned in the order of the file.
         classes: module and name of what a `.keras` file needs beside Keras's own classes.
         traced: whether TensorFlow traces it again in `prepare`, for the one size of the inputs.
+        providers: what onnxruntime runs an ONNX file on, in the order of preference; None for its own choice.
 
     Raises:
         ImportError: the runtime is not installed; the message names the extra.
@@ -80,7 +85,7 @@ def open_file(
     if kind == "litert":
         return _litert(str(path), outputs)
     if kind == "onnx":
-        return _onnx(str(path), outputs)
+        return _onnx(str(path), outputs, providers)
     if kind == "saved_model":
         return Opened(in_tensorflow(_saved_model(str(path), outputs), traced))
     return Opened(in_tensorflow(_keras(str(path), classes), traced))
@@ -172,7 +177,7 @@ def _litert(path: str, outputs: Sequence[str]) -> Opened:
         return [_restored(output, detail) for output, detail in zip(found, results, strict=True)]
 
     fixed = any(list(detail["shape_signature"][:1]) == [1] for detail in inputs)
-    return Opened(_singly(prepare) if fixed else prepare, encode, decode, tuple(outputs or gives))
+    return Opened(_in_parts(prepare, 1) if fixed else prepare, encode, decode, tuple(outputs or gives))
 
 
 def _invoke(
@@ -184,24 +189,22 @@ def _invoke(
     return [interpreter.get_tensor(detail["index"]) for detail in results]
 
 
-def _singly(prepare: Callable[[Any], Call]) -> Callable[[Any], Call]:
-    """Return `Opened.prepare` of a file that takes one example at a time."""
+def _in_parts(prepare: Callable[[Any], Call], size: int) -> Callable[[Any], Call]:
+    """Return `Opened.prepare` of a file that takes so many examples at a time; a last part is filled up."""
 
     def prepare_all(x: dict[str, np.ndarray]) -> Call:
         count = len(next(iter(x.values())))
-        calls = [prepare({name: leaf[i : i + 1] for name, leaf in x.items()}) for i in range(count)]
-        return lambda: [np.concatenate(leaves) for leaves in zip(*[call() for call in calls], strict=True)]
+        parts = [np.minimum(np.arange(start, start + size), count - 1) for start in range(0, count, size)]
+        calls = [prepare({name: leaf[part] for name, leaf in x.items()}) for part in parts]
+        return lambda: [np.concatenate(leaves)[:count] for leaves in zip(*[call() for call in calls], strict=True)]
 
     return prepare_all
 
 
-def _onnx(path: str, outputs: Sequence[str]) -> Opened:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError('To run .onnx files, onnxruntime is needed: pip install "keras_kd[onnx]"') from error
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+def _onnx(path: str, outputs: Sequence[str], providers: Providers | None) -> Opened:
+    session = onnxruntime_module().InferenceSession(path, providers=providers)
     takes = {each.name: each.type for each in session.get_inputs()}  # as "tensor(int64)"
+    sizes = {each.shape[0] for each in session.get_inputs() if each.shape and isinstance(each.shape[0], int)}
     types = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(string)": "object"}
 
     def encode(x: Any) -> dict[str, np.ndarray]:
@@ -209,7 +212,20 @@ def _onnx(path: str, outputs: Sequence[str]) -> Opened:
         return {name: leaf.astype(kinds[name], copy=False) for name, leaf in _named(list(takes), x).items()}
 
     names = tuple(outputs) or tuple(each.name for each in session.get_outputs())
-    return Opened(lambda x: functools.partial(session.run, list(names), x), encode, names=names)
+
+    def prepare(x: dict[str, np.ndarray]) -> Call:
+        return functools.partial(session.run, list(names), x)
+
+    return Opened(_in_parts(prepare, sizes.pop()) if len(sizes) == 1 else prepare, encode, names=names)
+
+
+def onnxruntime_module() -> Any:
+    """Return onnxruntime, or raise an error that names the extra."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError('To run .onnx files, onnxruntime is needed: pip install "keras_kd[onnx]"') from error
+    return onnxruntime
 
 
 def _named(names: list[str], x: Any) -> dict[str, np.ndarray]:

@@ -71,21 +71,24 @@ class _File(AroundFrozen):
     def __init__(
         self,
         path: str | pathlib.Path,
-        outputs: Sequence[str] = (),
-        preprocess: Callable[[Tensors], Tensors] | None = None,
-        head: str | dict[str, str] = "auto",
+        outputs: Sequence[str],
+        preprocess: Callable[[Tensors], Tensors] | None,
+        head: str | dict[str, str],
+        how_to_open: dict[str, Any],
     ) -> None:
         super().__init__(name=self.kind_of_file)
         self._path = str(path)  # a layer has a `path` already
         self.outputs = tuple(outputs)
-        run = functools.partial(_run, _Runtime(self.kind_of_file, self._path, self.outputs))
+        self.how_to_open = how_to_open
+        run = functools.partial(_run, _Runtime(self.kind_of_file, self._path, self.outputs, how_to_open))
         self._frozen = Frozen(OfArrays(run), preprocess, head)
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         preprocess = keras.saving.serialize_keras_object(self._frozen.preprocess)
-        return {"path": self._path, "outputs": self.outputs, "preprocess": preprocess, "head": self._frozen.head}
+        given = {"path": self._path, "outputs": self.outputs, "preprocess": preprocess, "head": self._frozen.head}
+        return {**given, **self.how_to_open}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
@@ -97,8 +100,9 @@ class _File(AroundFrozen):
 class ONNX(_File):
     """Run an ONNX file, of PyTorch, scikit-learn or any other origin, as a frozen teacher; needs `keras_kd[onnx]`.
 
-    onnxruntime runs it on the processor, and TensorFlow waits for it in each step. Where it takes longer than the
-    student, let it run once: `teachers.InMemory(ONNX(path))`, or a `TeacherCache`.
+    TensorFlow waits for onnxruntime in each step. Where it takes longer than the student, let it run once:
+    `teachers.InMemory(ONNX(path))`, or a `TeacherCache`. A file that was exported for a fixed number of examples is
+    given so many at a time.
 
     Args:
         path: of the file.
@@ -107,16 +111,31 @@ class ONNX(_File):
         preprocess: a function from the batch's x to what the file reads, computed with TensorFlow, as to move the
             channels of images to the front: an array, or a dict with the names of the file's inputs.
         head: what its outputs mean, see `teachers.Frozen`; a file does not contain it, so "auto" takes them as logits.
+        providers: what onnxruntime runs it on, in the order of preference, such as `["CUDAExecutionProvider"]`: names,
+            or pairs of a name and a dict of options. None: what onnxruntime takes by itself, in most of its packages
+            the processor.
 
     Raises:
         ImportError: onnxruntime is not installed.
-        ValueError: there is no such file at `path`, or it has no such output; in a step: other inputs than it has.
+        ValueError: there is no such file at `path`, it has no such output, or onnxruntime no such provider; in a step:
+            other inputs than it has.
 
     Example:
         >>> teacher = ONNX("teacher.onnx", preprocess=lambda x: tf.transpose(x, (0, 3, 1, 2)))
     """
 
     kind_of_file = "onnx"
+
+    def __init__(
+        self,
+        path: str | pathlib.Path,
+        outputs: Sequence[str] = (),
+        preprocess: Callable[[Tensors], Tensors] | None = None,
+        head: str | dict[str, str] = "auto",
+        providers: model_files.Providers | None = None,
+    ) -> None:
+        _check_providers(providers)
+        super().__init__(path, outputs, preprocess, head, {"providers": providers})
 
 
 @serializable
@@ -139,6 +158,15 @@ class LiteRT(_File):
 
     kind_of_file = "litert"
 
+    def __init__(
+        self,
+        path: str | pathlib.Path,
+        outputs: Sequence[str] = (),
+        preprocess: Callable[[Tensors], Tensors] | None = None,
+        head: str | dict[str, str] = "auto",
+    ) -> None:
+        super().__init__(path, outputs, preprocess, head, {})
+
 
 class _Runtime:
     """A file that is open, and what distinguishes it from others.
@@ -147,14 +175,15 @@ class _Runtime:
         kind: of the file.
         path: of the file.
         outputs: names of outputs; none for all.
+        how_to_open: further arguments of `model_files.open_file`.
     """
 
-    def __init__(self, kind: str, path: str, outputs: tuple[str, ...]) -> None:
+    def __init__(self, kind: str, path: str, outputs: tuple[str, ...], how_to_open: dict[str, Any]) -> None:
         if not pathlib.Path(path).is_file():
             raise ValueError(f"Expected `path` to be a file. Received: path={path!r}, which is none.")
         self.digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
         try:
-            self.opened = model_files.open_file(kind, path)
+            self.opened = model_files.open_file(kind, path, **how_to_open)
         except ImportError:
             raise
         except Exception as error:  # each runtime has its own
@@ -168,6 +197,17 @@ class _Runtime:
     def get_config(self) -> dict[str, Any]:
         """Return what is compared with the teacher of a cache."""
         return {"digest": self.digest}
+
+
+def _check_providers(providers: model_files.Providers | None) -> None:
+    """Refuse a provider that onnxruntime does not have: it would run on the processor, with a warning."""
+    known = model_files.onnxruntime_module().get_available_providers()
+    names = [each if isinstance(each, str) else each[0] for each in providers or ()]
+    if not set(names) <= set(known):
+        raise ValueError(
+            f"Expected `providers` to be among those of the onnxruntime that is installed, {known}. Received: {names}. "
+            "For those of GPUs, install onnxruntime-gpu in its place."
+        )
 
 
 def _run(runtime: _Runtime, x: Any) -> Any:
