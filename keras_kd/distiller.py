@@ -606,6 +606,8 @@ def _default_term(student: keras.Model, student_head: str | dict[str, str], teac
     if output is None or output.shape[-1] != 1:
         return Term(losses.kl_divergence)
     other = as_teacher(teacher) if teacher is not None and teacher is not student else None
+    if other is not None:
+        other.bind(student, ("logits",))  # of two classes, an estimator predicts what the student has units for
     per_label = "sigmoid" in (reader.kind("logits"), other and other.kind("logits"))
     return Term(losses.binary_kl if per_label else losses.kl_divergence)
 

@@ -588,8 +588,8 @@ def forest():
 NEED_NUMPY = {
     "a function": lambda: lambda x: forest().predict_proba(x),
     "a function of x.numpy()": lambda: lambda x: forest().predict_proba(x.numpy()),
-    "remembered": lambda: kd.teachers.InMemory(Frozen(forest().predict_proba, head="softmax")),
-    "a member": lambda: [linear(2), Frozen(forest().predict_proba, head="softmax")],
+    "remembered": lambda: kd.teachers.InMemory(Frozen(lambda x: forest().predict_proba(x), head="softmax")),
+    "a member": lambda: [linear(2), Frozen(lambda x: forest().predict_proba(x), head="softmax")],
 }
 
 

@@ -214,7 +214,7 @@ def test_an_error_of_a_function_stops_the_step_and_is_shown():
         ),
         (lambda x: np.zeros((len(x), 4)), r"to return an array of the shape \(8, 3\).*\(8, 4\)"),
         (lambda x: {"a": np.zeros((len(x), 3))}, r"to return an array\. Received: \['a'\]"),
-        (lambda x: np.zeros(len(x)), r"to return an array of the shape \(8, 3\).*\(8,\)"),
+        (lambda x: np.zeros(len(x)), r"to return an array of the shape \(8, 3\).*\(8, 1\)"),
     ],
 )
 def test_outputs_of_another_shape_are_refused(function, words):
@@ -229,13 +229,22 @@ def test_a_function_that_cannot_take_zeros_needs_outputs():
             raise RuntimeError("no zeros, please")
         return x[:, :3]
 
-    with pytest.raises(ValueError, match="Expected `outputs`.*RuntimeError: no zeros, please"):
+    with pytest.raises(ValueError, match="Expected `outputs`.*RuntimeError was raised: no zeros, please"):
         fit(distill(linear(1), Python(strict, head="logits")))
     assert np.isfinite(fit(distill(linear(1), Python(strict, outputs=3, head="logits")))["loss"]).all()
 
 
 REFUSED = {
-    "not fitted": (lambda: ensemble.RandomForestClassifier(), "Expected a fitted classifier"),
+    "not fitted": (lambda: ensemble.RandomForestClassifier(), "Expected a fitted estimator. Received: RandomForestC"),
+    "no fitted regressor": (lambda: linear_model.Ridge(), "Expected a fitted estimator. Received: Ridge that is not"),
+    "no fitted pipeline": (
+        lambda: pipeline.make_pipeline(linear_model.Ridge()),
+        "fitted estimator. Received: Pipeline",
+    ),
+    "not fitted, of no known kind": (
+        lambda: types.SimpleNamespace(predict=1, get_params=1, predict_proba=1),
+        "Expected a fitted classifier. Received: SimpleNamespace without `classes_`",
+    ),
     "classes alone": (lambda: svm.LinearSVC().fit(X, Y), "Expected a classifier with `predict_proba`.*LinearSVC"),
     "classes from 1": (lambda: forest(Y + 1), r"to be 0 to 2.*\[1, 2, 3\]"),
     "a class that it has not seen": (lambda: forest(np.where(Y == 1, 2, Y)), r"to be 0 to 1.*\[0, 2\]"),
@@ -275,8 +284,18 @@ def test_labels_that_look_like_classes_are_refused_with_what_to_do(make):
 
 @pytest.mark.parametrize("given", [3, "forest.pkl", ensemble.RandomForestClassifier, None])
 def test_what_is_neither_function_nor_estimator_is_refused(given):
-    with pytest.raises(TypeError, match="Expected a function from NumPy arrays"):
+    words = {"forest.pkl": r"joblib\.load\('forest\.pkl'\)", ensemble.RandomForestClassifier: "Give an instance"}
+    with pytest.raises(TypeError, match=f"Expected a function from NumPy arrays.*{words.get(given, 'type .*[^ ]$')}"):
         Python(given)
+
+
+def test_one_number_a_row_is_a_column():
+    booster, student = forest(BINARY), linear(1, classes=1)
+    function = Python(lambda x: booster.predict_proba(x)[:, 1], head="sigmoid")
+    terms = [kd.Term(kd.losses.binary_kl)]
+    arguments = {"loss": None, "alpha": 1.0, "temperature": 4.0}
+    received = fit(distill(student, function, terms, **arguments), X, None)["loss"]
+    assert received == pytest.approx(fit(distill(student, booster, terms, **arguments), X, None)["loss"], rel=1e-6)
 
 
 def test_the_head_of_an_estimator_is_known():

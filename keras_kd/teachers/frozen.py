@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd._internal import layer_reader
+from keras_kd._internal import foreign_models, layer_reader
 from keras_kd._internal.cloning import copy_model
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
@@ -153,11 +153,12 @@ class AroundFrozen(Teacher):
 def _as_layer(model: Any) -> keras.layers.Layer:
     """Return a built layer, or a layer around a function."""
     if not isinstance(model, keras.layers.Layer):
-        if not callable(model) or isinstance(model, type):
+        instead = foreign_models.instead_of(model)
+        if instead or not callable(model):
+            instead = instead or (_OF_NUMPY if hasattr(model, "predict") else "")
             raise TypeError(
-                "Expected the teacher to be a Keras model or layer, a function of x, or a keras_kd.teachers.Teacher. "
-                f"Received: {model!r} of type {type(model).__name__}."
-                + (f" {_OF_NUMPY}" if hasattr(model, "predict") and not isinstance(model, type) else "")
+                "Expected the teacher to be a Keras model or layer, a function of x, a fitted estimator or a "
+                f"keras_kd.teachers.Teacher. Received: {model!r} of type {type(model).__name__}. {instead}".rstrip()
             )
         name = getattr(model, "__name__", "").strip("<>")
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)  # TensorFlow has no scope of another

@@ -73,7 +73,7 @@ class InMemory(Teacher):
         """Join the targets to the arrays; the teacher runs first where these are not the arrays of the last `fit`."""
         if isinstance(x, tf.data.Dataset) and soft_targets.are_in(x):
             return x  # of arrays that were joined before, by a pipeline of stages
-        x = batches.as_arrays(x)
+        x = batches.as_arrays(self.teacher.before_fit(x, verbose))
         if isinstance(x, soft_targets.Joined):
             raise ValueError(
                 "Expected arrays without targets. Received ones that another teacher has joined: keep a whole "

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_kd._internal import estimators, foreign_models
 from keras_kd._internal.estimators import is_estimator
 from keras_kd._keras import step_errors
 from keras_kd._serialization import serializable
@@ -28,10 +29,12 @@ class Python(AroundFrozen):
     `teachers.InMemory(Python(forest))`, or a `TeacherCache`.
 
     Args:
-        function: of x with arrays in the place of tensors, text as `str`; returns an array, (batch, ...), or a dict
-            from names to arrays. Or a fitted estimator, of scikit-learn or with its protocol, as those of LightGBM and
-            XGBoost: the probabilities of a classifier teach a softmax, those of the second of two classes a single
-            sigmoid unit, those of several labels one unit each; what a regressor predicts teaches values.
+        function: of x with arrays in the place of tensors, text as `str`; returns an array, (batch, ...), of which one
+            number a row is a column, or a dict from names to arrays. Or a fitted estimator, of scikit-learn or with its
+            protocol, as those of LightGBM and XGBoost: the probabilities of a classifier teach a softmax, those of the
+            second of two classes a single sigmoid unit, those of several labels one unit each; what a regressor
+            predicts teaches values. One that was fitted on a DataFrame is given one in each step, of a dict of columns
+            by their names, or of an array with as many columns by their position.
         outputs: the shape of the function's output for one example, such as 10 for ten classes or (12, 10), or a dict
             from names to shapes. None: that of what it returns for one example of zeros, or of empty strings.
         preprocess: a function from the batch's x to what `function` reads, computed with TensorFlow, see
@@ -42,11 +45,13 @@ class Python(AroundFrozen):
     Raises:
         TypeError: `function` is neither a function nor an estimator.
         ValueError: an estimator that is not fitted, is a classifier without `predict_proba`, or whose classes are
-            integers other than 0, 1, 2, ...; `head` of an estimator; in a step: outputs of another shape or number of
-            rows than expected, or probabilities of classes that do not add up to 1.
+            integers other than 0, 1, 2, ...; `head` of an estimator; in `fit`: a DataFrame of other columns than an
+            estimator was fitted on; in a step: a column that is missing, outputs of another shape or number of rows
+            than expected, or probabilities of classes that do not add up to 1.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=RandomForestClassifier().fit(x, y))
+        >>> distiller = Distiller(student=student, teacher=pipeline.fit(df, y))  # fit(columns, y), by name
         >>> distiller = Distiller(student=student, teacher=Python(scores, outputs=10, head="logits"))
     """
 
@@ -59,9 +64,10 @@ class Python(AroundFrozen):
     ) -> None:
         super().__init__(name="python")
         if not is_estimator(function) and (not callable(function) or isinstance(function, type)):
+            received = f"{function!r} of type {type(function).__name__}. {foreign_models.instead_of(function)}"
             raise TypeError(
                 "Expected a function from NumPy arrays to NumPy arrays, or a fitted estimator with `predict`. "
-                f"Received: {function!r} of type {type(function).__name__}."
+                f"Received: {received}".rstrip()
             )
         if is_estimator(function) and head != "auto":
             raise ValueError(
@@ -80,6 +86,12 @@ class Python(AroundFrozen):
         outputs = getattr(student, "outputs", None) or []  # a Sequential that is not built has none
         self._frozen = self._of_units(outputs[0].shape[-1] if outputs else 0)
         super().bind(student, names)
+
+    def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
+        """Refuse a DataFrame that Keras would hand on as another table than an estimator was fitted on."""
+        if is_estimator(self.function) and self.preprocess is None:
+            estimators.check_frame(self.function, x)
+        return x
 
     def specs(self) -> dict[str, Any] | None:
         """Return a symbolic tensor for a single output whose shape was given, or is known of an estimator."""
@@ -104,11 +116,13 @@ class Python(AroundFrozen):
         if is_estimator(function):
             function, known, head = _predictions(function, units)
             outputs = known if outputs is None else outputs
-        return Frozen(OfArrays(function, outputs), self.preprocess, head)
+        assumed = 1 if is_estimator(self.function) else None  # of a regressor that takes no zeros, as of categories
+        return Frozen(OfArrays(function, outputs, assumed), self.preprocess, head)
 
 
 def _predictions(estimator: Any, units: int | None) -> tuple[Callable[[Any], Any], Any, str]:
     """Return what predicts for a student of some units, the shape for one example, and the head."""
+    estimators.check_fitted(estimator)
     name = type(estimator).__name__
     classes = getattr(estimator, "classes_", None)
     if not hasattr(estimator, "predict_proba"):
@@ -143,12 +157,11 @@ def _check_classes(name: str, classes: np.ndarray) -> None:
 
 
 def _values(estimator: Any, x: Any) -> np.ndarray:
-    values = np.asarray(estimator.predict(x))
-    return values[:, None] if values.ndim == 1 else values
+    return np.asarray(estimator.predict(estimators.as_fitted(estimator, x)))
 
 
 def _probabilities(estimator: Any, x: Any) -> np.ndarray:
-    found = np.asarray(estimator.predict_proba(x))
+    found = np.asarray(estimator.predict_proba(estimators.as_fitted(estimator, x)))
     sums = found.sum(-1)
     if np.any(np.abs(sums - 1) > _ROUNDING):
         raise ValueError(
@@ -164,7 +177,8 @@ def _second(estimator: Any, x: Any) -> np.ndarray:
 
 
 def _labels(estimator: Any, x: Any) -> np.ndarray:
-    return np.stack([each[:, 1] for each in estimator.predict_proba(x)], axis=-1)
+    found = estimator.predict_proba(estimators.as_fitted(estimator, x))
+    return np.stack([each[:, 1] for each in found], axis=-1)
 
 
 class OfArrays(keras.layers.Layer):
@@ -173,12 +187,14 @@ class OfArrays(keras.layers.Layer):
     Args:
         function: see `Python`.
         outputs: see `Python`.
+        assumed: `outputs` where that is not given and the function raises for an example of zeros; None for an error.
     """
 
-    def __init__(self, function: Callable[[Any], Any], outputs: Any = None) -> None:
+    def __init__(self, function: Callable[[Any], Any], outputs: Any = None, assumed: Any = None) -> None:
         super().__init__(name="of_arrays", dtype="float32", autocast=False)
         self.function = function
         self.outputs = None if outputs is None else _shapes(outputs)
+        self.assumed = assumed
         self.supports_jit = False  # XLA has no Python
         self._one_at_a_time = (
             threading.Lock()
@@ -206,7 +222,8 @@ class OfArrays(keras.layers.Layer):
         """Return what the function returns, by name; "" is that of what has none."""
         given = iter([_text(each) for each in arrays])
         found = self.function(tree.map_structure(lambda each: None if each is None else next(given), x))
-        return dict(sorted(found.items())) if isinstance(found, dict) else {"": found}
+        named = dict(sorted(found.items())) if isinstance(found, dict) else {"": found}
+        return {name: _with_columns(np.asarray(each)) for name, each in named.items()}
 
     def _of_zeros(self, x: Tensors, leaves: list[Any]) -> dict[str, Any]:
         """Return the shapes of the outputs for one example of zeros."""
@@ -223,11 +240,19 @@ class OfArrays(keras.layers.Layer):
         try:
             found = self._outputs(x, zeros)
         except Exception as error:
+            if self.assumed is not None:
+                return _shapes(self.assumed)
             raise ValueError(
-                "Expected `outputs`, the shape of an output of the teacher for one example: with an example of zeros, "
-                f"its function raised {type(error).__name__}: {error}"
+                "Expected `outputs`, the shape of an output of the teacher for one example, as in "
+                "teachers.Python(teacher, outputs=1): it cannot be found out with an example of zeros, for which "
+                f"{type(error).__name__} was raised: {error}"
             ) from error
-        return {name: np.asarray(each).shape[1:] for name, each in found.items()}
+        return {name: each.shape[1:] for name, each in found.items()}
+
+
+def _with_columns(array: np.ndarray) -> np.ndarray:
+    """Return one number a row as a column, as Keras reads it."""
+    return array[:, None] if array.ndim == 1 else array
 
 
 def _shapes(outputs: Any) -> dict[str, tuple[int | None, ...]]:
