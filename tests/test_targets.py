@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import keras_kd as kd
 from keras_kd._internal import soft_targets
+from tests.benchmarks import arguments
 from tests.caches import CLASSES, data, student
 from tests.models import assert_same, softmax, tagger
 from tests.pages import blocks
@@ -250,13 +251,39 @@ def test_other_numbers_of_examples_or_classes_are_refused():
         trained(joined(top_k(classes=7)))
 
 
-@pytest.mark.parametrize(
-    "column", [lambda rows: pd.Series(rows, name="probs"), lambda rows: pd.DataFrame({"probs": rows})]
-)
-def test_a_column_of_lists_is_refused_with_the_line_that_reads_it(column):
+COLUMNS = {
+    "series": (lambda rows: pd.Series(rows, name="probs"), r"a Series whose cells.*np\.stack\(df\['probs'\]\)"),
+    "nameless": (lambda rows: pd.Series(rows), r"a Series whose cells.*np\.stack\(column\)"),
+    "frame": (lambda rows: pd.DataFrame({"probs": rows}), r"a DataFrame whose cells.*np\.stack\(column\)"),
+    "array": (lambda rows: pd.Series(rows).to_numpy(), r"a ndarray whose cells.*np\.stack\(column\)"),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_column_of_lists_is_refused_with_the_line_that_reads_it(name):
+    make, words = COLUMNS[name]
     for rows in (PROBABILITIES.tolist(), list(PROBABILITIES)):
-        with pytest.raises(TypeError, match=r"Expected numbers.*whose cells are of type .*: np\.stack\(df\["):
-            trained(joined(column(rows)), head="softmax")
+        with pytest.raises(TypeError, match=f"^Expected numbers. Received: {words}"):
+            trained(joined(make(rows)), head="softmax")
+
+
+@pytest.mark.parametrize("targets", [PROBABILITIES, top_k()], ids=["array", "parts"])
+def test_targets_without_a_name_are_refused_with_how_to_name_them(targets):
+    words = r"^Expected targets by the names that the terms read, as keras_kd\.Joined\(x, \{'logits': targets\}\)"
+    with pytest.raises(ValueError, match=words):
+        trained(kd.Joined(X, targets))
+    with pytest.raises(ValueError, match=words):
+        trained(tf.data.Dataset.from_tensor_slices((kd.Joined(X, targets), Y)).batch(16), None, batch_size=None)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+def test_a_benchmark_trains_its_controls_without_the_targets(kind, tmp_path):
+    x = joined(top_k())
+    train = (x, Y) if kind == "arrays" else tf.data.Dataset.from_tensor_slices((x, Y)).batch(16)
+    brief = {"seeds": 1, "epochs": 1, "label_smoothing": None, "students": {"net": student()}}
+    parts = {"train": train, "validation": (X, Y), "test": (X, Y), "teacher": kd.teachers.Cached()}
+    found = kd.benchmark(**arguments(tmp_path, **brief, **parts)).runs
+    assert {run.recipe: "distillation_loss" in run.history for run in found} == {"alone": False, "kd": True}
 
 
 @pytest.fixture

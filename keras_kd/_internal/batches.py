@@ -128,16 +128,20 @@ def _as_array(leaf: Any) -> Any:
             f"Expected dense arrays here. Received a sparse matrix, {type(leaf).__name__} of the shape {leaf.shape}. "
             "Give x.toarray(), or, where that is too large, a tf.data.Dataset that makes its examples dense."
         )
-    if not hasattr(leaf, "iloc"):  # of pandas, which need not be installed
-        return leaf
-    array = np.asarray(leaf)
-    if array.dtype == object and array.size and isinstance(array.flat[0], (list, tuple, np.ndarray)):
-        name = f"df[{leaf.name!r}]" if array.ndim == 1 else "df[column]"
+    of_pandas = hasattr(leaf, "iloc")  # which need not be installed
+    array = np.asarray(leaf) if of_pandas else leaf
+    if isinstance(array, np.ndarray) and array.dtype == object and array.size:
+        _check_cells(leaf, array.flat[0])
+    return array[:, None] if of_pandas and array.ndim == 1 else array
+
+
+def _check_cells(column: Any, cell: Any) -> None:
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        name = getattr(column, "name", None)
         raise TypeError(
-            f"Expected numbers. Received: a {type(leaf).__name__} whose cells are of type "
-            f"{type(array.flat[0]).__name__}. Make one array of them: np.stack({name})."
+            f"Expected numbers. Received: a {type(column).__name__} whose cells are of type {type(cell).__name__}. "
+            f"Make one array of them: np.stack({'column' if name is None else f'df[{name!r}]'})."
         )
-    return array[:, None] if array.ndim == 1 else array
 
 
 def _rows(data: Tree, part: slice) -> Tree:

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import batches, teacher_fingerprints
+from keras_kd._internal import batches, soft_targets, teacher_fingerprints
 from keras_kd.teachers.base import Teacher
 
 
@@ -43,17 +43,20 @@ class Part:
 
         Args:
             seed: of the order of arrays; given to a function.
-            teacher: prepares the x of arrays.
+            teacher: prepares the x of arrays; None where none reads the targets that x may carry, which are left out.
         """
         if not self.is_arrays:
-            return self._dataset(seed)
+            return _without_targets(self._dataset(seed)) if teacher is None else self._dataset(seed)
         x, *others = self.source
-        x = x if teacher is None else teacher.before_fit(x)
+        x = soft_targets.inputs(x) if teacher is None else teacher.before_fit(x)
         return batches.dataset((x, *others), self.batch_size, seed)
 
     def batches(self) -> tf.data.Dataset:
         """Return batches to evaluate on."""
-        return batches.dataset(self.source, max(self.batch_size, 256)) if self.is_arrays else self._dataset(0)
+        if not self.is_arrays:
+            return _without_targets(self._dataset(0))
+        x, *others = self.source
+        return batches.dataset((soft_targets.inputs(x), *others), max(self.batch_size, 256))
 
     def digest(self) -> str:
         """Return a digest of this part: all of arrays, the first batch of anything else."""
@@ -77,3 +80,9 @@ class Part:
         if not isinstance(data, tf.data.Dataset):
             raise TypeError(f"Expected `{self.name}` to return a tf.data.Dataset. Received: {data!r}")
         return data
+
+
+def _without_targets(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    if not soft_targets.are_in(dataset):
+        return dataset
+    return dataset.map(lambda x, *others: (soft_targets.inputs(x), *others))

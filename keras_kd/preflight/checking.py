@@ -110,7 +110,7 @@ def warn_of_probabilities(distiller: Any, x: Any) -> bool:
     if not _are_rows(x):
         return False
     if _begins(distiller):
-        ((few, _, _),) = _sample((x, None, None), _FEW)
+        ((few, _, _),) = _sample((batches.as_arrays(x), None, None), _FEW)
         for warning in _doubts(distiller, few):
             warnings.warn(warning, stacklevel=3)
     return True
@@ -134,7 +134,7 @@ def look_at_first_batch(distiller: Any, iterator: Any) -> Any:
     if not batches:
         return iterator
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batches[0])
-    plain = all(isinstance(leaf, tf.Tensor) for leaf in tree.flatten(x))  # sparse ones cannot be sliced
+    plain = all(isinstance(leaf, tf.Tensor) and leaf.shape.rank for leaf in tree.flatten(x))  # others have no rows
     few = tree.map_structure(lambda leaf: leaf[:_FEW], x) if plain else x
     for warning in _doubts(distiller, few):
         warnings.warn(warning, stacklevel=2)

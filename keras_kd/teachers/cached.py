@@ -84,6 +84,11 @@ class Cached(Teacher):
                 f"keras_kd.Joined(x, targets). Received x without targets: {x!r}. For validation data without targets, "
                 "compile with a `loss`: evaluation then runs the student alone; at alpha=1 the loss is only logged."
             )
+        if not isinstance(x.targets, dict) or "log_probabilities" in x.targets:
+            raise ValueError(
+                "Expected targets by the names that the terms read, as keras_kd.Joined(x, {'logits': targets}). Received: "
+                f"{sorted(x.targets) if isinstance(x.targets, dict) else type(x.targets).__name__}"
+            )
         marks = [name for name in x.targets if name.startswith(soft_targets.MARK)]
         if self._cache is not None and marks != [self._cache.mark]:
             raise ValueError(
