@@ -86,8 +86,8 @@ class Cached(Teacher):
             )
         if not isinstance(x.targets, dict) or "log_probabilities" in x.targets:
             raise ValueError(
-                "Expected targets by the names that the terms read, as keras_kd.Joined(x, {'logits': targets}). Received: "
-                f"{sorted(x.targets) if isinstance(x.targets, dict) else type(x.targets).__name__}"
+                "Expected targets by the names that the terms read, as keras_kd.Joined(x, {'logits': targets}). "
+                f"Received: {sorted(x.targets) if isinstance(x.targets, dict) else type(x.targets).__name__}"
             )
         marks = [name for name in x.targets if name.startswith(soft_targets.MARK)]
         if self._cache is not None and marks != [self._cache.mark]:
