@@ -162,7 +162,7 @@ def test_what_is_no_row_of_the_table_is_refused(name):
 
 def test_columns_by_name_are_refused_where_the_estimator_has_none():
     estimator = ensemble.RandomForestClassifier(5).fit(ARRAY, Y)
-    with pytest.raises(ValueError, match=r"one array of columns, as RandomForestClassifier was fitted w.*\['age'"):
+    with pytest.raises(ValueError, match=r"one array of columns, as RandomForestClassifier has no.*\['age'"):
         softly(network(), estimator, {name: COLUMNS[name] for name in ("age", "amount")})
 
 

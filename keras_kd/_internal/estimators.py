@@ -65,8 +65,8 @@ def as_fitted(estimator: Any, x: Any) -> Any:
     if names is None:
         if isinstance(x, dict):
             raise ValueError(
-                f"Expected one array of columns, as {name} was fitted without their names. Received: a dict with "
-                f"{sorted(x)}. Stack them by `preprocess`, or fit it on a DataFrame."
+                f"Expected one array of columns, as {name} has no `feature_names_in_`. Received: a dict with "
+                f"{sorted(x)}. Fit it on a DataFrame, or stack them by `preprocess` in the order of its columns."
             )
         return x
     try:
