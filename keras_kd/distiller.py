@@ -456,7 +456,7 @@ class Distiller(Trainer):
         soft = ops.zeros((), "float32")
         labels = []
         for term in self.terms:
-            term.check_outputs(reader.outputs(student), teacher)
+            self._check_outputs(term, reader.outputs(student), teacher)
             temperature = self._untracked.temperature if term.temperature is None else term.temperature
             counts = output_labels.counted(term, reader, student, y, sample_weight, countings)
             labels.append(output_labels.for_term(term, reader, student, y, counts.counted))
@@ -542,10 +542,15 @@ class Distiller(Trainer):
         theirs = self.teacher.specs() if self.teacher is not None else None
         self._untracked.normalizing = any(self._compares_numbers(term) for term in self.terms)
         for term in self.terms:
-            term.check_outputs(self._untracked.reader.outputs(ours or {}), theirs or {})
+            self._check_outputs(term, self._untracked.reader.outputs(ours or {}), theirs or {})
             if ours is not None:
                 term.prepare(ours, theirs, self._softened(term))
             term.built = True
+
+    def _check_outputs(self, term: Term, student: Iterable[str], teacher: Iterable[str]) -> None:
+        """Refuse two outputs as a pair, unless the teacher predicts with the student's own: one learns from another."""
+        if self.teacher is not None and not self.teacher.layers_of_student(term.teacher_names):
+            term.check_outputs(student, teacher)
 
     def _compares_numbers(self, term: Term) -> bool:
         """Return whether a constant added to all logits, which changes no softmax, would change a term."""

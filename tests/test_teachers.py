@@ -294,7 +294,10 @@ def test_no_gradient_reaches_the_teachers_side(taught, silent):
 def test_the_trunk_learns_as_from_a_teacher_that_is_another_model():
     student = exits(1, a=1, b=2)
     received = gradients(student, learn(("a", "b")))
-    expected = gradients(student, learn(("a", "b")), teachers.Frozen(exits(1, a=1, b=2)))
+    meant = [
+        Term(losses.kl_divergence, at={"student": "a", "teacher": "b"}, name=each.name) for each in learn(("a", "b"))
+    ]
+    expected = gradients(student, meant, teachers.Frozen(exits(1, a=1, b=2)))
     assert received.keys() == expected.keys() and np.any(received["trunk/kernel"])
     for path, gradient in received.items():
         np.testing.assert_allclose(gradient, expected[path], rtol=0, atol=1e-7)
