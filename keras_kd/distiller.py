@@ -204,10 +204,16 @@ class Distiller(Trainer):
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 
     def check(
-        self, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8, sample_weight: Any = None
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int = 32,
+        batches: int = 8,
+        sample_weight: Any = None,
+        epochs: int | None = None,
     ) -> preflight.Report:
         """Report on a few batches before `fit`: is the teacher any good on them? See `preflight.check`."""
-        return preflight.check(self, x, y, batch_size, batches, sample_weight)
+        return preflight.check(self, x, y, batch_size, batches, sample_weight, epochs)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Take one step: one forward pass of the student with every tap in it, one of the teacher."""

@@ -33,6 +33,7 @@ BENCHMARKS = {
     "serving": ([""], ["--smoke"]),
     "deployment": ([""], ["--smoke"]),
     "quantization": ([""], ["--smoke"]),
+    "short_runs": (["", "--learning-rate 1e-2"], ["--smoke"]),
     "teachers": ([""], ["--smoke"]),
     "methods": ([""], ["--smoke"]),
 }

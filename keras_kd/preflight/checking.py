@@ -16,6 +16,7 @@ from keras_kd._types import Tensor, Tensors
 from keras_kd.preflight.batch_outputs import View
 from keras_kd.preflight.check_report import Report
 from keras_kd.preflight.epoch_cost import measure
+from keras_kd.preflight.likely_losses import advise
 from keras_kd.preflight.teacher_quality import guesses, judge, labels_fit
 from keras_kd.teachers.base import taken_for_logits
 
@@ -27,12 +28,19 @@ _FEW = 32
 
 
 def check(
-    distiller: Any, x: Any, y: Any = None, batch_size: int = 32, batches: int = 8, sample_weight: Any = None
+    distiller: Any,
+    x: Any,
+    y: Any = None,
+    batch_size: int = 32,
+    batches: int = 8,
+    sample_weight: Any = None,
+    epochs: int | None = None,
 ) -> Report:
     """Look at a few batches before `fit`: is the teacher any good on them, and do the settings suit it?
 
     Nothing is trained or changed. The commonest mistakes cost hours and raise no error: a teacher that is fed other
-    values than it was trained on, or whose classes stand in another order than the labels.
+    values than it was trained on, or whose classes stand in another order than the labels; a mask that is dropped on
+    the way, a term that moves no weight, a run too short for its temperature.
 
     Args:
         distiller: a compiled Distiller with its teacher.
@@ -41,6 +49,7 @@ def check(
         batch_size: of arrays.
         batches: how many to look at; of arrays, rows from everywhere.
         sample_weight: as for `fit`. Examples and positions of weight 0, and masked ones, do not count.
+        epochs: as for `fit`; None leaves out whether the run is long enough for its temperature.
 
     Returns:
         The report; it prints as a short table with advice.
@@ -66,6 +75,7 @@ def check(
     if rows is not None:
         judge(report, rows, view.temperature, view.per_label)
     if rows is None or labels_fit(rows):
+        advise(report, distiller, seen, None if epochs is None or count is None else epochs * count)
         measure(report, distiller, seen, count)
     return report
 
