@@ -66,7 +66,7 @@ clean:  ## remove .venv and what was built, but not runs
 # The packages keras and keras-nightly hold the same files, and others ask for either: both go before one comes.
 .venv-newest/.installed: setup.cfg pyproject.toml tests/newest.txt
 	$(PYTHON) -m venv --clear .venv-newest
-	.venv-newest/bin/python -m pip install --disable-pip-version-check --constraint tests/newest.txt --editable '.[test]'
+	.venv-newest/bin/python -m pip install --disable-pip-version-check --constraint tests/newest.txt --editable '.[test-newest]'
 	.venv-newest/bin/python -m pip uninstall --disable-pip-version-check --yes keras keras-nightly
 	.venv-newest/bin/python -m pip install --disable-pip-version-check --no-deps --requirement tests/newest.txt
 	@touch $@

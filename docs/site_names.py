@@ -29,6 +29,7 @@ PLUMBING = (
     "make_test_function",
     "make_train_function",
     "output_names",
+    "prepared",
     "save_own_variables",
     "test_step",
     "train_step",
@@ -116,4 +117,5 @@ def _returned(value: Any) -> list[Any]:
 
 
 def _types_in(hint: Any) -> list[Any]:
-    return [hint, *(each for part in typing.get_args(hint) for each in _types_in(part))]
+    parts = hint if isinstance(hint, list) else typing.get_args(hint)  # the arguments of a Callable are a list
+    return [*([] if isinstance(hint, list) else [hint]), *(each for part in parts for each in _types_in(part))]

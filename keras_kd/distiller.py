@@ -9,7 +9,17 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd import losses, preflight, schedules
-from keras_kd._internal import heads, layer_reader, output_labels, soft_targets, step_guards, student_overrides
+from keras_kd._internal import (
+    batches,
+    heads,
+    layer_reader,
+    output_labels,
+    raw_examples,
+    raw_views,
+    soft_targets,
+    step_guards,
+    student_overrides,
+)
 from keras_kd._internal.loss_tracker import LossTracker
 from keras_kd._keras import compiled, gradients, layer_tree, loops, replicas, step_errors
 from keras_kd._keras.trainer import Trainer
@@ -34,6 +44,9 @@ class Distiller(Trainer):
     called, with what the Distiller was compiled with; `student_loss` is what its `compute_loss` returns, less its
     regularisation. No file that the Distiller or a callback writes holds the teacher: after loading, assign
     `distiller.teacher` before `fit`.
+
+    Tasks of KerasHub, as student, teacher or both, take raw strings or images, each by its own preprocessor, until that
+    is set to None. The labels and weights are those that the student's returns.
 
     Args:
         student: the model that is trained.
@@ -175,7 +188,8 @@ class Distiller(Trainer):
         """Train the student, as `keras.Model.fit` does; a teacher may prepare the data, and follow the epochs.
 
         Args:
-            x: as in `keras.Model.fit`; or what `TeacherCache.join` returns.
+            x: as in `keras.Model.fit`; or what `TeacherCache.join` returns; or raw examples, for tasks of KerasHub:
+                strings as a list or an array, images, or a tf.data.Dataset of batches of them.
             y: as in `keras.Model.fit`.
             batch_size: as in `keras.Model.fit`.
             epochs: as in `keras.Model.fit`.
@@ -190,6 +204,7 @@ class Distiller(Trainer):
             UserWarning: before the first step: the outputs of a model or function look like probabilities, and are
                 taken for logits; before a long training on arrays: the teacher is no better than guessing. See `check`.
         """
+        x, y = batches.lists_as_arrays((x, y))
         if y is None and keras_arguments.get("sample_weight") is not None:
             raise ValueError(
                 "Expected labels beside `sample_weight`: Keras drops the weights of arrays that have none. Received: "
@@ -201,7 +216,18 @@ class Distiller(Trainer):
             preflight.warn_of_a_guessing_teacher(self, x, y, weights, batch_size or 32, epochs)
             x = self.teacher.before_fit(x, verbose)
             callbacks = loops.with_callbacks(callbacks, self.teacher.callbacks())
+        x, y, batch_size, keras_arguments = self._preparation.for_fit(x, y, batch_size, keras_arguments)
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
+
+    def prepared(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None, *, predicts: bool) -> Any:
+        """Return x, y, sample_weight and batch_size for `evaluate` or `predict`: of raw examples what models read."""
+        x, y, sample_weight = batches.lists_as_arrays((x, y, sample_weight))
+        return self._preparation.for_evaluation(x, y, sample_weight, batch_size, predicts)
+
+    @property
+    def _preparation(self) -> raw_examples.Preparation:
+        """What makes each model's own view of raw examples."""
+        return raw_examples.Preparation(self.student, self.teacher, self._runs_alone)
 
     def check(
         self,
@@ -257,7 +283,7 @@ class Distiller(Trainer):
         """Return every part of the objective for one batch, in inference mode, by its name in the logs.
 
         Args:
-            x: inputs, (batch, ...).
+            x: inputs, (batch, ...), raw where a model preprocesses examples of its own.
             y: labels, or None.
             sample_weight: weights, or None.
 
@@ -265,6 +291,7 @@ class Distiller(Trainer):
             A scalar for "loss", "distillation_loss", each term, and "student_loss" where there are labels and a loss.
         """
         self._check_teacher()
+        x, y, sample_weight = self._preparation.of_batch(batches.lists_as_arrays(x), y, sample_weight)
         y_pred, student = self._read_student(x, training=False)
         teacher = self._read_teacher(x, student, y)
         return self._objective(x, student, teacher, y, y_pred, sample_weight, training=False)
@@ -426,7 +453,13 @@ class Distiller(Trainer):
 
     def _view(self, x: Tensors) -> Tensors:
         """Return what the student is given of a batch's x."""
-        return soft_targets.inputs(x) if self.teacher is None else self.teacher.student_view(x)
+        if self.teacher is None or raw_views.are_made(soft_targets.without_targets(x)):
+            return soft_targets.inputs(x)
+        return self.teacher.student_view(x)
+
+    def _runs_alone(self, y: Tensors) -> bool:
+        """Return whether a batch with labels y is evaluated by the student alone."""
+        return self._has_student_loss(y) or student_overrides.has(self.student, "test_step")
 
     def _read_teacher(self, x: Tensors, student: dict[str, Tensor], y: Tensors) -> dict[str, Any]:
         with heads.normalizing(self._untracked.normalizing):

@@ -2,9 +2,11 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
+import keras_kd as kd
 from keras_kd._internal import batches
 
 X, Y = np.arange(10.0).reshape(10, 1), np.arange(10)
@@ -51,6 +53,23 @@ def test_labels_are_required_by_default():
 def test_rows_from_everywhere_are_spread_evenly_and_an_input_that_is_not_given_stays_none():
     (first, _), (second, nothing) = batches.from_everywhere((X, None), 2, 2)
     assert np.ravel(first).tolist() == [0, 2] and np.ravel(second).tolist() == [5, 7] and nothing is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [["a", "bc"], [b"a", b"bc"], np.array(["a", "bc"]), np.array([b"a", b"bc"]), pd.Series(["a", "bc"])],
+    ids=["list", "bytes", "array of str", "array of bytes", "series"],
+)
+def test_strings_become_arrays_of_objects_wherever_they_are(data):
+    x, (other, nothing) = batches.lists_as_arrays(({"text": data}, [X, None]))
+    assert x["text"].dtype == object and tf.constant(x["text"]).numpy().tolist() == [b"a", b"bc"]
+    assert other is X and nothing is None
+
+
+def test_lists_of_numbers_become_arrays_and_lists_of_arrays_do_not():
+    numbers, arrays, joined = batches.lists_as_arrays(([1, 2], [X, Y], kd.Joined(["a"], {"logits": [1.5]})))
+    assert numbers.tolist() == [1, 2] and arrays[0] is X and arrays[1] is Y
+    assert joined.inputs.dtype == object and joined.targets["logits"].tolist() == [1.5]
 
 
 def test_rows_are_cut_from_any_one_on():

@@ -518,7 +518,7 @@ def test_an_export_that_is_killed_while_it_compares_leaves_no_version_and_the_ne
         ({"representative": X[0]}, r"Received: \(4,\)"),
         ({"representative": X[:0]}, "Received none"),
         ({"representative": {"a": X, "b": X}}, r"Received: \(40, 4\) float32, \(40, 4\)"),
-        ({"representative": X.astype("str")}, "Received: .*U32"),
+        ({"representative": X.astype("str")}, r"Received: \(40, 4\) object"),
         ({"representative": tf.data.Dataset.from_tensor_slices(X).take(0)}, "Received none"),
     ],
 )

@@ -442,6 +442,19 @@ def test_an_object_that_tensorflow_tracks_is_saved_with_a_list_named_variables(t
     assert tf.saved_model.load(str(tmp_path)).variables[0] == 3
 
 
+@about("_use_cached_eval_dataset")
+def test_fit_lets_evaluate_read_the_validation_data_that_it_was_given_as_they_are():
+    class Noted(keras.Model):
+        def evaluate(self, *data, **arguments):
+            noted.append((arguments["x"], arguments["_use_cached_eval_dataset"]))
+            return super().evaluate(*data, **arguments)
+
+    noted, model = [], linear(Noted)
+    model.compile("sgd", "mse")
+    model.fit(X, Y, validation_data=(X, Y), verbose=0)
+    assert noted[0][0] is X and noted[0][1] is True
+
+
 # KerasTuner, Python and Ray.
 
 

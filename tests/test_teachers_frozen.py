@@ -67,6 +67,22 @@ def test_a_teacher_may_enlarge_what_the_student_sees():
     assert received == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_model_of_keras_applications_reads_images_from_0_to_255():
+    student = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), dense(3, 1)])
+    teacher = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)
+    preprocess = keras.applications.mobilenet_v2.preprocess_input
+    images = RANDOM.integers(0, 256, (8, 32, 32, 3)).astype("uint8")
+    expected = soft_loss(student(images), np.log(teacher(images / np.float32(127.5) - 1.0)))
+    floats = images.astype("float32")
+    assert soft_log(student, Frozen(teacher, preprocess=preprocess), floats) == pytest.approx(expected, rel=1e-4)
+    Frozen(teacher, preprocess=preprocess)(floats, {})
+    np.testing.assert_array_equal(floats, images)  # of an array, it would change the numbers
+    with pytest.raises(ValueError, match="take images of uint8.*tf.cast"):
+        soft_log(student, Frozen(teacher, preprocess=preprocess), images)
+    cast = Frozen(teacher, preprocess=lambda x: preprocess(tf.cast(x, "float32")))
+    assert soft_log(student, cast, images) == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_teacher_may_choose_from_the_dict_by_itself():
     student, teacher = eye(96, 1, "small"), eye(224, 2, "whatever")
     expected = soft_loss(student(IMAGES["small"]), teacher(IMAGES["large"]))

@@ -32,7 +32,15 @@ def as_arrays(data: Tree) -> Tree:
     Raises:
         TypeError: a SciPy sparse matrix, of which Keras makes sparse tensors; a column of lists or arrays.
     """
-    return tree.map_structure(_as_array, data)
+    return tree.map_structure(_as_array, lists_as_arrays(data))
+
+
+def lists_as_arrays(data: Tree) -> Tree:
+    """Return data with an array in the place of lists of numbers or strings, and of strings in any other form.
+
+    Strings become an array of objects, (examples,), which TensorFlow takes, unlike an array of `str`.
+    """
+    return tree.traverse(_of_list, data)
 
 
 def of(data: Any, batch_size: int, *, labels: bool = True, rows: int | None = None) -> Iterator[Batch]:
@@ -120,6 +128,18 @@ def _of_elements(data: Any, endless: bool) -> Iterator[Batch]:
             f"(x, y, sample_weight). Received: {type(data).__name__}"
         )
     return map(keras.utils.unpack_x_y_sample_weight, data)
+
+
+def _of_list(data: Any) -> np.ndarray | None:
+    """Return an array of a list or of strings; None for anything else, or to look into it."""
+    if isinstance(data, list):
+        if not data or not isinstance(data[0], (str, bytes, int, float, np.generic)):
+            return None
+        return np.array(data, object if isinstance(data[0], (str, bytes)) else None)
+    if isinstance(data, np.ndarray):
+        return data.astype(object) if data.dtype.kind in "US" else None
+    is_series = hasattr(data, "iloc") and data.ndim == 1  # of pandas, which need not be installed
+    return np.asarray(data, object) if is_series and len(data) and isinstance(data.iloc[0], str) else None
 
 
 def _as_array(leaf: Any) -> Any:

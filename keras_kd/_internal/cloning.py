@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_kd._internal import raw_views
 from keras_kd._keras import layer_tree, tensor_origin
 
 #: How layers call their number of units or channels.
@@ -123,8 +124,12 @@ def _made_again(model: keras.Model, dtype: str | None = None) -> keras.Model:
     layers = layer_tree.all_layers(model)
     classes = {type(layer).__name__: type(layer) for layer in layers}  # found without registration
     adapted = {type(layer).__name__ for layer in layers if _is_adapted(layer)}
+    own = raw_views.preprocessing(model) is not None  # two models share a tokenizer, which no training changes
+    config = {**model.get_config(), "preprocessor": None} if own else model.get_config()
     with keras.saving.custom_object_scope(classes), _policy(dtype):
-        again = type(model).from_config(_changed(model.get_config(), dtype, adapted))
+        again = type(model).from_config(_changed(config, dtype, adapted))
+    if own:
+        again.preprocessor = model.preprocessor
     if not again.built:
         again.build_from_config(model.get_build_config())
     if {id(variable) for variable in model.variables} & {id(variable) for variable in again.variables}:
@@ -157,13 +162,20 @@ def _changed(config: Any, dtype: str | None, but: set[str]) -> Any:
 
 def _layer_pairs(model: keras.Model, twin: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Return each layer of a model with the one that takes its place in a model made from its configuration."""
-    ours, theirs = layer_tree.all_layers(model), layer_tree.all_layers(twin)
+    ours, theirs = _layers(model), _layers(twin)
     if [type(layer) for layer in ours] != [type(layer) for layer in theirs]:
         raise ValueError(
             f"its configuration makes {len(theirs)} layers, {[layer.name for layer in theirs]}, and it has "
             f"{len(ours)}: {[layer.name for layer in ours]}."
         )
     return list(zip(ours, theirs, strict=True))
+
+
+def _layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return all layers in a model, but for those of a preprocessor of its own, in use or set aside."""
+    if not raw_views.is_task(model):
+        return layer_tree.all_layers(model)
+    return [each for layer in model.layers for each in layer_tree.all_layers(layer)]
 
 
 def _carry_adapted(model: keras.Model, twin: keras.Model) -> None:

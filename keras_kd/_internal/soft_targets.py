@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops, tree
 
+from keras_kd._internal import raw_views
 from keras_kd._internal.ensemble_logits import Mixture
 from keras_kd._keras import masks
 from keras_kd._types import Tensor, Tensors, Tree
@@ -44,7 +45,7 @@ class Joined(NamedTuple):
     y yields `(Joined(x, targets),)`, as a bare pair would be taken for x and y.
 
     Attributes:
-        inputs: what the student is fed.
+        inputs: what the student is fed, or raw examples of which it makes that.
         targets: by name, logits or features, (batch, ...): an array, a DataFrame with a column for each class, or what
             `targets.TopK` returns; the names are those that the terms read.
 
@@ -58,8 +59,18 @@ class Joined(NamedTuple):
 
 
 def inputs(x: Tensors) -> Tensors:
+    """Return what the student is fed: x without the targets, and the views of teachers, that it may carry."""
+    return raw_views.of_student(without_targets(x))
+
+
+def without_targets(x: Tensors) -> Tensors:
     """Return x without the targets that it may carry."""
     return x.inputs if isinstance(x, Joined) else x
+
+
+def map_inputs(function: Callable[[Tensors], Tensors], x: Tensors) -> Tensors:
+    """Apply a function to x, and leave the targets that it may carry."""
+    return x._replace(inputs=function(x.inputs)) if isinstance(x, Joined) else function(x)
 
 
 def count(x: Any) -> int:

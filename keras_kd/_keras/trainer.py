@@ -18,6 +18,31 @@ class Trainer(keras.Model):
         """Prepare for the first step of `evaluate`, and return the iterator that it is to read."""
         return iterator
 
+    def prepared(self, x: Any, y: Any, sample_weight: Any, batch_size: int | None, *, predicts: bool) -> Any:
+        """Return x, y, sample_weight and batch_size that `evaluate`, or `predict`, is to read in the place of these."""
+        return x, y, sample_weight, batch_size
+
+    def evaluate(  # type: ignore[override]  # Keras's further arguments go by name
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: Any = None,
+        **keras_arguments: Any,
+    ) -> Any:
+        """Evaluate as `keras.Model.evaluate` does."""
+        if not keras_arguments.get("_use_cached_eval_dataset"):  # `fit` has prepared it
+            x, y, sample_weight, batch_size = self.prepared(x, y, sample_weight, batch_size, predicts=False)
+        return super().evaluate(x, y, batch_size, verbose, sample_weight, **keras_arguments)
+
+    def predict(  # type: ignore[override]
+        self, x: Any, batch_size: int | None = None, verbose: int | str = "auto", **keras_arguments: Any
+    ) -> Any:
+        """Predict as `keras.Model.predict` does."""
+        x, _, _, batch_size = self.prepared(x, None, None, batch_size, predicts=True)
+        return super().predict(x, batch_size, verbose, **keras_arguments)
+
     def make_train_function(self, force: bool = False) -> None:
         """Make the function for a step; what it checks in the data raises a `ValueError`."""
         if self.train_function is None or force:

@@ -13,6 +13,7 @@ from keras import tree
 
 from keras_kd._keras import layer_tree
 from keras_kd._types import Tensors
+from keras_kd.evaluation import model_runners
 from keras_kd.evaluation.model_runners import Runner
 from keras_kd.runtimes import job_process, model_files
 
@@ -60,7 +61,8 @@ def _artefact(runner: Runner, model: Any, x: Tensors, folder: pathlib.Path) -> d
     path = runner.path or _written(model, folder / "model")
     if path is None:
         return None
-    x = runner.encode(x)  # here: what it takes is not the file's
+    # Here: what it takes is not the file's.
+    x = model_runners.taken(model, x) if runner.path is None else runner.encode(x)
     leaves = [np.asarray(each) for each in tree.flatten(x)]
     np.savez(folder / "x.npz", *leaves)
     own = layer_tree.custom_classes(model) if runner.kind == "keras" and isinstance(model, keras.Model) else []

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import layer_reader
+from keras_kd._internal import layer_reader, raw_views
 from keras_kd._keras import layer_tree
 from keras_kd._types import Tensors
 from keras_kd.evaluation.predictors import Predictor
@@ -75,10 +75,16 @@ def of_export(path: str | pathlib.Path, model: Any = None) -> Runner:
     own = layer_tree.custom_classes(model) if isinstance(model, keras.Model) else []
     with keras.saving.custom_object_scope({each.__name__: each for each in own}):
         opened = model_files.open_file(kind, path, traced=True)
-    return Runner(name, opened.prepare, lambda x: opened.encode(_taken(model, x)), path, kind)
+    return Runner(name, opened.prepare, lambda x: opened.encode(taken(model, x, opened.takes_text)), path, kind)
 
 
-def _taken(model: Any, x: Tensors) -> Any:
-    """Return what a model takes of a batch, as arrays, in float32 as Keras would cast them."""
+def taken(model: Any, x: Tensors, takes_text: bool = False) -> Any:
+    """Return what a model takes of a batch, as arrays, in float32 as Keras would cast them.
+
+    Of raw examples, a file has the model's preprocessing in it, where it takes text, or takes what that returns.
+    """
+    if raw_views.preprocessing(model) is not None and not takes_text:
+        tokens = layer_reader.select(model, raw_views.view(model, x))  # of which some are bool, and the file's are not
+        return tree.map_structure(lambda each, spec: np.asarray(each).astype(spec.dtype), tokens, model.input)
     arrays = tree.map_structure(np.asarray, layer_reader.select(model, x) if isinstance(model, keras.Model) else x)
     return tree.map_structure(lambda each: each.astype("float32") if each.dtype == "float64" else each, arrays)

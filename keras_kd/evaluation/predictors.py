@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_kd._internal import layer_reader
+from keras_kd._internal import layer_reader, raw_views
 from keras_kd._keras import masks
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
@@ -54,7 +54,7 @@ class Predictor:
     def plain(self, x: Tensors) -> Any:
         """Return the model's output with the head that it has: that costs time too."""
         if isinstance(self._model, keras.Model):
-            return self._model(layer_reader.select(self._model, x), training=False)
+            return self._model(layer_reader.select(self._model, raw_views.view(self._model, x)), training=False)
         return self.teacher(x, {})
 
     def _output(self, x: Tensors) -> dict[str, tuple[Any, Any]]:

@@ -3,14 +3,14 @@
 One pass, because a dataset that shuffles gives another order each time. Sums are kept, not predictions.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops, tree
 
-from keras_kd._internal import batches, ensemble_logits, soft_targets
+from keras_kd._internal import ensemble_logits, raw_examples
 from keras_kd._types import Tensors
 from keras_kd.evaluation import tasks
 from keras_kd.evaluation.classification import MOST_CLASSES, Classification
@@ -92,6 +92,7 @@ def measure(
         data: a tf.data.Dataset or other batches of (x, y) or (x, y, sample_weight), or a tuple of arrays. Labels are
             class ids or one-hot; of the outputs' shape for other tasks; of a model with several outputs, a dict by
             their names, of those that are to be measured: "box/rmse" and the like are then the names of the measures.
+            For language models of KerasHub texts alone, whose tokens are the labels.
         teacher: as `model`, or None.
         task: "classification", "binary", "multi-label" or "regression", or a dict of these by output; "auto" reads it
             off the head and the first labels.
@@ -170,7 +171,7 @@ def stream(
     predictors = {name: Predictor(name, model) for name, model in models.items()}
     measures: dict[str, dict[str, Measures]] = {}
     weight: dict[str, float] = {}
-    for predictions in _predictions(predictors, data, known, batch_size):
+    for predictions in _predictions(predictors, raw_examples.labelled(models.values(), data, batch_size), known):
         of_output = measures.setdefault(predictions.output, {})
         for name, logits in predictions.logits.items():
             if name not in of_output:
@@ -189,13 +190,12 @@ def stream(
 
 
 def _predictions(
-    predictors: dict[str, Predictor], data: Any, known: dict[str, str], batch_size: int
+    predictors: dict[str, Predictor], data: Iterable[raw_examples.Labelled], known: dict[str, str]
 ) -> Iterator[Predictions]:
     start, size = 0, 0
-    for x, y, sample_weight in batches.of(data, batch_size):
-        x = soft_targets.inputs(x)
+    for x, read, y, sample_weight in data:
         start, size = start + size, len(tree.flatten(x)[0])
-        predicted = {name: predictor(x) for name, predictor in predictors.items()}
+        predicted = {name: predictor(read) for name, predictor in predictors.items()}
         for output, (labels, weights) in _labelled(_common(predicted), y, sample_weight).items():
             of_output = {name: each[output] for name, each in predicted.items()}
             shape = _one_shape({name: each for name, (each, _) in of_output.items()})
@@ -205,7 +205,7 @@ def _predictions(
             task = known[output]
             if start == 0 and task != "regression":
                 for predictor in predictors.values():
-                    predictor.warn_of_probabilities(x, output)
+                    predictor.warn_of_probabilities(read, output)
             masks = [mask for _, mask in of_output.values() if mask is not None]
             labels, weights = tasks.rows(task, shape, labels, weights, masks)
             rows = np.flatnonzero(weights > 0)

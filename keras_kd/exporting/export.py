@@ -65,8 +65,10 @@ def export(
             "sigmoid" (of each label by itself), whatever the student ends in, where that is recognised; what is not
             is taken for logits. None: as the student has it.
         preprocessing: a Keras layer, a model or a function from raw inputs to what the student takes, to be part of
-            what is written: `keras.layers.Rescaling(1 / 255)` for images of uint8. `representative` are raw inputs
-            then; they determine which shapes and types are taken, unless it is a model with inputs of its own.
+            what is written: `keras.layers.Rescaling(1 / 255)` for images of uint8; the `preprocessor` of a task of
+            KerasHub for strings, whose operations TensorFlow Serving has, and Python after `import tensorflow_text`.
+            `representative` are raw inputs then; they determine which shapes and types are taken, unless it is a model
+            with inputs of its own.
         class_names: one for each class, in their order. The outputs are then `scores` and, the name of the largest,
             `classes`, as TensorFlow Serving calls them. For a student with one output an example two names: that
             below the threshold and that from it, as in ("legitimate", "fraud").

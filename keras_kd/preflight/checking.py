@@ -64,6 +64,7 @@ def check(
     if not distiller.compiled or distiller.teacher is None:
         raise ValueError("Expected a compiled Distiller with its teacher: compile it, and assign one, before `check`.")
     seen, count = _look(distiller, x, y, sample_weight, batch_size, max(1, batches))
+    seen = [distiller._preparation.of_batch(*batch) for batch in seen]
     if not seen:
         raise ValueError("Expected data to look at. Received none.")
     report = Report(
@@ -98,7 +99,8 @@ def warn_of_a_guessing_teacher(
     ):
         return
     view = View(distiller)
-    rows = view.read(_sample((x, y, sample_weight), _LOOKED_AT))
+    few = _sample((x, y, sample_weight), _LOOKED_AT)
+    rows = view.read([distiller._preparation.of_batch(*batch) for batch in few])
     if rows is None or not labels_fit(rows):
         return
     report = Report(examples=len(rows.teacher))
@@ -117,7 +119,7 @@ def warn_of_probabilities(distiller: Any, x: Any) -> bool:
     Returns:
         Whether x are arrays. Of other data, `look_at_first_batch` sees what the first step is given.
     """
-    if not _are_rows(x):
+    if not _are_rows(x) or distiller._preparation.is_needed(x):
         return False
     if _begins(distiller):
         ((few, _, _),) = _sample((batches.as_arrays(x), None, None), _FEW)

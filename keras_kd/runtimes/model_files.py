@@ -6,6 +6,7 @@ but NumPy and the runtime that a file needs, and is run as a script: `-m` would 
 
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -45,12 +46,14 @@ class Opened(NamedTuple):
         encode: from inputs to what the file takes: its types, its order, quantised where it is.
         decode: from what the file returns to numbers.
         names: of the outputs, of LiteRT and ONNX.
+        takes_text: whether an input of a SavedModel is a string.
     """
 
     prepare: Callable[[Any], Call]
     encode: Callable[[Any], Any] = lambda x: x
     decode: Callable[[Any], list[np.ndarray]] = lambda outputs: outputs
     names: tuple[str, ...] = ()
+    takes_text: bool = False
 
     def __call__(self, x: Any) -> list[np.ndarray]:
         """Run the file."""
@@ -87,7 +90,8 @@ def open_file(
     if kind == "onnx":
         return _onnx(str(path), outputs, providers)
     if kind == "saved_model":
-        return Opened(in_tensorflow(_saved_model(str(path), outputs), traced))
+        function, takes_text = _saved_model(str(path), outputs)
+        return Opened(in_tensorflow(function, traced), takes_text=takes_text)
     return Opened(in_tensorflow(_keras(str(path), classes), traced))
 
 
@@ -106,12 +110,23 @@ def in_tensorflow(function: Callable[[Any], Any], traced: bool) -> Callable[[Any
     return prepare
 
 
-def _saved_model(path: str, outputs: Sequence[str]) -> Callable[[Any], Any]:
+def _saved_model(path: str, outputs: Sequence[str]) -> tuple[Callable[[Any], Any], bool]:
+    """Return a function of what a SavedModel takes, and whether that is text."""
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(path)  # its functions need it
+    try:
+        loaded = tf.saved_model.load(path)  # its functions need it
+    except RuntimeError as error:
+        if "Op type not registered" not in str(error) or importlib.util.find_spec("tensorflow_text") is None:
+            raise
+        importlib.import_module("tensorflow_text")  # which registers the operations of tokenizers
+        loaded = tf.saved_model.load(path)
+    signatures = loaded.signatures.values()
+    takes_text = any(
+        each.dtype == "string" for one in signatures for each in one.structured_input_signature[1].values()
+    )
     if not outputs and hasattr(loaded, "serve"):
-        return lambda x: loaded.serve(x)
+        return lambda x: loaded.serve(x), takes_text
     if "serving_default" not in loaded.signatures:
         raise ValueError(
             f"Expected the SavedModel at {path!r} to have the signature 'serving_default' or the endpoint 'serve'. It "
@@ -126,7 +141,7 @@ def _saved_model(path: str, outputs: Sequence[str]) -> Callable[[Any], Any]:
         return [found[name] for name in outputs or sorted(found)]
 
     run.loaded = loaded  # type: ignore[attr-defined]
-    return run
+    return run, takes_text
 
 
 def _keras(path: str, classes: Iterable[tuple[str, str]]) -> Callable[[Any], Any]:

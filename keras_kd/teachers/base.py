@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_kd import schedules
-from keras_kd._internal import ensemble_logits, heads, soft_targets
+from keras_kd._internal import ensemble_logits, heads, raw_views, soft_targets
 from keras_kd._internal.estimators import Estimator
 from keras_kd._keras import step_errors
 from keras_kd._types import Number, Tensor, Tensors
@@ -33,6 +33,8 @@ class Teacher(keras.layers.Layer):
         Some of Keras's layers, the random ones among them, are in training mode unless they are called with
         `training=False`.
         """
+        if type(self).views is Teacher.views:  # it reads raw examples, and knows of no other views
+            args = (soft_targets.map_inputs(lambda x: raw_views.of_teacher(x, raw_views.RAW), args[0]), *args[1:])
         with step_errors.in_own_words():
             return super().__call__(*args, **{"training": False, **kwargs})
 
@@ -54,6 +56,17 @@ class Teacher(keras.layers.Layer):
     def student_view(self, x: Tensors) -> Tensors:
         """Return what the student is fed of `x`, without targets that it may carry; a plain `x` passes through."""
         return soft_targets.inputs(x)
+
+    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
+        """Return how that is made of raw examples which this teacher reads, by the key under which `call` finds it.
+
+        It is made with the data, outside of the step, where a model preprocesses examples of its own. A teacher reads
+        them as they are, unless it says otherwise.
+
+        Args:
+            x: what is given to `fit`, or a batch of it.
+        """
+        return {raw_views.RAW: lambda raw: raw}
 
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Return the x that `fit` reads in place of the one that it was given; `verbose` is that of `fit`."""
@@ -136,7 +149,8 @@ def check_cacheable(teacher: Teacher, names: tuple[str, ...]) -> None:
     if not teacher.cacheable(names):
         raise ValueError(
             f"Expected a teacher that predicts the same for an example in every epoch. {teacher.name!r} depends on the "
-            "student, the labels, the step or targets that are there already: let it run live."
+            "student, the labels, the step or targets that are there already, or masks other tokens each time: let it "
+            "run live."
         )
 
 

@@ -1,5 +1,6 @@
 """A teacher that has been run before: its targets travel with the examples."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -58,6 +59,10 @@ class Cached(Teacher):
     def kind(self, name: str) -> str:
         """Return the head of the teacher that the cache was built with, or the one given here."""
         return self.head if self._cache is None else self._cache.kind(name)
+
+    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
+        """Return nothing: there are targets in the place of views."""
+        return {}
 
     def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return False: there is no teacher to run."""

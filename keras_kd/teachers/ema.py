@@ -1,5 +1,6 @@
 """The student's own moving average as its teacher."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -84,6 +85,10 @@ class EMA(Teacher):
         if not schedules.is_known(decay):
             decay = self._decay_after
         return [schedules.Range("the decay of the EMA", decay, 0.0, 1.0)]
+
+    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
+        """Return nothing: the average reads what the student reads."""
+        return {}
 
     def stateful(self) -> list[Teacher]:
         """Return itself."""

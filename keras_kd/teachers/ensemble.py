@@ -2,7 +2,7 @@
 
 import functools
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -91,6 +91,10 @@ class Ensemble(Teacher):
         choosing = (each for each in self.teachers if type(each).student_view is not Teacher.student_view)
         first = next(choosing, None)
         return super().student_view(x) if first is None else first.student_view(x)
+
+    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
+        """Return what each of the members reads."""
+        return {key: made for each in self.teachers for key, made in each.views(x).items()}
 
     def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return what the members need to see of the student."""

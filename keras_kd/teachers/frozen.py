@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd._internal import foreign_models, layer_reader
+from keras_kd._internal import foreign_models, layer_reader, raw_views, soft_targets
 from keras_kd._internal.cloning import copy_model
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
@@ -27,11 +27,16 @@ _OF_NUMPY = (
 class Frozen(Teacher):
     """Run a trained model in inference mode on every batch. Its weights, statistics and flags stay as they are.
 
+    A task of KerasHub reads raw strings or images by its own preprocessor, whatever the student reads; where the
+    student's preprocessor makes the labels, as those of language models do, both read the student's tokens. With
+    `preprocess`, or once its `preprocessor` is None, it reads what any other model would.
+
     Args:
         model: a built Keras model; any built callable layer, such as a `keras.layers.TFSMLayer`; or a function of x
             that computes with TensorFlow. For one of NumPy arrays, see `teachers.Python`.
         preprocess: a function from the batch's x to what this model reads: another image size, other keys of a dict,
-            tokens. The student is fed x as it is, or, where x is a dict, the keys that it has inputs for.
+            tokens. The student is fed x as it is, or, where x is a dict, the keys that it has inputs for. For a model
+            of keras.applications on images from 0 to 255, its `preprocess_input`, which takes floats.
         head: what its outputs mean: "auto", "logits", "softmax", "sigmoid" or "values", or a dict from output name to
             one of these. "auto" recognises a softmax or sigmoid at the end of a model, also behind layers that only
             move values, and takes anything else for logits: for a function, give the head.
@@ -41,8 +46,9 @@ class Frozen(Teacher):
 
     Raises:
         TypeError: `model` is not a Keras layer or a function.
-        ValueError: `model` is not built, or cannot be copied as `device` or `dtype` requires; no such device; in
-            a step: the function needs NumPy arrays.
+        ValueError: `model` is not built, or cannot be copied as `device` or `dtype` requires; no such device; a
+            language model with another vocabulary than the student; in a step: the function needs NumPy arrays, or
+            the model numbers instead of strings.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=Frozen(teacher, head="softmax"))
@@ -79,6 +85,7 @@ class Frozen(Teacher):
                 f"{student.name!r} would train weights of its own teacher: {shared[:3]}. "
                 "Make the student from a copy (keras.models.clone_model), or freeze what they share."
             )
+        raw_views.check_vocabularies(student, self.model)
         self._reader = layer_reader.Reader(self._runs, names, self.head, owner="teacher")
 
     def specs(self) -> dict[str, Any] | None:
@@ -93,11 +100,20 @@ class Frozen(Teacher):
         """Return itself, unless the heads are known, or plain layers of weights end the model."""
         return [self] if self._reader.in_doubt(names) else []
 
+    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
+        """Return the model's own preprocessing, where it has one and no other was given."""
+        if self.preprocess is not None or raw_views.preprocessing(self.model) is None:
+            return super().views(x)
+        return {f"of_{id(self.model)}": lambda raw: raw_views.view(self.model, raw)}
+
+    def cacheable(self, names: tuple[str, ...]) -> bool:
+        """Return whether the model reads the same of an example in every epoch, which no masked language model does."""
+        return super().cacheable(names) and not raw_views.is_random(self.model)
+
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Run the model on `x` and return its logits and features by name."""
         with self._placed():
-            plain = self.student_view(x)
-            view = plain if self.preprocess is None else self.preprocess(plain)
+            view = self._view(soft_targets.without_targets(x))
             try:
                 return self._reader(view, training=False)[1]
             except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
@@ -124,6 +140,25 @@ class Frozen(Teacher):
         given = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("model", "preprocess")}
         return cls(**{**config, **given})
 
+    def _view(self, x: Tensors) -> Tensors:
+        """Return what the model reads of a batch, whether it was prepared with the data or is raw."""
+        [(key, made_of)] = self.views(x).items()
+        read = raw_views.of_teacher(x, key) if raw_views.are_made(x) else made_of(x)
+        read = read if self.preprocess is None else self._preprocessed(self.preprocess, read)
+        raw_views.check_text(self.model, read, "teacher")
+        return read
+
+    def _preprocessed(self, preprocess: Callable[[Tensors], Tensors], x: Tensors) -> Tensors:
+        try:
+            return preprocess(x)
+        except TypeError as error:
+            if not any(each.dtype == "uint8" for each in keras.tree.flatten(x) if each is not None):
+                raise
+            raise ValueError(
+                f"Expected the `preprocess` of {self.name!r} to take images of uint8. Those of keras.applications take "
+                "floats: Frozen(model, preprocess=lambda x: preprocess_input(tf.cast(x, 'float32')))."
+            ) from error
+
     def _placed(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.device is None else tf.device(self.device)
 
@@ -136,6 +171,10 @@ class AroundFrozen(Teacher):
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
         """Prepare the outputs to be read."""
         self._frozen.bind(student, names)
+
+    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
+        """Return what the frozen teacher reads."""
+        return self._frozen.views(x)
 
     def kind(self, name: str) -> str:
         """Return the head of an output."""

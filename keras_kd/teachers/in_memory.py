@@ -1,5 +1,6 @@
 """A teacher that runs once for each example."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -64,6 +65,10 @@ class InMemory(Teacher):
     def kind(self, name: str) -> str:
         """Return the kind of the teacher's output."""
         return self.teacher.kind(name)
+
+    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
+        """Return what the teacher reads, where it has to run: not of examples with targets."""
+        return {} if isinstance(x, soft_targets.Joined) else self.teacher.views(x)
 
     def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return itself where a head in the teacher is not known: the targets in memory cost nothing to look at."""

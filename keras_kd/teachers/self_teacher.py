@@ -1,5 +1,6 @@
 """The student's own outputs as targets."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -38,6 +39,10 @@ class SelfTeacher(Teacher):
     def kind(self, name: str) -> str:
         """Return the head of an output; a layer's features are "values"."""
         return self._reader.kind(name)
+
+    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
+        """Return nothing: the student has read the examples."""
+        return {}
 
     def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return all names that the terms read from this teacher."""

@@ -1,0 +1,166 @@
+"""What each model reads of raw examples: tokens of its own tokenizer, images of its own size.
+
+A task of KerasHub has a preprocessor, and takes strings and images in `fit`, `evaluate` and `predict`. Called, as a
+student and a teacher are in a step, it takes what the preprocessor returns. Anything with a method
+`preprocess_samples(x, y, sample_weight)` and a `preprocessor` that is not None is such a model; KerasHub need not be
+installed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_kd._internal import layer_reader
+from keras_kd._types import Tensors
+
+#: The key of raw examples as they are, for teachers that read these.
+RAW = "raw"
+
+
+class Views(NamedTuple):
+    """A batch as each model reads it.
+
+    Attributes:
+        student: what the student is fed.
+        teachers: what the teachers are fed, by the keys of `Teacher.views`.
+    """
+
+    student: Tensors
+    teachers: dict[str, Tensors]
+
+
+class Shared(NamedTuple):
+    """A batch for models that predict something for each token, and must read the same tokens.
+
+    Attributes:
+        student: what the student and the teachers are fed.
+    """
+
+    student: Tensors
+
+
+def are_made(x: Tensors) -> bool:
+    """Return whether a batch holds what the models read in the place of raw examples."""
+    return isinstance(x, (Views, Shared))
+
+
+def of_student(x: Any) -> Tensors:
+    """Return what the student is fed; a batch that is not raw passes through."""
+    return x.student if are_made(x) else x
+
+
+def of_teacher(x: Any, key: str) -> Tensors:
+    """Return what the teacher with a key is fed; a batch that is not raw passes through."""
+    if isinstance(x, Shared):
+        return x.student
+    return x.teachers[key] if isinstance(x, Views) else x
+
+
+def is_task(model: Any) -> bool:
+    """Return whether a model may preprocess examples of its own, as a task of KerasHub, which need not be installed."""
+    return hasattr(model, "preprocess_samples") and hasattr(model, "preprocessor")
+
+
+def preprocessing(model: Any) -> Callable[..., Any] | None:
+    """Return a model's own preprocessing of (x, y, sample_weight), or None for a model that has none."""
+    return model.preprocess_samples if is_task(model) and model.preprocessor is not None else None
+
+
+def view(model: Any, x: Tensors) -> Tensors:
+    """Return what a model reads of raw examples; those of a model without preprocessing pass through."""
+    return x if preprocessing(model) is None else preprocessed(model, x)[0]
+
+
+def preprocessed(model: Any, x: Tensors, y: Tensors = None, sample_weight: Tensors = None) -> tuple[Any, Any, Any]:
+    """Return x, y and sample_weight as a model's own preprocessing returns them.
+
+    Raises:
+        ValueError: numbers where it needs text.
+    """
+    if tokenizer(model) is not None and not has_text(x):
+        raise ValueError(
+            f"Expected raw text for {model.name!r}, whose preprocessor makes tokens of it. Received numbers. For "
+            "examples that are tokens already, set its `preprocessor` to None."
+        )
+    x = tree.map_structure(_as_python, x) if tf.executing_eagerly() else x
+    return keras.utils.unpack_x_y_sample_weight(model.preprocess_samples(x, y, sample_weight))
+
+
+def tokenizer(model: Any) -> Any:
+    """Return the tokenizer of a model's own preprocessing, or None."""
+    return None if preprocessing(model) is None else getattr(model.preprocessor, "tokenizer", None)  # of images: none
+
+
+def is_per_token(model: Any) -> bool:
+    """Return whether a model with a tokenizer of its own predicts something for each token, as a language model does.
+
+    Its preprocessor makes the labels then.
+    """
+    return tokenizer(model) is not None and len(model.outputs[0].shape) > 2  # (batch, tokens, classes)
+
+
+def is_random(model: Any) -> bool:
+    """Return whether a model's own preprocessing returns something else each time: it masks tokens."""
+    return preprocessing(model) is not None and getattr(model.preprocessor, "mask_selection_rate", None) is not None
+
+
+def check_vocabularies(student: Any, teacher: Any) -> None:
+    """Refuse models that predict something for each token, and have other tokens.
+
+    Raises:
+        ValueError: their vocabularies differ.
+    """
+    if not (is_per_token(student) and is_per_token(teacher)):
+        return
+    ours, theirs = tokenizer(student), tokenizer(teacher)
+    if list(ours.get_vocabulary()) != list(theirs.get_vocabulary()):
+        raise ValueError(
+            f"Expected a teacher with the vocabulary of the student, as the two are compared token by token. "
+            f"{student.name!r} has {ours.vocabulary_size():,} tokens, {teacher.name!r} other ones, "
+            f"{theirs.vocabulary_size():,}. Give the student the teacher's tokenizer, or take a teacher with the "
+            "student's."
+        )
+
+
+def has_text(x: Tensors) -> bool:
+    """Return whether there are strings among tensors, arrays or their specs."""
+    return any(_is_text(leaf) for leaf in tree.flatten(x))
+
+
+def check_text(model: Any, x: Tensors, owner: str) -> None:
+    """Refuse strings for a model that takes numbers.
+
+    Args:
+        model: of Keras, or anything else.
+        x: a batch, or the specs of one.
+        owner: "student" or "teacher".
+
+    Raises:
+        ValueError: it declares its inputs, and none is a string.
+    """
+    inputs = getattr(model, "inputs", None)  # layers, functions and subclassed models declare none
+    if not inputs or any(each.dtype == "string" for each in inputs):
+        return
+    if has_text(layer_reader.select(model, x)):
+        raise ValueError(
+            f"Expected numbers for the {owner} {model.name!r}, which has no `preprocessor` and no input of strings. "
+            "Received strings. Take a task of KerasHub with its preprocessor, put a keras.layers.TextVectorization "
+            "into the model, or pass tokens."
+        )
+
+
+def _as_python(leaf: Any) -> Any:
+    """Return strings as a list: outside of a graph, tokenizers of KerasHub take no arrays or tensors of them."""
+    if not _is_text(leaf):
+        return leaf
+    return [each.decode(errors="replace") if isinstance(each, bytes) else each for each in np.asarray(leaf).tolist()]
+
+
+def _is_text(leaf: Any) -> bool:
+    if isinstance(leaf, np.ndarray):
+        return leaf.dtype.kind in "US" or (leaf.dtype == object and isinstance(next(leaf.flat, None), (str, bytes)))
+    return isinstance(leaf, (str, bytes)) or getattr(leaf, "dtype", None) == "string"  # of what has none
