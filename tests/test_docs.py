@@ -95,7 +95,8 @@ def dense_images(units: int) -> keras.Sequential:
     return keras.Sequential([keras.Input((28, 28, 1)), *layers])
 
 
-@pytest.mark.parametrize("block", blocks("README.md"), ids=lambda block: block.code.split("=")[0].split()[-1])
+# The first block is in tests/test_readme.py.
+@pytest.mark.parametrize("block", blocks("README.md")[1:], ids=lambda block: block.code.split("=")[0].split()[-1])
 def test_the_readmes_code_runs(block, readme):
     if "stages" in block.code:  # assistants are made between the sizes of two models of one kind
         readme |= {"teacher": dense_images(16), "student": dense_images(2)}
