@@ -58,7 +58,7 @@ class Comparison:
 
     @property
     def score(self) -> str:
-        """The measure that stands for quality in plots: of several outputs, that of the first."""
+        """The measure that stands for quality in plots; of several outputs, that of the first."""
         for name, each in self.outputs.items():
             return f"{name}/{each.score}"
         return "rmse" if self.task == "regression" else "accuracy"
