@@ -467,6 +467,6 @@ def test_unusual_arguments_are_explained(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="folder that can be written"):
         kd.TeacherCache(tmp_path / "file" / "cache", teacher=teacher()).build(dataset(), verbose=0)
-    with pytest.raises(ValueError, match="made by a cache, or tensors by name"):
+    with pytest.raises(ValueError, match="made by a cache or by targets.TopK, or tensors by name"):
         joined = kd.Joined(data()[0], {"logits": {"log_probabilities": np.zeros((50, 2), "float32")}})
         distill(student(), kd.teachers.Cached(), optimizer="sgd").fit(joined, data()[1], verbose=0)

@@ -174,7 +174,11 @@ def test_a_frame_of_columns_in_another_order_is_refused(wrap):
     softly(plain(), Python(estimator, preprocess=lambda x: x[:, ::-1]), NUMERIC[["age", "amount"]])
 
 
-@pytest.mark.parametrize("x", [DF, dict(DF), NUMERIC.assign(sure=True)], ids=["frame", "series", "bool"])
+def test_series_by_name_are_their_arrays():
+    assert softly(network(), forest(), dict(DF)) == pytest.approx(softly(network(), forest(), COLUMNS), rel=1e-6)
+
+
+@pytest.mark.parametrize("x", [DF, NUMERIC.assign(sure=True)], ids=["frame", "bool"])
 def test_text_of_pandas_is_refused_with_the_line_that_works(x):
     words = "Give columns by name, fit({name: df[name].to_numpy() for name in df}, y)"
     with pytest.raises(TypeError, match=re.escape(words)):
