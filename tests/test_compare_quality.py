@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import special, stats
 from sklearn import metrics
+from sklearn.ensemble import RandomForestClassifier
 
 import keras_kd as kd
 from keras_kd._internal import batches
@@ -402,6 +403,18 @@ def test_each_of_several_labels_has_a_threshold_of_its_own():
     ]
     assert 4 not in VARIED and received["f1_at_threshold"] == pytest.approx(np.mean(best))
     assert "threshold" not in received
+
+
+@pytest.mark.parametrize("wrap", [lambda forest: forest, kd.teachers.Python])
+@pytest.mark.parametrize("units", [1, 2])
+def test_an_estimator_of_two_classes_is_compared_with_one_unit_or_two(units, wrap):
+    x, y = batch(64, classes=2)
+    forest = RandomForestClassifier(5, random_state=0).fit(x, y)
+    activation = "sigmoid" if units == 1 else "softmax"
+    student = keras.Sequential([keras.Input((4,)), dense(units, 1, activation=activation)])
+    models = {"teacher": wrap(forest), "student": student}
+    found = kd.compare(models, (x, y), rounds=0).quality["teacher"]["accuracy"]
+    assert found == metrics.accuracy_score(y, forest.predict_proba(x)[:, 1] > 0.5)
 
 
 def test_labels_that_are_all_equal_cannot_be_ranked():

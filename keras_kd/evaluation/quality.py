@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops, tree
 
@@ -18,6 +19,7 @@ from keras_kd.evaluation.multilabel import MultiLabel
 from keras_kd.evaluation.predictors import Predictor
 from keras_kd.evaluation.values import Regression
 from keras_kd.teachers.base import AnyTeacher
+from keras_kd.teachers.python import Python
 
 Measures = Classification | MultiLabel | Regression
 
@@ -169,6 +171,7 @@ def stream(
         {"": tasks.check(task)} if isinstance(task, str) else {name: tasks.check(each) for name, each in task.items()}
     )
     predictors = {name: Predictor(name, model) for name, model in models.items()}
+    _bind_estimators(models, predictors)
     measures: dict[str, dict[str, Measures]] = {}
     weight: dict[str, float] = {}
     for predictions in _predictions(predictors, raw_examples.labelled(models.values(), data, batch_size), known):
@@ -187,6 +190,14 @@ def stream(
     if not weight or not all(weight.values()):
         raise ValueError("Expected at least one example with weight. Received none.")
     return measures
+
+
+def _bind_estimators(models: dict[str, Any], predictors: dict[str, Predictor]) -> None:
+    """Let estimators of two classes predict these or one unit, as the first Keras model does."""
+    beside = next((model for model in models.values() if isinstance(model, keras.Model)), None)
+    for predictor in predictors.values():
+        if beside is not None and isinstance(predictor.teacher, Python):
+            predictor.teacher.bind(beside, ("logits",))
 
 
 def _predictions(
