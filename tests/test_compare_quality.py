@@ -405,7 +405,9 @@ def test_each_of_several_labels_has_a_threshold_of_its_own():
     assert "threshold" not in received
 
 
-@pytest.mark.parametrize("wrap", [lambda forest: forest, kd.teachers.Python])
+@pytest.mark.parametrize(
+    "wrap", [lambda forest: forest, kd.teachers.Python, lambda forest: kd.teachers.Ensemble([forest, forest])]
+)
 @pytest.mark.parametrize("units", [1, 2])
 def test_an_estimator_of_two_classes_is_compared_with_one_unit_or_two(units, wrap):
     x, y = batch(64, classes=2)
@@ -438,6 +440,30 @@ def test_tokens_of_a_vocabulary_have_a_perplexity_under_their_weights():
     assert received["perplexity"] == pytest.approx(expected) and "f1_macro" not in received
 
 
+@pytest.mark.parametrize("ignored", [-100, 2, 255])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_of_an_ignored_class_do_not_count(ignored, weighted):
+    weights = WEIGHTS if weighted else np.ones(COUNT)
+    left_out = np.arange(COUNT) % 3 == 0
+    y = np.where(left_out, ignored, LABELS)
+    kept = y != ignored  # class 2 is left out where it was the label, too
+    received = measured(X, y, *([weights] if weighted else []), batch_size=8, ignore_class=ignored)
+    expected = measured({name: x[kept] for name, x in X.items()}, LABELS[kept], weights[kept])
+    assert received == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_ignored_class_at_positions_is_left_out_of_every_output():
+    inputs = keras.Input((4, 3))
+    heads = {"cls": keras.layers.Activation("linear")(inputs), "box": keras.layers.Activation("linear")(inputs)}
+    models = {"teacher": keras.Model(inputs, heads), "student": keras.Model(inputs, heads)}
+    x, cls = RANDOM.normal(size=(9, 4, 3)).astype("float32"), RANDOM.integers(-1, 3, (9, 4))
+    tasks = {"cls": "classification", "box": "regression"}
+    found = kd.compare(models, (x, {"cls": cls, "box": x}), task=tasks, rounds=0, ignore_class=-1)
+    kept = cls >= 0
+    assert found.quality["student"]["cls/accuracy"] == pytest.approx(np.mean(np.argmax(x, -1)[kept] == cls[kept]))
+    assert found.quality["student"]["box/mae"] == 0
+
+
 def test_thresholds_are_for_yes_or_no():
     with pytest.raises(ValueError, match="Expected `validation` for yes-or-no outputs.*classification"):
         measured(validation=(X, LABELS))
@@ -456,7 +482,7 @@ def test_values_mean_regression():
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [
-        ("from 0 to 5.*: 8", {"y": LABELS + 6}),
+        ("from 0 to 5.*: 8.*ignore_class=8", {"y": LABELS + 6}),
         ("one-hot.*multi-label", {"y": YES, "task": "classification"}),
         ("0 and 1", {"y": TEACHER, "task": "multi-label"}),
         ("0 and 1", {"y": np.where(np.arange(CLASSES) == 2, 0.5, YES), "task": "multi-label"}),

@@ -14,7 +14,7 @@ from keras_kd._internal import batches
 from keras_kd.evaluation import costs
 from keras_kd.evaluation.comparison_result import Comparison
 from keras_kd.evaluation.disagreements import DisagreementCollector
-from keras_kd.evaluation.quality import Measures, Predictions, Task, chosen_thresholds, named, stream
+from keras_kd.evaluation.quality import Measures, Predictions, Reading, Task, chosen_thresholds, named, stream
 from keras_kd.evaluation.values import Regression
 from keras_kd.runtimes import timing
 
@@ -31,6 +31,7 @@ def compare(
     top_k: int = 5,
     batch_size: int = 256,
     validation: Any = None,
+    ignore_class: int | None = None,
     rounds: int = 200,
     memory: bool = True,
     worst: int = 8,
@@ -55,6 +56,7 @@ def compare(
         top_k: see `quality.measure`.
         batch_size: of arrays; throughput is measured in batches of this size, or as the dataset has them.
         validation: see `quality.measure`: where a threshold is chosen for each model of yes-or-no outputs.
+        ignore_class: see `quality.measure`.
         rounds: timed calls with a single example, at least 10; 0 leaves all costs out.
         memory: whether to measure the peak memory.
         worst: how many examples to keep for each student.
@@ -77,9 +79,10 @@ def compare(
     _check(models, teacher, {"exports": exports, "histories": histories})
     ways = costs.exported(exports, models)
     rounds = rounds and timing.check(rounds)
-    evidence = _Evidence(teacher, worst, batches.count(data, batch_size) if verbose else None, verbose)
-    thresholds = chosen_thresholds(models, validation, task, batch_size)
-    found = stream(models, data, teacher, task, top_k, batch_size, evidence.watch, thresholds)
+    evidence = _Evidence(teacher, worst, class_names, batches.count(data, batch_size) if verbose else None, verbose)
+    reading = Reading(task, top_k, batch_size, ignore_class)
+    thresholds = chosen_thresholds(models, validation, reading)
+    found = stream(models, data, reading, teacher, evidence.watch, thresholds)
     evidence.close()
     shared: dict[str, Any] = {
         "teacher": teacher,
@@ -89,20 +92,33 @@ def compare(
     }
     if len(found) == 1:
         ((output, measures),) = found.items()
-        return _comparison(measures, class_names, evidence.of[output], evidence.tasks[output], **shared)
-    if class_names is not None:
-        raise ValueError("Expected `class_names` for models with one output. Received models with several.")
-    outputs = {
-        output: _comparison(
-            measures, None, evidence.of[output], evidence.tasks[output], **{**shared, "costs": {}, "histories": {}}
-        )
-        for output, measures in found.items()
-    }
-    results = {output: {name: each.result() for name, each in of.items()} for output, of in found.items()}
+        return _of_output(measures, class_names, evidence, output, **shared)
+    return _of_outputs(found, evidence, **shared)
+
+
+def _of_output(
+    measures: dict[str, Measures], class_names: Sequence[str] | None, evidence: "_Evidence", output: str, **shared: Any
+) -> Comparison:
+    collected = evidence.of[output]
+    return Comparison(
+        task=evidence.tasks[output],
+        examples=collected.examples,
+        quality={name: each.result() for name, each in measures.items()},
+        **_of_classes(measures, class_names),
+        confusions=collected.confusions,
+        disagreements=collected.disagreements,
+        **shared,
+    )
+
+
+def _of_outputs(found: dict[str, dict[str, Measures]], evidence: "_Evidence", **shared: Any) -> Comparison:
+    alone = {**shared, "costs": {}, "histories": {}}
+    outputs = {name: _of_output(measures, None, evidence, name, **alone) for name, measures in found.items()}
+    models = next(iter(outputs.values())).quality
     return Comparison(
         task="several outputs",
         examples=next(iter(outputs.values())).examples,
-        quality={name: named({output: results[output][name] for output in results}) for name in models},
+        quality={model: named({name: each.quality[model] for name, each in outputs.items()}) for model in models},
         **_without_classes(),
         confusions={},
         disagreements={},
@@ -111,31 +127,16 @@ def compare(
     )
 
 
-def _comparison(
-    measures: dict[str, Measures],
-    class_names: Sequence[str] | None,
-    evidence: DisagreementCollector,
-    task: str,
-    **shared: Any,
-) -> Comparison:
-    return Comparison(
-        task=task,
-        examples=evidence.examples,
-        quality={name: each.result() for name, each in measures.items()},
-        **_of_classes(measures, class_names),
-        confusions=evidence.confusions,
-        disagreements=evidence.disagreements,
-        **shared,
-    )
-
-
 class _Evidence:
     """What is collected for each output in the pass over the data, which a bar shows if `verbose`."""
 
-    def __init__(self, teacher: str | None, worst: int, total: int | None, verbose: int) -> None:
+    def __init__(
+        self, teacher: str | None, worst: int, class_names: Sequence[str] | None, total: int | None, verbose: int
+    ) -> None:
         self.of: dict[str, DisagreementCollector] = {}
         self.tasks: dict[str, str] = {}
         self._arguments = (teacher, worst)
+        self._class_names = class_names
         self._bar = keras.utils.Progbar(total, unit_name="batch") if verbose else None
 
     @property
@@ -145,6 +146,8 @@ class _Evidence:
 
     def watch(self, predictions: Predictions) -> None:
         """Look at the predictions for an output and a batch."""
+        if predictions.output not in self.of:
+            _check_class_names(self._class_names, predictions)
         collector = self.of.setdefault(predictions.output, DisagreementCollector(*self._arguments))
         collector.watch(predictions)
         self.tasks[predictions.output] = predictions.task
@@ -171,6 +174,16 @@ def _check(models: dict[str, Any], teacher: str | None, named: dict[str, dict[st
             raise ValueError(f"Expected `{argument}` by names of models, {list(models)}. Received: {unknown}")
 
 
+def _check_class_names(class_names: Sequence[str] | None, predictions: Predictions) -> None:
+    if class_names is None:
+        return
+    if predictions.output != "logits":
+        raise ValueError("Expected `class_names` for models with one output. Received models with several.")
+    classes = next(iter(predictions.logits.values())).shape[-1]
+    if len(class_names) != classes and predictions.task != "regression":
+        raise ValueError(f"Expected {classes} `class_names`, one for each class. Received: {len(class_names)}")
+
+
 def _first(x: Any, batch_size: int) -> Any:
     return tree.map_structure(lambda each: each[:batch_size], x)
 
@@ -183,11 +196,8 @@ def _of_classes(measures: dict[str, Measures], class_names: Sequence[str] | None
     if not judged:
         return _without_classes()
     support = next(iter(judged.values())).counts.true
-    names = [str(name) for name in (range(len(support)) if class_names is None else class_names)]
-    if len(names) != len(support):
-        raise ValueError(f"Expected {len(support)} `class_names`, one for each class. Received: {len(names)}")
     return {
-        "class_names": names,
+        "class_names": [str(name) for name in (range(len(support)) if class_names is None else class_names)],
         "support": support,
         "recall": {name: each.counts.recall() for name, each in judged.items()},
         "f1": {name: each.counts.f1() for name, each in judged.items()},

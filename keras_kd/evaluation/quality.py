@@ -18,7 +18,8 @@ from keras_kd.evaluation.classification import MOST_CLASSES, Classification
 from keras_kd.evaluation.multilabel import MultiLabel
 from keras_kd.evaluation.predictors import Predictor
 from keras_kd.evaluation.values import Regression
-from keras_kd.teachers.base import AnyTeacher
+from keras_kd.teachers.base import AnyTeacher, Teacher
+from keras_kd.teachers.ensemble import Ensemble
 from keras_kd.teachers.python import Python
 
 Measures = Classification | MultiLabel | Regression
@@ -28,6 +29,15 @@ Task = str | dict[str, str]
 
 #: By model and output.
 Thresholds = dict[tuple[str, str], np.ndarray]
+
+
+class Reading(NamedTuple):
+    """How data are read and what is measured; see `measure`."""
+
+    task: Task
+    top_k: int
+    batch_size: int
+    ignore_class: int | None
 
 
 class Predictions(NamedTuple):
@@ -65,6 +75,7 @@ def measure(
     top_k: int = 5,
     batch_size: int = 256,
     validation: Any = None,
+    ignore_class: int | None = None,
 ) -> dict[str, float]:
     """Return how good a model is, and how faithful to a teacher, by name.
 
@@ -101,6 +112,8 @@ def measure(
         top_k: k of the top-k accuracy, at least 1.
         batch_size: of arrays; it does not change the numbers.
         validation: other data, as `data`, on which the thresholds of yes-or-no outputs are chosen; None for none.
+        ignore_class: class id of labels that do not count, such as -100 or 255, as that of Keras's losses; None for
+            none.
 
     Raises:
         TypeError: not a model, or not data.
@@ -112,8 +125,9 @@ def measure(
     Reference: Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv 1706.04599 (ECE).
     """
     models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
-    thresholds = chosen_thresholds({"model": model}, validation, task, batch_size)
-    found = stream(models, data, None if teacher is None else "teacher", task, top_k, batch_size, thresholds=thresholds)
+    reading = Reading(task, top_k, batch_size, ignore_class)
+    thresholds = chosen_thresholds({"model": model}, validation, reading)
+    found = stream(models, data, reading, None if teacher is None else "teacher", thresholds=thresholds)
     return named({output: each["model"].result() for output, each in found.items()})
 
 
@@ -124,11 +138,11 @@ def named(results: dict[str, dict[str, float]]) -> dict[str, float]:
     return {f"{output}/{name}": value for output, each in results.items() for name, value in each.items()}
 
 
-def chosen_thresholds(models: dict[str, Any], validation: Any, task: Task, batch_size: int) -> Thresholds:
+def chosen_thresholds(models: dict[str, Any], validation: Any, reading: Reading) -> Thresholds:
     """Return the thresholds of each model's labels, chosen on data; nothing where there are none, or no such labels."""
     if validation is None:
         return {}
-    found = stream(models, validation, None, task, 1, batch_size)
+    found = stream(models, validation, reading)
     chosen = {
         (name, output): each.thresholds()
         for output, of_models in found.items()
@@ -146,10 +160,8 @@ def chosen_thresholds(models: dict[str, Any], validation: Any, task: Task, batch
 def stream(
     models: dict[str, Any],
     data: Any,
-    teacher: str | None,
-    task: Task,
-    top_k: int,
-    batch_size: int,
+    reading: Reading,
+    teacher: str | None = None,
     watch: Callable[[Predictions], None] | None = None,
     thresholds: Mapping[tuple[str, str], np.ndarray] = MappingProxyType({}),
 ) -> dict[str, dict[str, Measures]]:
@@ -158,23 +170,20 @@ def stream(
     Args:
         models: by name.
         data: see `measure`.
+        reading: how.
         teacher: which of them the others are compared with, or None.
-        task: see `measure`.
-        top_k: see `measure`.
-        batch_size: see `measure`.
         watch: is given the predictions for each output and batch.
         thresholds: by model and output, of yes-or-no labels, to be measured as well.
     """
+    top_k = reading.top_k
     if not isinstance(top_k, int) or top_k < 1:
         raise ValueError(f"Expected `top_k` to be a whole number, at least 1. Received: top_k={top_k!r}")
-    known = (
-        {"": tasks.check(task)} if isinstance(task, str) else {name: tasks.check(each) for name, each in task.items()}
-    )
     predictors = {name: Predictor(name, model) for name, model in models.items()}
     _bind_estimators(models, predictors)
     measures: dict[str, dict[str, Measures]] = {}
     weight: dict[str, float] = {}
-    for predictions in _predictions(predictors, raw_examples.labelled(models.values(), data, batch_size), known):
+    examples = raw_examples.labelled(models.values(), data, reading.batch_size)
+    for predictions in _predictions(predictors, examples, reading):
         of_output = measures.setdefault(predictions.output, {})
         for name, logits in predictions.logits.items():
             if name not in of_output:
@@ -195,14 +204,22 @@ def stream(
 def _bind_estimators(models: dict[str, Any], predictors: dict[str, Predictor]) -> None:
     """Let estimators of two classes predict these or one unit, as the first Keras model does."""
     beside = next((model for model in models.values() if isinstance(model, keras.Model)), None)
-    for predictor in predictors.values():
-        if beside is not None and isinstance(predictor.teacher, Python):
-            predictor.teacher.bind(beside, ("logits",))
+    if beside is not None:
+        for estimator in (each for predictor in predictors.values() for each in _of_arrays(predictor.teacher)):
+            estimator.bind(beside, ("logits",))
+
+
+def _of_arrays(teacher: Teacher) -> list[Python]:
+    if isinstance(teacher, Ensemble):
+        return [one for each in teacher.teachers for one in _of_arrays(each)]
+    return [teacher] if isinstance(teacher, Python) else []
 
 
 def _predictions(
-    predictors: dict[str, Predictor], data: Iterable[raw_examples.Labelled], known: dict[str, str]
+    predictors: dict[str, Predictor], data: Iterable[raw_examples.Labelled], reading: Reading
 ) -> Iterator[Predictions]:
+    given = reading.task
+    known = {name: tasks.check(each) for name, each in ({"": given} if isinstance(given, str) else given).items()}
     start, size = 0, 0
     for x, read, y, sample_weight in data:
         start, size = start + size, len(tree.flatten(x)[0])
@@ -218,7 +235,7 @@ def _predictions(
                 for predictor in predictors.values():
                     predictor.warn_of_probabilities(read, output)
             masks = [mask for _, mask in of_output.values() if mask is not None]
-            labels, weights = tasks.rows(task, shape, labels, weights, masks)
+            labels, weights = tasks.rows(task, shape, labels, weights, masks, reading.ignore_class)
             rows = np.flatnonzero(weights > 0)
             logits = {name: _rows(each, task)[rows] for name, (each, _) in of_output.items()}
             positions = len(weights) // shape[0]

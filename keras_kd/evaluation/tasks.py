@@ -55,7 +55,12 @@ def _of_labels(outputs: tuple[int, ...], labels: Tensors) -> str:
 
 
 def rows(
-    task: str, outputs: tuple[int, ...], y: Tensors, sample_weight: Tensors, masks: list[np.ndarray]
+    task: str,
+    outputs: tuple[int, ...],
+    y: Tensors,
+    sample_weight: Tensors,
+    masks: list[np.ndarray],
+    ignore_class: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and weights for each row of outputs (rows, classes): an example, or a position of one.
 
@@ -65,6 +70,7 @@ def rows(
         y: labels: class ids, (batch, ...) or (batch, ..., 1), or one-hot; for other tasks as the outputs.
         sample_weight: (batch, ...), or None.
         masks: of the models' outputs, (batch, ...); what one of them masks has no weight.
+        ignore_class: class id without weight, or None; classification alone has one.
 
     Returns:
         Class ids (rows,) or labels (rows, outputs), and weights (rows,), float64.
@@ -81,6 +87,8 @@ def rows(
     if task == "binary" and outputs[-1] != 1:
         raise ValueError(f"Expected models with one output for binary. Received outputs of the shape {outputs}.")
     if task == "classification":
+        if ignore_class is not None and labels.size == weights.size:  # class ids, not one-hot
+            weights = weights * (labels.ravel() != ignore_class)
         return _ids(outputs, labels, weights), weights
     if labels.shape == outputs[:-1] and outputs[-1] == 1:
         labels = labels[..., None]
@@ -114,8 +122,10 @@ def _ids(outputs: tuple[int, ...], labels: np.ndarray, weights: np.ndarray) -> n
     whole = ids.astype("int64")
     fits = (whole == ids) & (whole >= 0) & (whole < classes)
     if not np.all(fits[weights > 0]):
+        other = ids[(weights > 0) & ~fits][0]
         raise ValueError(
-            f"Expected labels from 0 to {classes - 1}, the models' classes. Received: {ids[(weights > 0) & ~fits][0]}"
+            f"Expected labels from 0 to {classes - 1}, the models' classes. Received: {other}. Where that means that a "
+            f"label does not count, give ignore_class={other}."
         )
     return np.where(fits, whole, 0)  # what has no weight may be any number, as padding is
 
