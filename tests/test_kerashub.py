@@ -198,6 +198,20 @@ def test_a_causal_language_model_learns_from_strings_what_it_learns_from_tokens(
     assert made.student.generate("the f", max_length=9).startswith("the f")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [None, "int8"])
+def test_a_fused_head_learns_from_strings_as_all_logits_do(mode):
+    teacher = causal_lm(2)
+    teacher.preprocessor(TEXTS)  # Keras quantises only what is built, tokenizers too
+    if mode is not None:
+        teacher.quantize(mode)
+    runs = [distiller(causal_lm(1), teacher, 0.05, fused_head=way) for way in (False, True)]
+    logs = [fit(each, y=None, validation_data=(TEXTS[:8],)) for each in runs]
+    for name, values in logs[0].items():
+        np.testing.assert_allclose(logs[1][name], values, rtol=1e-5, err_msg=name)
+    assert_same(runs[1].student.get_weights(), runs[0].student.get_weights(), 1e-5)
+
+
 def test_padding_counts_in_the_teachers_part_as_in_the_labels():
     # Keras divides by all positions, and padding adds nothing to the sum.
     student, teacher = causal_lm(1), causal_lm(2)
@@ -427,6 +441,30 @@ def test_what_does_not_fit_is_refused_before_training(student, teacher, x, messa
     y = None if student().outputs[0].shape[1:] == (None, 29) else LABELS
     with pytest.raises((TypeError, ValueError), match=message):
         fit(distiller(student(), teacher()), x, y)
+
+
+def same_length():
+    """Return a teacher with other words than the student."""
+    return classifier(2, OTHER_WORDS)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "output", "transform", "warns"),
+    [
+        (same_length, "sequence_output", None, True),
+        (lambda: classifier(2), "sequence_output", None, False),
+        (same_length, "pooled_output", None, False),
+        (same_length, "sequence_output", lambda tokens: keras.ops.mean(tokens, axis=1), False),
+    ],
+)
+def test_features_of_the_tokens_of_two_tokenizers_are_warned_of(teacher, output, transform, warns):
+    student, teacher = classifier(1), teacher()
+    at = tuple(f"{task.backbone.name}:{output}" for task in (student, teacher))
+    term = kd.Term(kd.losses.squared_error, at=at, transform=transform)
+    made = kd.Distiller(student=student, teacher=teachers.InMemory(teacher), terms=[term])
+    made.compile("sgd", CROSS_ENTROPY)
+    advice = made.check(TEXTS, LABELS, batch_size=8).advice
+    assert any("token by token" in each for each in advice) == warns
 
 
 def test_a_split_that_leaves_nothing_is_refused():

@@ -36,7 +36,7 @@ class Reader:
     The names are "logits" for the one output of a model that has one; the name of each output of a model that has
     several; and the name of a layer, as "layer" or, inside a nested model, as "backbone/layer". Behind the name of a
     layer, ":input" stands for what it reads, ":pre_activation" for what its activation is applied to, and ":0" for the
-    first of its outputs where it has several.
+    first of its outputs where it has several, or ":key" where they have keys.
 
     Args:
         model: a Keras model or layer. Only a Functional or Sequential one can be read at named layers.
@@ -202,12 +202,12 @@ def _tap(graph: Any, names: tuple[str, ...], owner: str, outputs: tuple[str, ...
         else:
             result = operation(*args, **kwargs)
         parts |= {_INPUT: args[0] if len(args) == 1 else args}
-        parts |= {str(place): each for place, each in enumerate(result if isinstance(result, (list, tuple)) else ())}
+        parts |= _several(result)
         for part in wanted:
             if part not in parts:
                 raise ValueError(
                     f"Expected a part of layer {operation.name!r} of the {owner}: {_INPUT!r}, {_PRE_ACTIVATION!r}, or "
-                    "the number of one of several tensors that it returns. "
+                    "the number or key of one of several tensors that it returns. "
                     f"Received: {operation.name}:{part}. It has {sorted(parts)}."
                 )
             calls.setdefault(f"{operation.name}:{part}", []).append(parts[part])
@@ -251,8 +251,15 @@ def _check_tap(name: str, calls: list[Tensor], owner: str, offered: list[str]) -
         several = "reads" if name.endswith(f":{_INPUT}") else "returns"
         raise ValueError(
             f"Layer {_split(name)[0]!r} of the {owner} {several} several tensors, and a term reads one: name the layer "
-            f"that makes it, or one that is returned, as '{_split(name)[0]}:0'."
+            f"that makes it, or one that is returned: {[f'{_split(name)[0]}:{part}' for part in _several(calls[0])]}."
         )
+
+
+def _several(tensors: Any) -> dict[str, Any]:
+    """Return the tensors of a tuple, list or dict by their number or key, or nothing for one tensor."""
+    if isinstance(tensors, dict):
+        return {str(key): each for key, each in tensors.items()}
+    return {str(place): each for place, each in enumerate(tensors if isinstance(tensors, (list, tuple)) else ())}
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -9,12 +9,14 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd import schedules
+from keras_kd._internal import raw_views
 from keras_kd._internal.batches import Batch
 from keras_kd._internal.number_formats import percent
 from keras_kd._internal.output_labels import of_output
 from keras_kd._keras import compiled, layer_tree, masks
 from keras_kd.preflight.check_report import Report
 from keras_kd.teachers.cached import Cached
+from keras_kd.teachers.in_memory import InMemory
 from keras_kd.term import Term
 
 #: Under Adam at its learning rate of 1e-3, a distilled student is behind its labels for about so many steps times the
@@ -40,6 +42,7 @@ def advise(report: Report, distiller: Any, batches: list[Batch], steps: int | No
     found = [
         _too_few_steps(distiller, steps),
         *(advice for term in distiller.terms for advice in _about_labels(distiller, term, batches)),
+        *_of_other_tokens(distiller),
         *_unmasked(distiller, batches[0]),
         *_without_gradient(distiller, batches[0]),
     ]
@@ -116,6 +119,23 @@ def _ignored_share(distiller: Any, term: Term, labels: list[np.ndarray]) -> floa
     if ignored is None or any(np.squeeze(each).ndim > 1 for each in labels):
         return 0.0
     return float(np.mean(np.concatenate([each.ravel() for each in labels]) == ignored))
+
+
+def _of_other_tokens(distiller: Any) -> list[str]:
+    """Return advice for each term that compares features of tokens, of models with tokenizers that differ."""
+    teacher = distiller.teacher.teacher if isinstance(distiller.teacher, InMemory) else distiller.teacher
+    ours, theirs = raw_views.tokenizer(distiller.student), raw_views.tokenizer(getattr(teacher, "model", None))
+    if ours is None or theirs is None or list(ours.get_vocabulary()) == list(theirs.get_vocabulary()):
+        return []
+    known = distiller._untracked.reader.specs or {}
+    return [
+        f"The term {term.name!r} compares features token by token, and the two tokenizers differ: a position is "
+        "another piece of the text for each model. Compare what describes the whole text, as a pooled layer does, or "
+        "pool with a `transform`."
+        for term in distiller.terms
+        if isinstance(term.at, tuple) and term.transform is None
+        if any(len(known[name].shape) > 2 for name in term.student_names if name in known)
+    ]
 
 
 def _unmasked(distiller: Any, batch: Batch) -> list[str]:
