@@ -18,8 +18,9 @@ from typing import Any
 import keras
 
 from keras_kd import bridges, layer_matching, losses, schedules, transforms
+from keras_kd._internal.term_names import At
 from keras_kd._types import Schedule
-from keras_kd.term import At, Term
+from keras_kd.term import Term
 
 Pair = tuple[str, str]
 

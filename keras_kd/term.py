@@ -1,24 +1,22 @@
 """Term: one loss, where it reads, how much it weighs. The only objective class.
 
 The temperature of a loss and its T**2, the stop of the gradient on the teacher's side and the reduction to a mean are
-applied here alone.
+applied here alone; `_internal` has what a loss may be, what names mean, and the reduction.
 """
 
-import functools
-import inspect
-import re
-import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from keras_kd import bridges, schedules
-from keras_kd._internal import ensemble_logits
-from keras_kd._keras import compiled, masks, replicas, step_errors
+from keras_kd._internal import ensemble_logits, loss_functions, reduction, term_names
+from keras_kd._internal.loss_functions import Loss
+from keras_kd._internal.term_names import At
+from keras_kd._keras import compiled, masks, step_errors
 from keras_kd._serialization import serializable
-from keras_kd._types import LossFunction, Number, Schedule, Tensor, Tensors
+from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.losses.logits import (
     binary_kl,
     decoupled_kl,
@@ -30,64 +28,8 @@ from keras_kd.losses.logits import (
     skew_kl,
 )
 
-#: What a term compares the two sides by.
-Loss = LossFunction | keras.losses.Loss | keras.layers.Layer
-
-#: What a term reads on one side: one name, or several.
-Names = str | tuple[str, ...]
-
-At = str | tuple[Names, Names] | dict[str, Names]
-
-#: The values that an argument of keras_kd's losses may take, by its name, where it is a schedule. "beta" leaves out the
-#: ends, where `jensen_shannon` is another loss.
-_RANGES: dict[str, tuple[float, float]] = {
-    "beta": (1e-6, 1.0 - 1e-6),
-    "skew": (0.0, 1.0),
-    "power": (schedules.SMALLEST, schedules.LARGEST),
-    "delta": (schedules.SMALLEST, schedules.LARGEST),
-    "gamma": (schedules.SMALLEST, schedules.LARGEST),
-    "similarity_temperature": (schedules.SMALLEST, schedules.LARGEST),
-    "margin": (0.0, schedules.LARGEST),
-    "target_weight": (0.0, schedules.LARGEST),
-    "non_target_weight": (0.0, schedules.LARGEST),
-}
-
-#: Keras's losses that compare probabilities or labels: on logits they would be silently wrong.
-_NOT_ON_LOGITS = {
-    keras.losses.kl_divergence: "kl_divergence",
-    keras.losses.categorical_crossentropy: "kl_divergence",
-    keras.losses.sparse_categorical_crossentropy: "kl_divergence",
-    keras.losses.categorical_focal_crossentropy: "kl_divergence",
-    keras.losses.categorical_generalized_cross_entropy: "kl_divergence",
-    keras.losses.categorical_hinge: "kl_divergence",
-    keras.losses.poisson: "kl_divergence",
-    keras.losses.circle: "kl_divergence",
-    keras.losses.ctc: "kl_divergence",
-    keras.losses.binary_crossentropy: "binary_kl",
-    keras.losses.binary_focal_crossentropy: "binary_kl",
-    keras.losses.hinge: "binary_kl",
-    keras.losses.squared_hinge: "binary_kl",
-    keras.losses.dice: "binary_kl",
-    keras.losses.tversky: "binary_kl",
-}
-
-#: What TensorFlow takes for the scope of a layer that is in no other.
-_NAMES = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*")
-
-
 #: Losses that take a log-softmax of both sides themselves.
 _OF_DISTRIBUTIONS = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, decoupled_kl, normalized_kl, hard_label)
-
-
-class Mean(keras.losses.Loss):
-    """Reduce values that are already computed as any Keras loss does: by weights, masks, replicas."""
-
-    def __init__(self, reduction: str = "sum_over_batch_size") -> None:
-        super().__init__(name="mean", reduction=reduction, dtype="float32")
-
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the values."""
-        return y_pred
 
 
 @serializable
@@ -117,8 +59,9 @@ class Term(keras.layers.Layer):
         at: what to read: "logits", the name of an output of a model with several, a pair
             ("student_layer", "teacher_layer"), or a pair of tuples of names. "backbone/block4" reaches into a nested
             model; "block4:input" is what a layer reads, "dense:pre_activation" what its activation is applied to, and
-            "attention:1" the second of several outputs of a layer. {"student": ..., "teacher": ...} is a pair, too, and
-            how two outputs of different names are compared: as a pair, they could as well be meant to be both read.
+            "attention:1" the second of several outputs of a layer, or "bert:pooled_output" the one with this key.
+            {"student": ..., "teacher": ...} is a pair, too, and how two outputs of different names are compared: as a
+            pair, they could as well be meant to be both read.
         weight: factor of this term in the distillation loss, not negative; a number or a schedule.
         temperature: T, above 0, a number or a schedule. None is the compiled one.
         transform: a function applied to both sides before the temperature.
@@ -156,12 +99,14 @@ class Term(keras.layers.Layer):
         name: str | None = None,
         **loss_arguments: Any,
     ) -> None:
-        loss = _as_loss(loss, loss_arguments)
-        self._pair = _pair(at)
+        loss = loss_functions.as_loss(loss, loss_arguments)
+        self._pair = term_names.pair(at)
         self._named_sides = isinstance(at, dict)
-        super().__init__(name=_check_name(name) if name else _default_name(loss, self._pair), dtype="float32")
+        super().__init__(
+            name=term_names.check_name(name) if name else term_names.default_name(loss, self._pair), dtype="float32"
+        )
         if isinstance(at, str):
-            self._check_suits_logits(loss)
+            loss_functions.check_suits_logits(loss, at)
         self.loss: Loss = loss
         self.at = at if isinstance(at, str) else self._pair
         self.weight = check_weight(self.name, weight)
@@ -171,26 +116,24 @@ class Term(keras.layers.Layer):
         self.soften = soften
         self.sample_weight = sample_weight
         self.loss_arguments = loss_arguments
-        self._scheduled = {name: each for name, each in loss_arguments.items() if _is_schedule(loss, name, each)}
-        for argument in self._ranges_of_arguments():
+        for argument in loss_functions.ranges(loss, loss_arguments, self.name):
             argument.check()
         self.supports_masking = True
 
     @property
     def student_names(self) -> tuple[str, ...]:
         """What this term reads from the student."""
-        return _as_tuple(self._pair[0])
+        return term_names.as_tuple(self._pair[0])
 
     @property
     def teacher_names(self) -> tuple[str, ...]:
         """What this term reads from the teacher."""
-        return _as_tuple(self._pair[1])
+        return term_names.as_tuple(self._pair[1])
 
     @property
     def needs_labels(self) -> bool:
         """Whether the loss takes labels, by naming them."""
-        function = self.loss.call if isinstance(self.loss, keras.layers.Layer) else self.loss
-        return not isinstance(self.loss, keras.losses.Loss) and "labels" in inspect.signature(function).parameters
+        return loss_functions.takes_labels(self.loss)
 
     @property
     def compares_distributions(self) -> bool:
@@ -208,16 +151,7 @@ class Term(keras.layers.Layer):
         return [
             schedules.Range(f"the weight of the term {self.name!r}", self.weight, 0.0),
             schedules.Range(f"the temperature of the term {self.name!r}", temperature, schedules.SMALLEST),
-            *self._ranges_of_arguments(),
-        ]
-
-    def _ranges_of_arguments(self) -> list[schedules.Range]:
-        ours = getattr(_unwrapped(self.loss), "__module__", "").startswith("keras_kd.")
-        limits = _RANGES if ours else {}
-        anything = (-schedules.LARGEST, schedules.LARGEST)
-        return [
-            schedules.Range(f"{name!r} of the term {self.name!r}", each, *limits.get(name, anything))
-            for name, each in self._scheduled.items()
+            *loss_functions.ranges(self.loss, self.loss_arguments, self.name),
         ]
 
     def check_outputs(self, student: Iterable[str], teacher: Iterable[str]) -> None:
@@ -278,7 +212,7 @@ class Term(keras.layers.Layer):
 
     def pick(self, tensors: dict[str, Tensor], names: str | tuple[str, ...], owner: str) -> Tensors:
         """Return what `names` names in `tensors`: a tensor, or a tuple of them."""
-        missing = [name for name in _as_tuple(names) if name not in tensors]
+        missing = [name for name in term_names.as_tuple(names) if name not in tensors]
         if missing:
             raise ValueError(
                 f"Term {self.name!r} reads {missing[0]!r} from the {owner}, which offers {sorted(tensors)}. "
@@ -327,84 +261,73 @@ class Term(keras.layers.Layer):
             teacher_mask: Keras mask of what is read from the teacher.
         """
         teacher = tree.map_structure(ops.stop_gradient, teacher)
-        mask = _merge_masks(student_mask, teacher_mask)
-        student, teacher = _blank(student, mask), ensemble_logits.on_logits(lambda side: _blank(side, mask), teacher)
+        mask = reduction.merged_masks(student_mask, teacher_mask)
+        student = reduction.blanked(student, mask)
+        teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(side, mask), teacher)
         if self.bridge is not None:
             student = tree.map_structure(lambda side: ops.cast(side, "float32"), self.bridge(student))
-            student = _blank(student, mask)
+            student = reduction.blanked(student, mask)
         if self.transform is not None:
             transform = self.transform
-            student = _blank(tree.map_structure(transform, student), mask)
-            teacher = ensemble_logits.on_logits(lambda side: _blank(transform(side), mask), teacher)
-        if softened:
-            self._check_suits_logits(self.loss)
-        softened = softened if self.soften is None else self.soften
-        teacher = ensemble_logits.averaged(teacher, temperature if softened else 1.0, self._per_label)
-        if softened:
-            student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
-            values = temperature**2 * self._values(student, teacher, labels, step)
-        else:
-            values = self._values(student, teacher, labels, step)
-        return self._reduce(values, sample_weight, masks.merged(counted, mask), counting or compiled.Counting())
+            student = reduction.blanked(tree.map_structure(transform, student), mask)
+            teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(transform(side), mask), teacher)
+        values = self._compared(student, teacher, labels, temperature, softened, step)
+        weight = reduction.fitting_weight(sample_weight, values, self.name, of_layers=isinstance(self.at, tuple))
+        return reduction.reduced(values, weight, masks.merged(counted, mask), counting or compiled.Counting())
+
+    def row_values(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor | None = None,
+        temperature: Number = 1.0,
+        softened: bool = True,
+        step: Number = 0,
+    ) -> Tensor:
+        """Return the values of a term without a bridge, one for each row, which `call` would reduce.
+
+        Args:
+            student: logits, (rows, classes).
+            teacher: the same from the teacher.
+            labels: class ids, (rows,), where the loss takes labels.
+            temperature: see `call`.
+            softened: see `call`.
+            step: see `call`.
+        """
+        if self.transform is not None:
+            student, teacher = self.transform(student), self.transform(teacher)
+        return self._compared(student, ops.stop_gradient(teacher), labels, temperature, softened, step)
 
     def compute_mask(self, inputs: Tensors, previous_mask: Tensors | None = None) -> None:
         """Return None: a mean has no positions left."""
 
+    def _compared(
+        self,
+        student: Tensors,
+        teacher: Tensors,
+        labels: Tensor | None,
+        temperature: Number,
+        softened: bool,
+        step: Number,
+    ) -> Tensor:
+        """Return `T**2 * loss(student / T, teacher / T)` where T applies, else `loss(student, teacher)`."""
+        if softened:
+            loss_functions.check_suits_logits(self.loss, self.student_names[0])
+        softened = softened if self.soften is None else self.soften
+        teacher = ensemble_logits.averaged(teacher, temperature if softened else 1.0, self._per_label)
+        if not softened:
+            return self._values(student, teacher, labels, step)
+        student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
+        return temperature**2 * self._values(student, teacher, labels, step)
+
     def _values(self, student: Tensors, teacher: Tensors, labels: Tensor | None, step: Number) -> Tensor:
-        now = {name: schedules.at(each, step) for name, each in self._scheduled.items()}
-        arguments = {**self.loss_arguments, **now, **({"labels": labels} if self.needs_labels else {})}
         try:
-            if isinstance(self.loss, keras.losses.Loss):
-                return ops.cast(self.loss.call(teacher, student), "float32")
-            if _is_of_keras(self.loss):
-                return ops.cast(self.loss(teacher, student, **arguments), "float32")
-            return ops.cast(self.loss(student, teacher, **arguments), "float32")
+            return loss_functions.values(self.loss, student, teacher, labels, step, self.loss_arguments)
         except ValueError as error:
             raise ValueError(
                 f"Term {self.name!r} reads {self._pair[0]!r} from the student and {self._pair[1]!r} from the teacher. "
                 f"{error}"
             ) from error
-
-    def _reduce(
-        self, values: Tensor, sample_weight: Tensor | None, mask: Tensor | None, counting: compiled.Counting
-    ) -> Tensor:
-        if len(values.shape) == 0:
-            # As one example of weight 1, a scalar is divided by the number of replicas, as every other value is.
-            return Mean()(ops.reshape(values, (1,)), ops.reshape(values, (1,)))
-        if mask is not None:
-            mask = _fit_mask(mask, values)
-            values = ops.where(mask, values, 0.0)
-        weight = self._fit_weight(sample_weight, values)
-        if counting.reduction == "mean_with_sample_weight":  # Keras adds weights up in the shape that they have
-            weight, mask = (each if each is None else _spread(each, values) for each in (weight, mask))
-        if mask is not None:
-            masks.put(values, mask)  # where Keras looks for the mask of a loss
-        share = counting.share(ops.size(values), mask, weight)
-        reduced = Mean(reduction=counting.reduction)(values, values, weight)
-        return reduced if share is None else replicas.by_share(reduced, share)
-
-    def _fit_weight(self, sample_weight: Tensor | None, values: Tensor) -> Tensor | None:
-        """Let the weight of an example count for all positions of its features; elsewhere, be as strict as Keras."""
-        if sample_weight is None:
-            return None
-        missing = len(values.shape) - len(sample_weight.shape)
-        if missing == 0 or (missing == -1 and sample_weight.shape[-1] == 1):
-            return sample_weight
-        if missing > 0 and isinstance(self.at, tuple):
-            return ops.reshape(sample_weight, (*ops.shape(sample_weight), *[1] * missing))
-        raise ValueError(
-            f"Term {self.name!r} has one value per position, {tuple(values.shape)}, so it expects a `sample_weight` of "
-            f"that shape. Received: {tuple(sample_weight.shape)}. Repeat the weight of an example along its positions."
-        )
-
-    def _check_suits_logits(self, loss: Loss) -> None:
-        function = getattr(loss, "fn", _unwrapped(loss))  # Keras's losses that are objects have their function there
-        instead = next((instead for each, instead in _NOT_ON_LOGITS.items() if each is function), None)
-        if instead:
-            raise ValueError(
-                f"Expected a loss on logits at {self._pair[0]!r}. Keras's {function.__name__} compares probabilities "
-                f"or labels: it would be wrong here without a sign of it. Use keras_kd.losses.{instead}."
-            )
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, serialised."""
@@ -429,7 +352,7 @@ class Term(keras.layers.Layer):
         at, others = config["at"], {key: value for key, value in config.items() if key != "at"}
         if not isinstance(at, str):
             named = isinstance(at, dict)
-            ours, theirs = map(_as_names, (at["student"], at["teacher"]) if named else at)
+            ours, theirs = map(term_names.as_names, (at["student"], at["teacher"]) if named else at)
             at = {"student": ours, "teacher": theirs} if named else (ours, theirs)
         return cls(at=at, **schedules.from_config(others))
 
@@ -460,116 +383,3 @@ def _check_bridge(bridge: Any) -> Any:
             f"{type(bridge).__name__}"
         )
     return bridge
-
-
-def _as_loss(loss: Any, arguments: dict[str, Any]) -> Loss:
-    """Return a loss that can be called, or raise an error that describes one."""
-    if isinstance(loss, str):
-        try:
-            return keras.losses.get(loss)
-        except ValueError:
-            raise ValueError(
-                f"Expected the name of one of Keras's regression losses, such as 'mean_squared_error'. Received: "
-                f"loss={loss!r}. Those of keras_kd are given as functions: keras_kd.losses.kl_divergence."
-            ) from None
-    if not callable(loss) or isinstance(loss, type):
-        raise TypeError(
-            "Expected `loss` to be a function of (student, teacher), a layer, a keras.losses.Loss or the name of one. "
-            f"Received: {loss!r} of type {type(loss).__name__}"
-        )
-    if isinstance(loss, (keras.losses.Loss, keras.layers.Layer)) and arguments:
-        raise TypeError(
-            f"Expected arguments of `loss` only where it is a function. Received: {sorted(arguments)} with the object "
-            f"{loss!r}. Give them where the object is made."
-        )
-    return loss
-
-
-def _is_of_keras(loss: Loss) -> bool:
-    """Return whether a loss is one of Keras's, which take the truth first."""
-    function = _unwrapped(loss)
-    return isinstance(function, types.FunctionType) and vars(keras.losses).get(function.__name__) is function
-
-
-def _unwrapped(loss: Any) -> Any:
-    """Return the function of which some arguments are given already, or the loss itself."""
-    return loss.func if isinstance(loss, functools.partial) else loss
-
-
-def _as_tuple(names: Any) -> tuple[str, ...]:
-    return tuple(names) if isinstance(names, (tuple, list)) else (names,)
-
-
-def _as_names(names: str | Sequence[str]) -> str | tuple[str, ...]:
-    return names if isinstance(names, str) else tuple(names)
-
-
-def _pair(at: At) -> tuple[Names, Names]:
-    """Return the names on the student's side and on the teacher's."""
-    if isinstance(at, str):
-        return at, at
-    given: Any = at
-    if isinstance(at, dict) and at.keys() == {"student", "teacher"}:
-        given = (at["student"], at["teacher"])
-    sides = [_as_tuple(side) for side in given] if isinstance(given, (tuple, list)) else []
-    if len(sides) != 2 or not all(side and all(isinstance(name, str) for name in side) for side in sides):
-        raise ValueError(
-            'Expected `at` to be "logits", the name of an output, a pair ("student_layer", "teacher_layer") of names '
-            f'or of tuples of names, or {{"student": ..., "teacher": ...}} with such a pair. Received: at={at!r}'
-        )
-    return _as_names(given[0]), _as_names(given[1])
-
-
-def _is_schedule(loss: Loss, name: str, value: Any) -> bool:
-    """Return whether an argument of a loss is called with the step: a schedule of Keras, or in the place of a float."""
-    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
-        return True
-    parameter = inspect.signature(loss).parameters.get(name) if isinstance(loss, types.FunctionType) else None
-    return callable(value) and parameter is not None and isinstance(parameter.default, float)
-
-
-def _check_name(name: Any) -> str:
-    if not isinstance(name, str) or not _NAMES.fullmatch(name):
-        raise ValueError(
-            "Expected `name` to begin with a letter or a digit, and to have only letters of English, digits, '_', '-' "
-            f"and '.' in it, as TensorFlow's scopes do. Received: name={name!r}"
-        )
-    return name
-
-
-def _default_name(loss: Loss, pair: tuple[str | tuple[str, ...], str | tuple[str, ...]]) -> str:
-    """Return the name of a function or object, and of what is read, as TensorFlow takes it for a scope."""
-    function = _unwrapped(loss)
-    name = getattr(function, "__name__", None) or getattr(function, "name", None) or type(function).__name__
-    read = "_".join(_as_tuple(pair[0]))
-    name = name.strip("<>") if read == "logits" else f"{name.strip('<>')}_{read}"
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip("_-") or "term"
-
-
-def _merge_masks(*masks: Tensors) -> Tensor | None:
-    """Return what every mask of the first one's shape leaves in, or None where there is no mask."""
-    present = [ops.cast(mask, "bool") for mask in tree.flatten(masks) if mask is not None]
-    merged = None
-    for mask in present:
-        if merged is None:
-            merged = mask
-        elif len(mask.shape) == len(merged.shape):
-            merged = ops.logical_and(merged, mask)
-    return merged
-
-
-def _blank(tensors: Any, mask: Tensor | None) -> Any:
-    """Set masked positions to zero: a weight of 0 would not stop a NaN."""
-    if mask is None:
-        return tensors
-    return tree.map_structure(lambda x: ops.where(masks.aligned(mask, x), x, ops.zeros_like(x)), tensors)
-
-
-def _fit_mask(mask: Tensor, values: Tensor) -> Tensor:
-    """Give a mask the rank of the values: what has one value for many positions counts if any of them does."""
-    extra = tuple(range(len(values.shape), len(mask.shape)))
-    return ops.any(mask, axis=extra) if extra else masks.aligned(mask, values)
-
-
-def _spread(counts: Tensor, values: Tensor) -> Tensor:
-    return ops.broadcast_to(masks.aligned(counts, values), ops.shape(values))
