@@ -1,7 +1,8 @@
 """Distiller: trains a student under a teacher, through Keras's own `fit`. Everything meets here."""
 
+import contextlib
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -25,6 +26,8 @@ from keras_kd._keras import compiled, gradients, layer_tree, loops, replicas, st
 from keras_kd._keras.trainer import Trainer
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
+from keras_kd.language import fused_objective
+from keras_kd.language.fused_objective import FusedObjective
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.teachers.base import AnyTeacher
 from keras_kd.term import Term, check_temperature
@@ -86,7 +89,13 @@ class Distiller(Trainer):
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         # What must not be tracked: the teacher, and numbers that a restored checkpoint of the best weights must leave.
         self._untracked = types.SimpleNamespace(
-            teacher=None, alpha=None, temperature=None, unlabelled=False, looked=False
+            teacher=None,
+            alpha=None,
+            temperature=None,
+            unlabelled=False,
+            looked=False,
+            fused=None,
+            fused_head=False,
         )
         self.student = student
         self.student_head = student_head
@@ -111,6 +120,7 @@ class Distiller(Trainer):
         *,
         temperature: Schedule = 2.0,
         alpha: Schedule = 0.5,
+        fused_head: bool | str = "auto",
     ) -> None:
         """Set the objective: `alpha * sum(weight_i * term_i) + (1 - alpha) * student_loss + regularisation`.
 
@@ -123,7 +133,7 @@ class Distiller(Trainer):
         learning rate and half its weight decay. The steps of Adam do not depend on the size of the objective; L2
         regularisers and thresholds for clipped gradients are halved there too.
 
-        All arguments but the last two are those of `keras.Model.compile`, in its order.
+        All arguments but the last three are those of `keras.Model.compile`, in its order.
 
         Args:
             optimizer: as in `keras.Model.compile`.
@@ -142,10 +152,16 @@ class Distiller(Trainer):
                 have none of their own: most of `methods` bring their paper's.
             alpha: weight of the teacher, 0 to 1. 0 is plain training, 1 needs no labels. A number, a Keras schedule, or
                 a function of the optimizer's step. Values of schedules and functions are checked in each step.
+            fused_head: whether the objective is computed from what both models multiply with their vocabularies, some
+                positions at a time, so that no tensor of all logits exists. For language models under a live teacher,
+                with losses of `keras_kd.losses` on the logits, `SparseCategoricalCrossentropy(from_logits=True)` or no
+                loss, and no metrics. "auto": where that holds, from 16,384 classes on. True: or an error says what is
+                missing. False: never.
 
         Raises:
-            ValueError: `alpha` or `temperature` out of range; `alpha` below 1 without a `loss`; under a strategy with
-                several replicas: gradient accumulation, `steps_per_execution` above 1, XLA on processors.
+            ValueError: `alpha` or `temperature` out of range; `fused_head=True` where that cannot be; `alpha` below 1
+                without a `loss`; under a strategy with several replicas: gradient accumulation, `steps_per_execution`
+                above 1, XLA on processors.
         """
         check_temperature(temperature)
         _check_alpha(alpha)
@@ -167,9 +183,11 @@ class Distiller(Trainer):
             auto_scale_loss,
         )
         replicas.check_supported(self)
+        self._untracked.fused_head = fused_head
         self._untracked.unlabelled = False
         self.temperature = temperature
         self.alpha = alpha
+        self._untracked.fused = self._fused_objective()
 
     def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
         """Run the student; targets that the inputs may carry are ignored."""
@@ -246,10 +264,7 @@ class Distiller(Trainer):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._check_ready(y)
         with tf.GradientTape() as tape:
-            y_pred, student = self._read_student(x, training=True)
-            with tape.stop_recording():
-                teacher = self._read_teacher(x, student, y)
-            parts = self._objective(x, student, teacher, y, y_pred, sample_weight, training=True)
+            parts, y_pred = self._parts(x, y, sample_weight, training=True, unrecorded=tape.stop_recording)
             scaled = self.optimizer.scale_loss(parts["loss"])
         variables = self.trainable_variables
         gradients = replicas.clip_together(self.optimizer, tape.gradient(scaled, variables))
@@ -264,14 +279,12 @@ class Distiller(Trainer):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if student_overrides.has(self.student, "test_step"):
             return replicas.with_axis(student_overrides.test_step(self, (self._view(x), y, sample_weight)))
-        y_pred, student = self._read_student(x, training=False)
         if self._has_student_loss(y):
-            hard = self._student_loss(x, y, y_pred, sample_weight, training=False)
+            hard, y_pred = self._evaluated(x, y, sample_weight)
             parts = {"student_loss": hard, "loss": hard + compiled.regularisation(self.student)}
         else:
             self._check_teacher()
-            teacher = self._read_teacher(x, student, y)
-            parts = self._objective(x, student, teacher, y, y_pred, sample_weight, training=False)
+            parts, y_pred = self._parts(x, y, sample_weight, training=False)
         return self._report(parts, x, y, y_pred, sample_weight)
 
     def predict_step(self, data: Any) -> Tensors:
@@ -292,9 +305,7 @@ class Distiller(Trainer):
         """
         self._check_teacher()
         x, y, sample_weight = self._preparation.of_batch(batches.lists_as_arrays(x), y, sample_weight)
-        y_pred, student = self._read_student(x, training=False)
-        teacher = self._read_teacher(x, student, y)
-        return self._objective(x, student, teacher, y, y_pred, sample_weight, training=False)
+        return self._parts(x, y, sample_weight, training=False)[0]
 
     @property
     def teacher(self) -> Any:
@@ -329,6 +340,7 @@ class Distiller(Trainer):
         self.stateful_teachers.extend(teacher.stateful() if teacher is not None else [])
         with gradients.freed_with(self):
             self._prepare_terms()
+        self._untracked.fused = self._fused_objective()
         self._drop_train_function()
 
     @property
@@ -405,6 +417,7 @@ class Distiller(Trainer):
             **super().get_compile_config(),
             "temperature": schedules.to_config(self.temperature, "distiller.temperature"),
             "alpha": schedules.to_config(self.alpha, "distiller.alpha"),
+            "fused_head": self._untracked.fused_head,
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -465,6 +478,34 @@ class Distiller(Trainer):
         with heads.normalizing(self._untracked.normalizing):
             return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
+    def _parts(
+        self,
+        x: Tensors,
+        y: Tensors,
+        sample_weight: Tensors,
+        *,
+        training: bool,
+        unrecorded: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> tuple[dict[str, Tensor], Tensors]:
+        """Return every part of the objective by its name in the logs, and the student's outputs, if they were there."""
+        if self._untracked.fused is not None:
+            fused = self._untracked.fused
+            return fused.parts(x, y, sample_weight, training=training, unrecorded=unrecorded), None
+        y_pred, student = self._read_student(x, training=training)
+        with unrecorded():
+            teacher = self._read_teacher(x, student, y)
+        return self._objective(x, student, teacher, y, y_pred, sample_weight, training=training), y_pred
+
+    def _fused_objective(self) -> FusedObjective | None:
+        """Return what computes the objective without logits, or None where they are computed."""
+        wanted = self._untracked.fused_head
+        if wanted is False or self.teacher is None:
+            return None
+        hindrance = fused_objective.hindrance(self)
+        if wanted is True and hindrance:
+            raise ValueError(f"Expected what `fused_head=True` needs. Received what does not fit: {hindrance}.")
+        return None if hindrance or (wanted == "auto" and not fused_objective.pays(self)) else FusedObjective(self)
+
     def _has_student_loss(self, y: Tensors) -> bool:
         labelled = y is not None and compiled.has_loss(self)
         return labelled or student_overrides.has(self.student, "compute_loss")
@@ -475,6 +516,13 @@ class Distiller(Trainer):
             whole = student_overrides.compute_loss(self, self._view(x), y, y_pred, sample_weight, training)
             return whole - compiled.regularisation(self.student)
         return compiled.loss(self, y, y_pred, sample_weight)
+
+    def _evaluated(self, x: Tensors, y: Tensors, sample_weight: Tensors) -> tuple[Tensor, Tensors]:
+        """Return the labels' part in inference mode, and the student's outputs, if they were there."""
+        if self._untracked.fused is not None:
+            return self._untracked.fused.student_loss(x, y, sample_weight), None
+        y_pred, _ = self._read_student(x, training=False)
+        return self._student_loss(x, y, y_pred, sample_weight, training=False), y_pred
 
     def _objective(
         self,
@@ -540,7 +588,7 @@ class Distiller(Trainer):
         if student_overrides.has(self.student, "compute_metrics"):
             results = student_overrides.compute_metrics(self, self._view(x), y, y_pred, sample_weight)
             results = self.get_metrics_result() | results | self._means.result()
-        elif y is None:
+        elif y is None or y_pred is None:
             silent |= compiled.names(self)
             results = self.get_metrics_result()
         else:

@@ -83,6 +83,16 @@ def ignored_labels(folder):
     return distiller, tf.data.Dataset.from_tensor_slices((x, {"a": y, "b": y}, {"a": weights, "b": weights}))
 
 
+def a_fused_head(folder):
+    """A product with a vocabulary that is computed with its loss; weights, masks, ignored labels, an empty replica."""
+    random = np.random.default_rng(4)
+    words = random.integers(1, 6, (65, 5)) * (np.arange(5) < random.integers(1, 6, (65, 1)))
+    y = np.where(random.random((65, 5)) < 0.3, -100, words % CLASSES)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-100)
+    distiller = compiled(tagger(1), tagger(2), loss=loss, metrics=None, fused_head=True)
+    return distiller, tf.data.Dataset.from_tensor_slices((words, y, random.uniform(0.5, 2, (65, 5)).astype("float32")))
+
+
 def two_taggers(seed: int) -> keras.Model:
     """Return a model of two outputs for each position."""
     x = keras.Input((5,), dtype="int32")
@@ -124,6 +134,7 @@ CASES = [
     features_and_weights,
     masks,
     ignored_labels,
+    a_fused_head,
     cached_views,
     an_average,
     targets_from_elsewhere,

@@ -82,6 +82,34 @@ def ignored_class(loss: Any) -> int | None:
     return next((each for each in candidates if each is not None), None)
 
 
+class CrossEntropy(NamedTuple):
+    """A cross-entropy of logits and class ids, as the loss of a model with one output.
+
+    Attributes:
+        counting: how its values become one number.
+        weight: by which that is multiplied.
+    """
+
+    counting: Counting
+    weight: float
+
+
+def cross_entropy_of_ids(model: Any) -> CrossEntropy | None:
+    """Return the loss given to `compile` if it is Keras's cross-entropy of logits and class ids, as an object."""
+    loss = model.loss
+    if type(loss) is not keras.losses.SparseCategoricalCrossentropy or not loss.from_logits:
+        return None
+    if loss.reduction in (None, "none") or loss.dtype != "float32" or loss._fn_kwargs.get("axis", -1) != -1:
+        return None
+    weight = model._compile_loss._user_loss_weights
+    return None if isinstance(weight, dict) else CrossEntropy(_counting(loss), float(tree.flatten(weight or 1.0)[0]))
+
+
+def has_metrics(model: Any) -> bool:
+    """Return whether `compile` was given metrics."""
+    return model._compile_metrics is not None
+
+
 class _OnReplica:
     """The loss of an output, weighted by this replica's share of what all replicas count."""
 

@@ -96,6 +96,7 @@ def warn_of_a_guessing_teacher(
         or -(-rows_of_data // batch_size) * epochs < _LONG
         or not _begins(distiller)
         or not distiller.teacher.cacheable(names)
+        or distiller._untracked.fused is not None  # all logits of so many examples would not fit
     ):
         return
     view = View(distiller)

@@ -112,10 +112,14 @@ class Frozen(Teacher):
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Run the model on `x` and return its logits and features by name."""
+        return self.read_by(self._reader, x)
+
+    def read_by(self, reader: layer_reader.Reader, x: Tensors) -> dict[str, Any]:
+        """Return what a reader of the model, or of a part of it, reads for `x`, by name."""
         with self._placed():
             view = self._view(soft_targets.without_targets(x))
             try:
-                return self._reader(view, training=False)[1]
+                return reader(view, training=False)[1]
             except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
                 if isinstance(self.model, keras.layers.Lambda) and re.search("[Ss]ymbolic *(tf.)?Tensor", str(error)):
                     raise ValueError(

@@ -1,0 +1,1 @@
+"""Language models at the size of their vocabularies."""
