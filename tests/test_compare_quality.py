@@ -457,6 +457,7 @@ def test_values_mean_regression():
     ("words", "arguments"),
     [
         ("from 0 to 5.*: 8", {"y": LABELS + 6}),
+        ("-100.*ignore_class.*`sample_weight` of 0", {"y": np.where(LABELS == 0, -100, LABELS)}),
         ("one-hot.*multi-label", {"y": YES, "task": "classification"}),
         ("0 and 1", {"y": TEACHER, "task": "multi-label"}),
         ("0 and 1", {"y": np.where(np.arange(CLASSES) == 2, 0.5, YES), "task": "multi-label"}),
