@@ -115,8 +115,8 @@ def _ids(outputs: tuple[int, ...], labels: np.ndarray, weights: np.ndarray) -> n
     fits = (whole == ids) & (whole >= 0) & (whole < classes)
     if not np.all(fits[weights > 0]):
         raise ValueError(
-            f"Expected labels from 0 to {classes - 1}, the models' classes. Received: {ids[(weights > 0) & ~fits][0]}. What "
-            "is not to count, as by the `ignore_class` of a loss, has a `sample_weight` of 0."
+            f"Expected labels from 0 to {classes - 1}, the models' classes. Received: {ids[(weights > 0) & ~fits][0]}. "
+            "What is not to count, as by the `ignore_class` of a loss, has a `sample_weight` of 0."
         )
     return np.where(fits, whole, 0)  # what has no weight may be any number, as padding is
 
