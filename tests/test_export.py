@@ -191,6 +191,17 @@ def test_an_export_that_breaks_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_columns_of_one_value_a_row_are_taken_as_by_fit(tmp_path):
+    inputs = {"amount": keras.Input((1,), name="amount"), "country": keras.Input((1,), dtype="string", name="country")}
+    known = keras.layers.StringLookup(vocabulary=["de", "fr"], output_mode="one_hot")
+    both = keras.layers.Concatenate()([inputs["amount"], known(inputs["country"])])
+    student = keras.Model(inputs, dense(1, 1)(both))
+    columns = {"amount": X[:2, 0], "country": np.array(["fr", "us"], object)}
+    assert export(student, tmp_path / "1", representative=columns).passed
+    x = {name: tf.constant(each[:, None]) for name, each in columns.items()}
+    np.testing.assert_allclose(served(tmp_path / "1", x), student(x), rtol=0, atol=1e-6)
+
+
 KILLED = """
 import sys, keras, keras_kd
 x = y = keras.Input((8, 8, 3))

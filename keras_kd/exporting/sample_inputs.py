@@ -183,6 +183,7 @@ def _batched(dataset: tf.data.Dataset, specs: Any) -> tf.data.Dataset:
 def _fitting(batch: Any, inputs: Any) -> list[np.ndarray]:
     """Return the inputs of a batch in order and in the types of the interface."""
     leaves, specs = [np.asarray(leaf) for leaf in tree.flatten(batch)], tree.flatten(inputs)
+    leaves = [_with_columns(*pair) for pair in zip(leaves, specs, strict=True)] if len(leaves) == len(specs) else leaves
     fits = len(leaves) == len(specs) and all(_fits(*pair) for pair in zip(leaves, specs, strict=True))
     if not fits or not len(leaves[0]):
         raise ValueError(
@@ -194,6 +195,11 @@ def _fitting(batch: Any, inputs: Any) -> list[np.ndarray]:
         model_files.plain(leaf) if spec.dtype == "string" else leaf.astype(spec.dtype)
         for leaf, spec in zip(leaves, specs, strict=True)
     ]
+
+
+def _with_columns(leaf: np.ndarray, spec: Spec) -> np.ndarray:
+    """Return one value a row as a column where the student has an input for one, as Keras does in `fit`."""
+    return leaf[:, None] if leaf.ndim == 1 and spec.shape == (None, 1) else leaf
 
 
 def _check_finite(parts: list[Any], specs: list[Spec]) -> None:
