@@ -55,8 +55,42 @@ def test_the_guide_to_language_models_has_the_numbers_that_it_names(tmp_path, mo
     assert [each.error for each in names["report"].artefacts] == [""]
 
 
+@pytest.mark.slow
+def test_the_guide_to_trees_has_the_numbers_that_it_names(tmp_path, monkeypatch):
+    names = run(ROOT / "docs/guides/trees.md", tmp_path, monkeypatch)
+    found = {name: each["pr_auc"] for name, each in names["comparison"].quality.items()}
+    for name, area in {"teacher": 0.63, "alone": 0.60, "distilled": 0.64}.items():
+        assert found[name] == pytest.approx(area, abs=0.04)
+    assert found["distilled"] > found["alone"]
+    assert names["report"].passed
+    assert names["answer"]["classes"].numpy()[0] in (b"legitimate", b"fraud")
+
+
+@pytest.mark.slow
+def test_the_guide_to_applications_has_the_numbers_that_it_names(tmp_path, monkeypatch):
+    names = run(ROOT / "docs/guides/applications.md", tmp_path, monkeypatch)
+    found = {name: 100 * each["accuracy"] for name, each in names["comparison"].quality.items()}
+    for name, accuracy in {"teacher": 96, "alone": 76, "distilled": 91}.items():
+        assert found[name] == pytest.approx(accuracy, abs=4)
+    assert found["teacher"] > found["distilled"] > found["alone"] + 5
+    assert [each.error for each in names["report"].artefacts] == ["", ""]
+    assert names["x"].min() == 0 and names["x"].max() == 255
+
+
+@pytest.mark.slow
+def test_the_guide_to_kerashub_has_the_numbers_that_it_names(tmp_path, monkeypatch):
+    pytest.importorskip("keras_hub")  # there is none for pre-releases of TensorFlow
+    names = run(ROOT / "docs/guides/kerashub.md", tmp_path, monkeypatch)
+    found = {name: 100 * each["accuracy"] for name, each in names["comparison"].quality.items()}
+    for name, accuracy in {"teacher": 75, "alone": 60, "distilled": 72}.items():
+        assert found[name] == pytest.approx(accuracy, abs=6)
+    assert found["distilled"] > found["alone"] + 3
+    assert names["report"].passed
+    assert names["answer"]["classes"].numpy()[0].decode() in names["PACKAGES"]
+
+
 def test_every_guide_is_tested_and_on_the_site():
-    assert [page.stem for page in PAGES] == ["detector", "language_model", "onnx"]
+    assert [page.stem for page in PAGES] == ["applications", "detector", "kerashub", "language_model", "onnx", "trees"]
     index = (ROOT / "docs/index.md").read_text()
     for page in PAGES:
         assert f"docs/guides/{page.stem}\n" in index
