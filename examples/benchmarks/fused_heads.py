@@ -8,8 +8,9 @@ The body of both models is small, so that nearly all of a step is the products w
 "tied" heads read the embedding of the tokens in reverse, "dense" ones have a matrix of their own.
 
 Times are medians over the rounds, of steps in turns. Memory is the highest resident memory of two steps in a process of
-its own, less what is resident before them, after a step of tiny models, and less the gradient of the head's matrix;
-"logits" is what one float32 tensor of (tokens, vocabulary) takes.
+its own, less what is resident after a step with 8,000 ids, all weights, and twice the head's matrix, for its gradient
+and for what SGD makes of that; TensorFlow keeps what it has freed, so that this is at least what it took. "logits" is
+what a tensor of (tokens, vocabulary) takes in float32.
 
 The aims: at most a quarter of such a tensor at 151,936 ids, at most 1.15 times the plain way at 32,000.
 """
@@ -28,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from aims import at_most
 from keras import layers
-from memory import peak_of
+from memory import peak_of, resident
 from timing import in_turns
 
 import keras_kd as kd
@@ -66,15 +67,16 @@ def times(vocabularies: tuple[int, ...], tokens: int, rounds: int) -> dict[str, 
             taken = {name: float(np.median(each)) for name, each in in_turns(steps, rounds, warm_up=1).items()}
             ratio = taken["fused"] / taken["plain"]
             aim = f"  {at_most(ratio, TIME_LIMIT)}" if classes == 32_000 else ""
-            print(f"\r{f'{kind}, {classes:,}':<20}{taken['plain']:>12.0f}{taken['fused']:>12.0f}{ratio:>16.2f}{aim}")
+            cells = "".join(f"{each:>12.0f}" for each in taken.values())
+            print(f"\n{f'{kind}, {classes:,}':<20}{cells}{ratio:>16.2f}{aim}", flush=True)
             found[f"{kind}, {classes}"] = taken
     return found
 
 
 def memory(vocabularies: tuple[int, ...], tokens: int) -> dict[str, dict[str, float]]:
-    """Print megabytes of a step beyond weights and gradients."""
+    """Print megabytes of a step beyond weights, gradients and updates."""
     found = {}
-    print(f"\nMegabytes of a step of {tokens:,} tokens, beyond weights and gradients\n")
+    print(f"\nMegabytes of a step of {tokens:,} tokens, beyond weights, gradients and updates\n")
     print(f"{'':<20}{'logits':>12}{'plain':>12}{'fused':>12}{'fused / logits':>16}")
     for classes in vocabularies:
         for kind in ("dense", "tied"):
@@ -82,8 +84,8 @@ def memory(vocabularies: tuple[int, ...], tokens: int) -> dict[str, dict[str, fl
             taken = {way: in_own_process(kind, way, classes, tokens) for way in ("plain", "fused")}
             ratio = taken["fused"] / logits
             aim = f"  {at_most(ratio, MEMORY_LIMIT)}" if classes == max(VOCABULARIES) else ""
-            cells = f"{logits:>12.0f}{taken['plain']:>12.0f}{taken['fused']:>12.0f}{ratio:>16.2f}"
-            print(f"{f'{kind}, {classes:,}':<20}{cells}{aim}", flush=True)
+            cells = "".join(f"{each:>12.0f}" for each in (logits, *taken.values()))
+            print(f"{f'{kind}, {classes:,}':<20}{cells}{ratio:>16.2f}{aim}", flush=True)
             found[f"{kind}, {classes}"] = taken
     return found
 
@@ -94,8 +96,11 @@ def step(kind: str, fused: bool, classes: int, tokens: int):
     return lambda: distiller.train_on_batch(x, y)
 
 
-def prepared(kind: str, fused: bool, classes: int, tokens: int) -> tuple[kd.Distiller, np.ndarray, np.ndarray]:
-    student, teacher = (language_model(kind, classes, width) for width in WIDTHS)
+def prepared(
+    kind: str, fused: bool, classes: int, tokens: int, initializer: str = "uniform"
+) -> tuple[kd.Distiller, np.ndarray, np.ndarray]:
+    # The teacher first: the student's weights then lie where its initial values were.
+    teacher, student = (language_model(kind, classes, width, initializer) for width in reversed(WIDTHS))
     distiller = kd.Distiller(student=student, teacher=teacher)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(keras.optimizers.SGD(1e-3), loss, temperature=1.0, alpha=0.5, fused_head=fused)
@@ -103,28 +108,32 @@ def prepared(kind: str, fused: bool, classes: int, tokens: int) -> tuple[kd.Dist
     return distiller, x, y
 
 
-def language_model(kind: str, classes: int, width: int) -> keras.Model:
+def language_model(kind: str, classes: int, width: int, initializer: str) -> keras.Model:
     ids = keras.Input((None,), dtype="int32")
-    embedding = layers.ReversibleEmbedding(classes, width)
+    embedding = layers.ReversibleEmbedding(classes, width, embeddings_initializer=initializer)
     hidden = layers.Dense(width, activation="gelu")(embedding(ids))
-    return keras.Model(ids, layers.Dense(classes)(hidden) if kind == "dense" else embedding(hidden, reverse=True))
+    dense = layers.Dense(classes, kernel_initializer=initializer)
+    return keras.Model(ids, dense(hidden) if kind == "dense" else embedding(hidden, reverse=True))
 
 
 def in_own_process(kind: str, way: str, classes: int, tokens: int) -> float:
     command = [sys.executable, __file__, "--memory-of", kind, way, str(classes), str(tokens)]
-    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def extra_megabytes(kind: str, fused: bool, classes: int, tokens: int) -> float:
-    """Return what two steps take at most beyond the weights, the gradient of the head, and a step on tiny models."""
-    few, x, y = prepared(kind, fused, SMOKE[0], LENGTH)
-    few.train_on_batch(x, y)  # what TensorFlow and the tracing of a step take
-    distiller, x, y = prepared(kind, fused, classes, tokens)
+    """Return what two steps take at most beyond weights, gradient and update of the head, and a smaller step."""
+    few, x, y = prepared(kind, fused, min(classes, VOCABULARIES[0]), LENGTH)
+    few.train_on_batch(x, y)  # what tracing and compiling take is there then
+    before = resident() / 1e6
+    distiller, x, y = prepared(kind, fused, classes, tokens, "zeros")
     distiller.optimizer.build(distiller.student.trainable_variables)
-    gradient = 4e-6 * classes * WIDTHS[0]
-    return peak_of(lambda: [distiller.train_on_batch(x, y) for _ in range(2)]) - gradient
+    models = (distiller.student, distiller.teacher.model)
+    weights = sum(4e-6 * np.prod(weight.shape) for model in models for weight in model.weights)
+    start = resident() / 1e6
+    extra = peak_of(lambda: [distiller.train_on_batch(x, y) for _ in range(2)])
+    return start + extra - before - weights - 2 * 4e-6 * classes * WIDTHS[0]
 
 
 def read_arguments() -> argparse.Namespace:

@@ -58,7 +58,7 @@ def fused(
 
         def gradient(total: Tensor, _: Tensor) -> list[Tensor]:
             found = slopes or blocks.slopes([hidden, *rows[1:]])[1:]
-            return [tf.cast(total, each.dtype) * each for each in found]
+            return [_times(total, each) for each in found]
 
         return (tf.reduce_sum(weights * sums), sums), gradient
 
@@ -148,6 +148,11 @@ class _Blocks:
     def _more(self, rows: list[Tensor]) -> Callable[..., Tensor]:
         count = tf.shape(rows[0])[0]
         return lambda start, *_: start < count
+
+
+def _times(factor: Tensor, tensor: Tensor) -> Tensor:
+    """Return a product; by 1, which a factor mostly is, without a second tensor of this size."""
+    return tf.cond(tf.equal(factor, 1.0), lambda: tensor, lambda: tf.cast(factor, tensor.dtype) * tensor)
 
 
 def _padded(rows: Tensor, size: int) -> Tensor:
