@@ -20,22 +20,23 @@ gc.set_threshold(50_000, 20, 20)
 def pytest_collection_modifyitems(config, items):
     """Leave slow tests out, unless KERAS_KD_THOROUGH is set, as in .ci/run, and most cases of those marked `one_in`.
 
-    Which cases these are depends on KERAS_KD_DRAW. With KERAS_KD_THOROUGH=all, nothing is left out.
+    Which cases these are depends on KERAS_KD_DRAW. With KERAS_KD_THOROUGH=all, nothing is left out. Cases are those of
+    a test, or all tests of a file whose marker has the same `group`.
     """
     thorough = os.environ.get("KERAS_KD_THOROUGH")
     if thorough == "all":
         return
     families = collections.defaultdict(list)
     for item in items:
-        if item.get_closest_marker("slow"):
-            if thorough:
-                continue
+        marker = item.get_closest_marker("one_in")
+        if item.get_closest_marker("slow") and not thorough:
             item.add_marker(pytest.mark.skip(reason="slow: with KERAS_KD_THOROUGH=1"))
-        elif marker := item.get_closest_marker("one_in"):
-            families[item.path, item.originalname, marker.args[0]].append(item)
+        elif marker:
+            family = marker.kwargs.get("group", item.originalname)
+            families[item.path, family, marker.args[0], bool(item.get_closest_marker("slow"))].append(item)
     draw = os.environ.get("KERAS_KD_DRAW", "")
     left_out = set()
-    for (*_, n), cases in families.items():
+    for (_, _, n, _), cases in families.items():
         # By a hash of the names, so that each value of several parameters has its turn.
         drawn = sorted(cases, key=lambda item: zlib.crc32((draw + item.name).encode()))
         left_out.update(drawn[-(-len(cases) // n) :])

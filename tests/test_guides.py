@@ -23,6 +23,7 @@ def run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.one_in(2, group="guides")
 def test_the_guide_to_onnx_has_the_numbers_that_it_names(tmp_path, monkeypatch):
     names = run(ROOT / "docs/guides/onnx.md", tmp_path, monkeypatch)
     found = {name: 100 * each["accuracy"] for name, each in names["comparison"].quality.items()}
@@ -33,6 +34,7 @@ def test_the_guide_to_onnx_has_the_numbers_that_it_names(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.one_in(2, group="guides")
 def test_the_guide_to_detectors_has_the_numbers_that_it_names(tmp_path, monkeypatch):
     names = run(ROOT / "docs/guides/detector.md", tmp_path, monkeypatch)
     quality = names["comparison"].quality
@@ -45,6 +47,7 @@ def test_the_guide_to_detectors_has_the_numbers_that_it_names(tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.one_in(2, group="guides")
 def test_the_guide_to_language_models_has_the_numbers_that_it_names(tmp_path, monkeypatch):
     names = run(ROOT / "docs/guides/language_model.md", tmp_path, monkeypatch)
     found = {name: each["perplexity"] for name, each in names["comparison"].quality.items()}
@@ -56,6 +59,7 @@ def test_the_guide_to_language_models_has_the_numbers_that_it_names(tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.one_in(2, group="guides")
 def test_the_guide_to_trees_has_the_numbers_that_it_names(tmp_path, monkeypatch):
     names = run(ROOT / "docs/guides/trees.md", tmp_path, monkeypatch)
     found = {name: each["pr_auc"] for name, each in names["comparison"].quality.items()}
@@ -67,6 +71,7 @@ def test_the_guide_to_trees_has_the_numbers_that_it_names(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.one_in(2, group="guides")
 def test_the_guide_to_applications_has_the_numbers_that_it_names(tmp_path, monkeypatch):
     names = run(ROOT / "docs/guides/applications.md", tmp_path, monkeypatch)
     found = {name: 100 * each["accuracy"] for name, each in names["comparison"].quality.items()}
@@ -78,6 +83,7 @@ def test_the_guide_to_applications_has_the_numbers_that_it_names(tmp_path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.one_in(2, group="guides")
 def test_the_guide_to_kerashub_has_the_numbers_that_it_names(tmp_path, monkeypatch):
     pytest.importorskip("keras_hub")  # there is none for pre-releases of TensorFlow
     names = run(ROOT / "docs/guides/kerashub.md", tmp_path, monkeypatch)
