@@ -66,6 +66,20 @@ def classifier(seed: int, words=WORDS, length: int = LENGTH, units: int = 4, cla
     return lively(keras_hub.models.BertTextClassifier(backbone, classes, preprocessor=preprocessor, dropout=0.0))
 
 
+def byte_pair_classifier(seed: int, units: int = 8, classes: int = 2):
+    """Return a task that classifies texts, letter by letter."""
+    keras.utils.set_random_seed(seed)
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", *string.ascii_lowercase, "Ġt"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = keras_hub.models.RobertaTokenizer(vocabulary=vocabulary, merges=["Ġ t"])
+    preprocessor = keras_hub.models.RobertaTextClassifierPreprocessor(tokenizer, sequence_length=2 * LENGTH)
+    backbone = keras_hub.models.RobertaBackbone(
+        vocabulary_size=len(tokens), num_layers=1, num_heads=2, hidden_dim=units, intermediate_dim=units,
+        max_sequence_length=2 * LENGTH, dropout=0.0,
+    )  # fmt: skip
+    return keras_hub.models.RobertaTextClassifier(backbone, classes, preprocessor=preprocessor, dropout=0.0)
+
+
 def masked_lm(seed: int, words=WORDS, units: int = 4):
     """Return a task that predicts masked tokens."""
     keras.utils.set_random_seed(seed)

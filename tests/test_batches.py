@@ -66,6 +66,19 @@ def test_strings_become_arrays_of_objects_wherever_they_are(data):
     assert other is X and nothing is None
 
 
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_text_with_missing_values_is_refused_with_what_to_do(missing, shape):
+    column = np.array(["a", missing, "b"], object).reshape(shape)
+    with pytest.raises(TypeError, match=r"text in every row\. Received: .* in row 1, and 1 such of 3\. Fill them in"):
+        batches.lists_as_arrays({"number": X, "text": column})
+
+
+def test_a_series_of_text_with_missing_values_is_refused():
+    with pytest.raises(TypeError, match=r"Received: .* in row 1, and 1 such of 2"):
+        batches.lists_as_arrays(pd.Series(["a", None]))
+
+
 def test_lists_of_numbers_become_arrays_and_lists_of_arrays_do_not():
     numbers, arrays, joined = batches.lists_as_arrays(([1, 2], [X, Y], kd.Joined(["a"], {"logits": [1.5]})))
     assert numbers.tolist() == [1, 2] and arrays[0] is X and arrays[1] is Y

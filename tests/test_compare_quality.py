@@ -464,6 +464,16 @@ def test_an_ignored_class_at_positions_is_left_out_of_every_output():
     assert found.quality["student"]["box/mae"] == 0
 
 
+def test_a_task_of_an_output_that_no_model_has_is_refused():
+    inputs = keras.Input((3,))
+    models = {
+        "teacher": keras.Model(inputs, {name: keras.layers.Activation("linear")(inputs) for name in ("cls", "box")})
+    }
+    x = RANDOM.normal(size=(9, 3)).astype("float32")
+    with pytest.raises(ValueError, match=r"outputs of the models, \['box', 'cls'\]\. Received one for \['labels'\]"):
+        kd.compare(models, (x, {"box": x}), task={"labels": "classification", "box": "regression"}, rounds=0)
+
+
 def test_thresholds_are_for_yes_or_no():
     with pytest.raises(ValueError, match="Expected `validation` for yes-or-no outputs.*classification"):
         measured(validation=(X, LABELS))

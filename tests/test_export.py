@@ -279,6 +279,11 @@ def test_inputs_and_outputs_in_dicts_or_lists_keep_their_form(tmp_path, form):
     np.testing.assert_allclose(second, 2 * X[:, :2], atol=1e-6)
 
 
+def test_strings_for_a_student_of_numbers_are_refused_with_what_makes_numbers_of_them(tmp_path):
+    with pytest.raises(ValueError, match=r"Strings become those by `preprocessing`, as in preprocessing="):
+        export(linear(1), tmp_path / "1", representative=np.array(["a", "b"]))
+
+
 @pytest.mark.parametrize("representative", [None, np.array([[1, 2, 0], [3, 1, 2]], "int32")], ids=["drawn", "given"])
 def test_integer_inputs_of_any_length(tmp_path, representative):
     student = tagger(1, words=6)

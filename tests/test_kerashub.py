@@ -20,6 +20,7 @@ pytest.importorskip("keras_hub")  # there is none for pre-releases of TensorFlow
 from tests.tasks import (  # noqa: E402
     CROSS_ENTROPY,
     OTHER_WORDS,
+    byte_pair_classifier,
     causal_lm,
     classifier,
     distiller,
@@ -365,6 +366,15 @@ def test_a_classifier_is_exported(raw, tmp_path):
         else {name: tf.cast(each, "int32") for name, each in student.preprocessor(TEXTS).items()}
     )
     np.testing.assert_allclose(served.serve(x), predicted(student), rtol=0, atol=1e-5)
+
+
+def test_a_classifier_of_byte_pairs_is_exported_with_its_tokenizer_in_which_words_are_kept(tmp_path):
+    student = byte_pair_classifier(1)
+    kd.export(student, tmp_path / "1", preprocessing=student.preprocessor, representative=ARRAY, fresh=False)
+    served = tf.saved_model.load(tmp_path / "1")
+    unseen = ["that plot", *TEXTS[:3]]
+    for _ in range(2):  # the second time, the table of the words has them
+        np.testing.assert_allclose(served.serve(tf.constant(unseen)), predicted(student, unseen), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("set_aside", [False, True])

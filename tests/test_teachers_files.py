@@ -130,6 +130,11 @@ def test_an_output_that_a_file_does_not_have_is_refused(tmp_path):
         ONNX(files.onnx(tmp_path), outputs=["logits"])
 
 
+def test_the_name_of_one_output_without_a_list_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"as in outputs=\['scores'\]\. Received: 'scores'"):
+        ONNX(files.onnx(tmp_path), outputs="scores")
+
+
 def test_probabilities_of_a_file_are_warned_of(tmp_path):
     teacher = LiteRT(files.litert(linear(2, activation="softmax"), tmp_path))
     with pytest.warns(UserWarning, match="look like probabilities"):

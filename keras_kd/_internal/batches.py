@@ -30,7 +30,8 @@ def as_arrays(data: Tree) -> Tree:
     """Return data with an array in the place of each pandas DataFrame or Series, as Keras reads them.
 
     Raises:
-        TypeError: a SciPy sparse matrix, of which Keras makes sparse tensors; a column of lists or arrays.
+        TypeError: a SciPy sparse matrix, of which Keras makes sparse tensors; a column of lists or arrays; text with
+            missing values.
     """
     return tree.map_structure(_as_array, lists_as_arrays(data))
 
@@ -39,6 +40,9 @@ def lists_as_arrays(data: Tree) -> Tree:
     """Return data with an array in the place of lists of numbers or strings, and of strings in any other form.
 
     Strings become an array of objects, (examples,), which TensorFlow takes, unlike an array of `str`.
+
+    Raises:
+        TypeError: text with missing values, of which TensorFlow makes no tensor.
     """
     return tree.traverse(_of_list, data)
 
@@ -137,9 +141,27 @@ def _of_list(data: Any) -> np.ndarray | None:
             return None
         return np.array(data, object if isinstance(data[0], (str, bytes)) else None)
     if isinstance(data, np.ndarray):
+        _check_text(data)
         return data.astype(object) if data.dtype.kind in "US" else None
     is_series = hasattr(data, "iloc") and data.ndim == 1  # of pandas, which need not be installed
-    return np.asarray(data, object) if is_series and len(data) and isinstance(data.iloc[0], str) else None
+    if not is_series or not len(data) or not isinstance(data.iloc[0], str):
+        return None
+    array = np.asarray(data, object)
+    _check_text(array)
+    return array
+
+
+def _check_text(array: np.ndarray) -> None:
+    """Refuse text with None or NaN in it. Arrays of several columns are not looked into."""
+    if array.dtype != object or array.ndim == 0 or array.size != len(array):
+        return
+    is_text = [isinstance(cell, (str, bytes)) for cell in array.flat]
+    if any(is_text) and not all(is_text):
+        row = is_text.index(False)
+        raise TypeError(
+            f"Expected text in every row. Received: {array.flat[row]!r} in row {row}, and {is_text.count(False)} such "
+            f"of {len(is_text)}. Fill them in, df.fillna({{column: 'missing'}}), before an estimator is fitted, too."
+        )
 
 
 def _as_array(leaf: Any) -> Any:

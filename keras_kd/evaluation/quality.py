@@ -224,7 +224,11 @@ def _predictions(
     for x, read, y, sample_weight in data:
         start, size = start + size, len(tree.flatten(x)[0])
         predicted = {name: predictor(read) for name, predictor in predictors.items()}
-        for output, (labels, weights) in _labelled(_common(predicted), y, sample_weight).items():
+        outputs = _common(predicted)
+        unknown = [] if isinstance(given, str) else sorted(set(given) - set(outputs))
+        if unknown:
+            raise ValueError(f"Expected `task` for outputs of the models, {outputs}. Received one for {unknown}.")
+        for output, (labels, weights) in _labelled(outputs, y, sample_weight).items():
             of_output = {name: each[output] for name, each in predicted.items()}
             shape = _one_shape({name: each for name, (each, _) in of_output.items()})
             if known.setdefault(output, known.get("", "auto")) == "auto":

@@ -186,10 +186,13 @@ def _fitting(batch: Any, inputs: Any) -> list[np.ndarray]:
     leaves = [_with_columns(*pair) for pair in zip(leaves, specs, strict=True)] if len(leaves) == len(specs) else leaves
     fits = len(leaves) == len(specs) and all(_fits(*pair) for pair in zip(leaves, specs, strict=True))
     if not fits or not len(leaves[0]):
+        text = any(leaf.dtype.kind in "SUO" for leaf in leaves) and all(spec.dtype != "string" for spec in specs)
+        hint = " Strings become those by `preprocessing`, as in preprocessing=task.preprocessor." if text else ""
         raise ValueError(
             f"Expected `representative` inputs as the student takes them: "
             f"{', '.join(f'{spec.name} {spec.shape} {spec.dtype}' for spec in specs)}. "
-            f"Received: {', '.join(f'{leaf.shape} {leaf.dtype}' for leaf in leaves)}. Pass a batch or several of x."
+            f"Received: {', '.join(f'{leaf.shape} {leaf.dtype}' for leaf in leaves)}. "
+            f"Pass a batch or several of x.{hint}"
         )
     return [
         model_files.plain(leaf) if spec.dtype == "string" else leaf.astype(spec.dtype)

@@ -76,6 +76,10 @@ class _File(AroundFrozen):
         head: str | dict[str, str],
         how_to_open: dict[str, Any],
     ) -> None:
+        if isinstance(outputs, str):
+            raise TypeError(
+                f"Expected `outputs` to be names in a list, as in outputs=[{outputs!r}]. Received: {outputs!r}"
+            )
         super().__init__(name=self.kind_of_file)
         self._path = str(path)  # a layer has a `path` already
         self.outputs = tuple(outputs)
@@ -117,6 +121,7 @@ class ONNX(_File):
 
     Raises:
         ImportError: onnxruntime is not installed.
+        TypeError: `outputs` is one name, not in a list.
         ValueError: there is no such file at `path`, it has no such output, or onnxruntime no such provider; in a step:
             other inputs than it has.
 

@@ -243,9 +243,9 @@ class OfArrays(keras.layers.Layer):
             if self.assumed is not None:
                 return _shapes(self.assumed)
             raise ValueError(
-                "Expected `outputs`, the shape of an output of the teacher for one example, as in "
-                "teachers.Python(teacher, outputs=1): it cannot be found out with an example of zeros, for which "
-                f"{type(error).__name__} was raised: {error}"
+                "Expected a teacher that runs on one example of zeros, which shows the shape of its outputs. It raised "
+                f"{type(error).__name__}: {error}\nIf a function cannot take zeros, give the shape of an output for "
+                "one example, as in teachers.Python(function, outputs=1)."
             ) from error
         return {name: each.shape[1:] for name, each in found.items()}
 

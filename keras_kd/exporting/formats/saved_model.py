@@ -28,13 +28,15 @@ def save(student: keras.Model, interface: Interface, path: pathlib.Path) -> None
     own = {id(variable.value): variable.value for variable in student.variables}
     used = {id(variable): variable for variable in signature.variables}  # those that no layer knows of
     root.variables = list({**own, **used}.values())
-    root.tables = [
-        value
-        for layer in layer_tree.all_layers(student)
-        for value in vars(layer).values()
-        if isinstance(value, tf.saved_model.experimental.TrackableResource)
-    ]
+    root.tables = [table for layer in layer_tree.all_layers(student) for table in _tables(layer)]
     tf.saved_model.save(root, str(path), signatures={"serving_default": signature})
+
+
+def _tables(owner: keras.layers.Layer | tf.Module) -> list[tf.saved_model.experimental.TrackableResource]:
+    """Return the tables of a layer, and those of its modules, as of the words that a byte-pair tokenizer has met."""
+    values = list(vars(owner).values())
+    inner = [table for value in values if isinstance(value, tf.Module) for table in _tables(value)]
+    return [value for value in values if isinstance(value, tf.saved_model.experimental.TrackableResource)] + inner
 
 
 def variants(kinds: tuple[str | None, ...]) -> list[Format]:
