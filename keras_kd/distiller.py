@@ -165,6 +165,8 @@ class Distiller(Trainer):
         """
         check_temperature(temperature)
         _check_alpha(alpha)
+        if fused_head not in (True, False, "auto"):
+            raise ValueError(f'Expected `fused_head` to be True, False or "auto". Received: fused_head={fused_head!r}')
         if loss is None and (callable(alpha) or alpha < 1) and not student_overrides.has(self.student, "compute_loss"):
             raise ValueError(
                 f"Expected a `loss` for the labels' share of 1 - alpha. Received: loss=None, alpha={alpha!r}. "
@@ -228,6 +230,7 @@ class Distiller(Trainer):
                 "Expected labels beside `sample_weight`: Keras drops the weights of arrays that have none. Received: "
                 "y=None. Pass labels as y; with alpha=1.0 nothing is learned from them."
             )
+        _check_labels(y)
         if self.teacher is not None:
             self._untracked.looked = preflight.warn_of_probabilities(self, x)
             weights = keras_arguments.get("sample_weight")
@@ -499,12 +502,12 @@ class Distiller(Trainer):
     def _fused_objective(self) -> FusedObjective | None:
         """Return what computes the objective without logits, or None where they are computed."""
         wanted = self._untracked.fused_head
-        if wanted is False or self.teacher is None:
+        if wanted is False or self.teacher is None or (wanted == "auto" and not fused_objective.pays(self)):
             return None
         hindrance = fused_objective.hindrance(self)
         if wanted is True and hindrance:
             raise ValueError(f"Expected what `fused_head=True` needs. Received what does not fit: {hindrance}.")
-        return None if hindrance or (wanted == "auto" and not fused_objective.pays(self)) else FusedObjective(self)
+        return None if hindrance else FusedObjective(self)
 
     def _has_student_loss(self, y: Tensors) -> bool:
         labelled = y is not None and compiled.has_loss(self)
@@ -678,6 +681,15 @@ class Distiller(Trainer):
                 f"Expected each name in the logs to be used once. {clash} are names of metrics, or of losses of "
                 "outputs, and of parts of the objective: give the metric, the term or the output another `name`."
             )
+
+
+def _check_labels(y: Any) -> None:
+    """Refuse labels that are words."""
+    if raw_views.has_text(y):
+        raise TypeError(
+            "Expected labels as numbers. Received text. Make class ids of it: classes, y = np.unique(y, "
+            "return_inverse=True)."
+        )
 
 
 def _check_alpha(alpha: Schedule) -> Schedule:

@@ -482,9 +482,36 @@ def test_alpha_below_1_within_a_fit_without_labels_stops_it():
         distiller.fit(X, epochs=2, callbacks=[lower], verbose=0)
 
 
+def test_labels_that_are_words_are_refused():
+    distiller = distil()
+    distiller.compile("sgd", CROSS_ENTROPY)
+    for words in (["a", "b"] * 4, np.array(["a", "b"] * 4), np.array(["a", "b"] * 4, object)):
+        fit_is_refused(TypeError, ["labels as numbers", "np.unique"], distiller, X, words)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ({"a": np.zeros((8, 3)), "b": np.zeros((8, 5))}, ["'b': (None, 5)", "'b': (None, 3)"]),
+        ((np.zeros((8, 3)), np.zeros((8, 4))), ["(None, 4)"]),
+    ],
+)
+def test_labels_of_several_outputs_that_do_not_fit_are_shown_beside_these(y, words):
+    student, teacher = (two_outputs(seed) for seed in (1, 3))
+    terms = [kd.Term(kd.losses.kl_divergence, at=name) for name in "ab"]
+    distiller = distil(student, teacher, terms)
+    distiller.compile("sgd", {name: keras.losses.CategoricalCrossentropy(from_logits=True) for name in "ab"})
+    fit_is_refused(ValueError, ["labels for each output", *words], distiller, X, y)
+
+
+def two_outputs(seed):
+    x = keras.Input((4,))
+    return keras.Model(x, {name: dense(3, seed + place, name=name)(x) for place, name in enumerate("ab")})
+
+
 def test_the_arguments_of_compile_are_in_keras_order():
     ours, theirs = (list(inspect.signature(each.compile).parameters)[1:] for each in (kd.Distiller, keras.Model))
-    assert ours == [*theirs, "temperature", "alpha"]
+    assert ours == [*theirs, "temperature", "alpha", "fused_head"]
 
 
 def test_positional_arguments_of_compile_mean_what_they_mean_in_keras():

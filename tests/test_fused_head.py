@@ -260,6 +260,10 @@ def test_another_teacher_is_fused_or_not():
     assert is_fused(made)
 
 
+def unbuilt():
+    return keras.Sequential([layers.Embedding(CLASSES, 4), layers.Dense(CLASSES)])
+
+
 def softmax_headed():
     ids = keras.Input((None,), dtype="int32")
     return keras.Model(ids, layers.Dense(CLASSES, "softmax")(layers.Embedding(CLASSES, 4)(ids)))
@@ -277,12 +281,18 @@ def softmax_headed():
         ({"loss": keras.losses.CategoricalCrossentropy(from_logits=True)}, "not a keras.losses.SparseCategorical"),
         ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "not a keras.losses.SparseCategorical.*from_logits"),
         ({"metrics": ["accuracy"]}, "metrics need logits"),
+        ({"student": unbuilt()}, "the student does not end in a product"),
     ],
 )
 def test_what_cannot_be_fused_is_refused_where_it_was_wanted(arguments, message):
     with pytest.raises(ValueError, match=message):
         distiller(True, **arguments)
     assert not is_fused(distiller("auto", **arguments))
+
+
+def test_another_word_for_the_choice_is_refused():
+    with pytest.raises(ValueError, match="`fused_head` to be True, False or \"auto\".*'always'"):
+        distiller("always")
 
 
 def test_labels_out_of_range_stop_the_step():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import optimize
+from sklearn import metrics
 
 import keras_kd as kd
 from keras_kd.preflight.batch_outputs import Rows, View
@@ -457,6 +458,22 @@ def test_yes_and_no_are_judged_by_label_and_by_the_weights_of_the_rows():
     assert_reported(judged(teacher, labels, student, weights, True, 2.0), expected)
     swapped = judged(-teacher, 1 - labels, -student, weights, True, 2.0)
     assert_reported(swapped, expected)
+
+
+@pytest.mark.parametrize("informed", [False, True])
+def test_of_rare_positives_the_ranking_counts(informed):
+    random = np.random.default_rng(0)
+    labels = (random.random((800, 1)) < 0.04).astype(int)
+    teacher = np.round(random.normal(-4, 1, (800, 1)) + 2.5 * informed * labels, 1)  # with ties
+    report = judged(teacher, labels, per_label=True)
+    assert report.teacher_accuracy > 0.9 and report.yes == labels.sum() and report.teacher_scale is None
+    assert report.teacher_roc_auc == pytest.approx(metrics.roc_auc_score(labels, teacher), abs=1e-12)
+    assert any("ranks a yes above a no" in each for each in report.advice) != informed
+    assert f"with {labels.sum()} yes among 800" in str(report)
+
+
+def test_labels_that_are_all_equal_rank_nothing():
+    assert judged(np.ones((9, 1)), np.zeros((9, 1)), per_label=True).teacher_roc_auc is None
 
 
 def test_a_class_is_renamed_by_its_most_frequent_label_in_the_other_half():

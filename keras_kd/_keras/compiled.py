@@ -207,9 +207,28 @@ def build_loss_and_metrics(model: Any, iterator: Any, output: Tensors) -> None:
         return
     loss, metrics = model._compile_loss, model._compile_metrics
     if loss is not None and not loss.built and len(tree.flatten(output)) > 1:  # it logs the loss of each output
-        _Comparison(loss).compute_output_spec(y, output)
+        _try_loss(loss, y, output)
     if metrics is not None and not metrics.built:
         metrics.build(y, output)
+
+
+def _try_loss(loss: Any, y: Tensors, output: Tensors) -> None:
+    """Let a loss of several outputs make its variables, or raise an error with the shapes of both sides.
+
+    Raises:
+        ValueError: labels of other names, or of shapes that a loss does not take.
+    """
+    try:
+        _Comparison(loss).compute_output_spec(y, output)
+    except (KeyError, TypeError, ValueError) as error:
+        found: BaseException = error
+        while found.__cause__ is not None:
+            found = found.__cause__
+        shapes = tree.map_structure(lambda each: tuple(each.shape), [y, output])
+        raise ValueError(
+            "Expected labels for each output, under its name or in its place, of a shape that its loss takes. Received "
+            f"labels of the shapes {shapes[0]} for outputs of the shapes {shapes[1]}. {found}"
+        ) from error
 
 
 def _symbolic_labels(iterator: Any) -> Tensors:

@@ -62,9 +62,9 @@ def hindrance(distiller: Any) -> str:
 
 
 def pays(distiller: Any) -> bool:
-    """Return whether a Distiller without a `hindrance` is to fuse its heads: their logits are large."""
-    shape = distiller.student.outputs[0].shape
-    return len(shape) > 2 and shape[-1] >= LARGE
+    """Return whether the logits of a Distiller's student are large: one output of many classes at each position."""
+    outputs = getattr(distiller.student, "outputs", None) or []  # a Sequential that is not built has none
+    return len(outputs) == 1 and len(outputs[0].shape) > 2 and (outputs[0].shape[-1] or 0) >= LARGE
 
 
 class FusedObjective:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_kd._internal import layer_reader
 from keras_kd._keras import tensor_origin
 from keras_kd._types import Tensor
 
@@ -84,9 +85,8 @@ class Product(NamedTuple):
 
 def find(model: Any) -> VocabularyHead | None:
     """Return the head of a model's one output, or None where the model does not end in a product with a matrix."""
-    output = getattr(model, "output", None) if getattr(model, "built", False) else None
-    if isinstance(model, keras.Sequential) and model.outputs:
-        output = model.outputs[0]
+    graph = layer_reader.functional(model)
+    output = None if graph is None else graph.output
     if not isinstance(output, keras.KerasTensor) or len(output.shape) < 2:
         return None
     layer, _, inputs = tensor_origin.producer(output)

@@ -23,6 +23,9 @@ class Report:
         renamed_accuracy: the teacher's, once each of its classes is given the label that it mostly stands for, of
             examples that were not used to find that out.
         confidence: the teacher's mean largest probability.
+        teacher_roc_auc: of one yes-or-no output, the probability that a yes has a larger logit than a no. Where yes is
+            rare, it tells more than the accuracy, which is high for never predicting it.
+        yes: how many of the rows are a yes, of one such output.
         teacher_scale: mean standard deviation of the teacher's logits over the classes.
         student_scale: the student's.
         temperature: at which the targets are softened.
@@ -41,6 +44,8 @@ class Report:
     guessing: float | None = None
     renamed_accuracy: float | None = None
     confidence: float | None = None
+    teacher_roc_auc: float | None = None
+    yes: int | None = None
     teacher_scale: float | None = None
     student_scale: float | None = None
     temperature: float | None = None
@@ -56,6 +61,7 @@ class Report:
             ("student's accuracy", self.student_accuracy, percent, "as it is now"),
             ("guessing", self.guessing, percent, "the most frequent label"),
             ("teacher's confidence", self.confidence, percent, "mean of the largest probability"),
+            ("teacher's ROC-AUC", self.teacher_roc_auc, significant, f"with {self.yes} yes among {self.rows}"),
             ("teacher's logits", self.teacher_scale, significant, "standard deviation over the classes"),
             ("student's logits", self.student_scale, significant, ""),
             ("entropy of targets", self.entropy, percent, f"of the largest, at T = {significant(self.temperature)}"),

@@ -12,6 +12,9 @@ from keras_kd.preflight.check_report import Report
 #: accuracy rises by more than this once its classes are renamed has them in another order.
 _TOO_MUCH = 0.25
 
+#: A teacher of one yes-or-no whose ROC-AUC is below this ranks hardly better than chance.
+_RANDOM = 0.6
+
 #: Where one label is more frequent than this, a good teacher is hardly more often right than guessing.
 _COMMON = 0.8
 
@@ -40,9 +43,10 @@ def judge(report: Report, rows: Rows, temperature: float, per_label: bool) -> No
     """
     report.rows = len(rows.weights)
     report.classes = rows.teacher.shape[-1]
-    report.teacher_scale, report.student_scale = (
-        _mean(np.std(side, axis=-1), rows) for side in (rows.teacher, rows.student)
-    )
+    if report.classes > 1:
+        report.teacher_scale, report.student_scale = (
+            _mean(np.std(side, axis=-1), rows) for side in (rows.teacher, rows.student)
+        )
     report.temperature = temperature
     report.entropy = _entropy(rows.softened, rows.weights, per_label)
     _judge_labels(report, rows, per_label)
@@ -106,6 +110,17 @@ def _compare_yes_and_no(report: Report, rows: Rows) -> None:
     report.student_accuracy = _mean((rows.student > 0) == true, rows)
     report.guessing = max(_mean(true, rows), 1 - _mean(true, rows))
     report.confidence = _mean(np.maximum(yes, 1 - yes), rows)
+    if report.classes == 1:
+        report.yes = int(np.sum(true))
+        report.teacher_roc_auc = _roc_auc(rows.teacher.ravel(), true.ravel())
+
+
+def _roc_auc(scores: np.ndarray, true: np.ndarray) -> float | None:
+    """Return how often a yes has a larger score than a no, equal ones counted half; None without one of the two."""
+    yes, no = scores[true], np.sort(scores[~true])
+    if not len(yes) or not len(no):
+        return None
+    return float(np.mean((np.searchsorted(no, yes, "left") + np.searchsorted(no, yes, "right")) / (2 * len(no))))
 
 
 def _mean(values: np.ndarray, rows: Rows) -> float:
@@ -130,6 +145,12 @@ def _advise_on_accuracy(report: Report) -> None:
             f"The teacher is right on {percent(accuracy)} where guessing would be on {percent(guessing)}, and is sure "
             f"by {percent(confidence)}: it is not shown what it was trained on. Compare range, normalisation and size "
             "of x with its training, and give teachers.Frozen(model, preprocess=...) what differs from the student's."
+        )
+    elif report.teacher_roc_auc is not None and report.teacher_roc_auc < _RANDOM:
+        report.advice.append(
+            f"The teacher ranks a yes above a no in {percent(report.teacher_roc_auc)} of the cases, where chance is "
+            "50 %: its accuracy is that of the more frequent label. Compare what it was trained on with x, and the "
+            "order of its classes with the labels."
         )
     elif report.student_accuracy > accuracy + noise:
         report.advice.append("The student is better than its teacher on these examples: what is there to learn?")
