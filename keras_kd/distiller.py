@@ -96,6 +96,7 @@ class Distiller(Trainer):
             looked=False,
             fused=None,
             fused_head=False,
+            loss_weights=None,
         )
         self.student = student
         self.student_head = student_head
@@ -185,7 +186,7 @@ class Distiller(Trainer):
             auto_scale_loss,
         )
         replicas.check_supported(self)
-        self._untracked.fused_head = fused_head
+        self._untracked.fused_head, self._untracked.loss_weights = fused_head, loss_weights
         self._untracked.unlabelled = False
         self.temperature = temperature
         self.alpha = alpha

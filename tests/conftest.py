@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(config, items):
     """Leave slow tests out, unless KERAS_KD_THOROUGH is set, as in .ci/run, and most cases of those marked `one_in`.
 
     Which cases these are depends on KERAS_KD_DRAW. With KERAS_KD_THOROUGH=all, nothing is left out. Cases are those of
-    a test, or all tests of a file whose marker has the same `group`.
+    a test, or all tests whose marker has the same `group`.
     """
     thorough = os.environ.get("KERAS_KD_THOROUGH")
     if thorough == "all":
@@ -32,11 +32,11 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("slow") and not thorough:
             item.add_marker(pytest.mark.skip(reason="slow: with KERAS_KD_THOROUGH=1"))
         elif marker:
-            family = marker.kwargs.get("group", item.originalname)
-            families[item.path, family, marker.args[0], bool(item.get_closest_marker("slow"))].append(item)
+            family = marker.kwargs.get("group", (item.path, item.originalname))
+            families[family, marker.args[0], bool(item.get_closest_marker("slow"))].append(item)
     draw = os.environ.get("KERAS_KD_DRAW", "")
     left_out = set()
-    for (_, _, n, _), cases in families.items():
+    for (_, n, _), cases in families.items():
         # By a hash of the names, so that each value of several parameters has its turn.
         drawn = sorted(cases, key=lambda item: zlib.crc32((draw + item.name).encode()))
         left_out.update(drawn[-(-len(cases) // n) :])

@@ -485,6 +485,7 @@ def test_the_picture_has_the_teacher_at_its_size_and_the_front_of_the_better(met
     np.testing.assert_allclose(front.get_ydata(), [best])
 
 
+@pytest.mark.one_in(2, group="kills")
 @pytest.mark.slow
 def test_a_benchmark_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path):
     command = [sys.executable, "-m", "tests.benchmarks", str(tmp_path / "killed"), "--kills", "3"]

@@ -57,6 +57,7 @@ def in_process(folder, rows, shard=None, verbose=0):
     return cache
 
 
+@pytest.mark.one_in(2, group="kills")
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path):
     in_process(tmp_path / "whole", ROWS)

@@ -38,7 +38,7 @@ def damaged(content: bytes, other: bytes, draw: random.Random) -> bytes | None:
     )()
 
 
-@pytest.mark.parametrize("number", [pytest.param(1200, marks=pytest.mark.slow), 100])
+@pytest.mark.parametrize("number", [pytest.param(500, marks=pytest.mark.slow), 100])
 def test_no_damaged_file_is_accepted(tmp_path, number):
     cache = built(tmp_path, batch_size=10, top_k=2, views=2, augment=jittered)
     cache.join(dataset())

@@ -149,7 +149,7 @@ def places(content, path=()):
 VALUES = [None, True, 0, -1, 3, 2.5, 10**30, "", "x", "../x", [], {}, [1], {"a": 1}]
 
 
-@pytest.mark.parametrize("number", [15, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [15, pytest.param(120, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("arguments", [{}, {"top_k": 2, "views": 2, "augment": jittered}, {"dtype": "float32"}])
 def test_no_edit_of_a_manifest_ends_in_an_error_that_does_not_name_it(tmp_path, arguments, number):
     cache = built(tmp_path, batch_size=25, **arguments)
@@ -173,7 +173,7 @@ def test_no_edit_of_a_manifest_ends_in_an_error_that_does_not_name_it(tmp_path, 
     assert refused > number / 2
 
 
-@pytest.mark.parametrize("number", [15, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [15, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_edit_of_an_unfinished_cache_ends_in_an_error_that_does_not_name_it(tmp_path, number):
     cache = kd.TeacherCache(tmp_path, teacher=teacher())
     cache.build(dataset(), 25, shard=(0, 2), verbose=0)

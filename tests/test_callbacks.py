@@ -208,6 +208,7 @@ def test_swap_ema_weights_validates_the_moving_average():
 # The student alone.
 
 
+@pytest.mark.slow
 def test_student_checkpoint_writes_a_plain_model_that_needs_no_keras_kd(tmp_path):
     distiller, teacher = make()
     diary = Diary()
@@ -235,6 +236,7 @@ def test_student_checkpoint_finds_the_direction_of_a_metric_as_model_checkpoint_
     assert_same(numbers(keras.models.load_model(tmp_path / "student.keras")), best)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "name, arguments",
     [

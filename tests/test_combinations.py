@@ -24,6 +24,7 @@ TOLERANCES = {
 }
 
 
+@pytest.mark.one_in(2, group="devices")
 @pytest.mark.slow
 def test_every_combination_gives_the_weights_of_float32_on_one_device(tmp_path):
     command = [sys.executable, "-m", "tests.combinations", str(tmp_path / "found.npz")]

@@ -182,6 +182,7 @@ def specialised(drawn):
     return {**drawn, **special.get(drawn["kind"], {})}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis")  # Keras, of one class
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_configurations_have_the_numbers_of_numpy_or_are_refused_for_a_reason(kind, capsys):

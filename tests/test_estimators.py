@@ -36,6 +36,7 @@ def test_a_benchmark_under_an_estimator_is_that_under_its_probabilities(tmp_path
     assert {run.recipe for run in runs} == {"alone", "kd"}
 
 
+@pytest.mark.slow
 def test_a_search_under_an_estimator(tmp_path):
     pytest.importorskip("keras_tuner")
     compiled = arguments(tmp_path)["compile_arguments"]

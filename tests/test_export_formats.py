@@ -232,6 +232,7 @@ def test_sequences_of_several_lengths_are_compared_in_all_formats(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_recurrent_student_takes_one_sequence_of_any_length_in_litert(tmp_path):
     inputs = keras.Input((None, 4), name="steps")
     student = keras.Model(inputs, dense(3, 1)(keras.layers.GRU(5)(inputs)), name="reader")
@@ -368,6 +369,7 @@ def test_tensors_of_layers_beside_their_variables_are_constants_in_onnx(tmp_path
     )
 
 
+@pytest.mark.slow
 def test_a_subclassed_student_of_a_module_is_loaded_in_a_fresh_process(tmp_path):
     student = Scaled()
     student(X)

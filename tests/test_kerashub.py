@@ -199,6 +199,7 @@ def test_a_causal_language_model_learns_from_strings_what_it_learns_from_tokens(
     assert made.student.generate("the f", max_length=9).startswith("the f")
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [None, "int8"])
 def test_a_fused_head_learns_from_strings_as_all_logits_do(mode):
@@ -226,6 +227,7 @@ def test_padding_counts_in_the_teachers_part_as_in_the_labels():
     assert float(parts["student_loss"]) == pytest.approx(-np.sum(log_p * weights) / weights.size, rel=1e-4)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("teacher", [lambda: masked_lm(1), lambda: teachers.EMA(0.5)], ids=["task", "average"])
 def test_a_teacher_of_masked_tokens_reads_the_masks_that_the_student_reads(teacher, jit_compile):
@@ -326,6 +328,7 @@ def test_a_student_of_keras_on_strings_has_a_task_as_its_teacher():
 # Targets that are kept, files, reports
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("kept", ["memory", pytest.param("arrays", marks=pytest.mark.slow), "dataset"])
 def test_targets_that_are_kept_teach_as_a_live_teacher_does(kept, trained, tmp_path):
     teacher, x, y, size = other_classifier(), TEXTS, LABELS, 8
@@ -389,6 +392,7 @@ def test_a_task_whose_preprocessor_was_used_is_copied(set_aside):
     assert not {id(each) for each in copy.variables} & {id(each) for each in task.variables}
 
 
+@pytest.mark.slow
 def test_compare_times_a_task_through_files_that_take_tokens_and_text(tmp_path):
     student = classifier(1)
     kd.export(student, tmp_path / "tokens", representative=student.preprocessor(TEXTS), fresh=False)
@@ -458,6 +462,7 @@ def same_length():
     return classifier(2, OTHER_WORDS)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("teacher", "output", "transform", "warns"),
     [
@@ -490,6 +495,7 @@ def test_targets_of_masked_tokens_are_not_kept():
 # Several devices
 
 
+@pytest.mark.one_in(2, group="devices")
 @pytest.mark.slow
 def test_two_replicas_are_one_device(tmp_path):
     file = tmp_path / "found.npz"

@@ -333,6 +333,7 @@ BEYOND_FLOAT32 = {
 }
 
 
+@pytest.mark.one_in(2)
 @every_loss
 def test_extremes_have_the_references_value_and_a_finite_gradient(golden):
     wrong = {}

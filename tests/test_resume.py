@@ -49,6 +49,7 @@ def assert_same(folder, expected, names):
             np.testing.assert_allclose(received[key], value, rtol=0, atol=1e-6, err_msg=f"{name}: {key}")
 
 
+@pytest.mark.one_in(2, group="kills")
 @pytest.mark.slow
 def test_a_killed_run_continues_as_if_never_killed_on_two_replicas_and_among_two_workers(tmp_path):
     # One test: what takes the time are the starts of eight processes, two or three of them at once.

@@ -108,6 +108,7 @@ def fit(distiller, epochs):
     distiller.fit(X, labels, batch_size=8, epochs=epochs, shuffle=False, verbose=0)
 
 
+@pytest.mark.one_in(2, group="kills")
 @pytest.mark.slow
 def test_a_distiller_that_is_loaded_in_a_fresh_process_continues_as_if_never_interrupted(tmp_path):
     folders = {make: tmp_path / make.__name__ for make in CASES}

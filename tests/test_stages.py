@@ -419,6 +419,7 @@ def run_until_done(folder, *points) -> int:
     raise AssertionError("killed more often than requested")
 
 
+@pytest.mark.one_in(2, group="kills")
 @pytest.mark.slow
 def test_stages_killed_at_their_boundaries_and_within_end_as_if_they_had_not_been(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -57,6 +57,7 @@ def test_weights_and_logs_are_those_of_one_device(tmp_path):
         assert f"`{name}` to be left out under MirroredStrategy with 2 replicas" in message
 
 
+@pytest.mark.one_in(2, group="devices")
 @pytest.mark.slow
 def test_curves_with_batch_normalization_and_adam_are_those_of_one_device(tmp_path):
     # Statistics of a replica's share of the batch are others than the batch's. On average over the seeds, the curves

@@ -352,6 +352,7 @@ def backed_up(folder, *callbacks):
     return distiller, len(run(distiller, 3, [backup, *callbacks])["loss"])
 
 
+@pytest.mark.one_in(2, group="kills")
 @pytest.mark.slow
 def test_a_killed_run_is_restored_with_its_average(tmp_path):
     script = f"from tests import test_teachers_ema as t; t.backed_up({str(tmp_path / 'killed')!r}, t.Kill())"

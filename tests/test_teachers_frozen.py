@@ -344,6 +344,7 @@ def placed(device):
     }
 
 
+@pytest.mark.slow
 def test_a_copy_is_and_runs_on_another_device(tmp_path):
     root = pathlib.Path(kd.__file__).parent.parent
     command = [sys.executable, "-c", ON_TWO_DEVICES, tmp_path / "found.json"]

@@ -202,6 +202,7 @@ def test_a_record_is_never_incomplete(tmp_path):
     assert keras_tuner.engine.trial.Trial.load(str(path)).trial_id == "0"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_a_search_that_is_interrupted_keeps_its_trials(tmp_path, capsys):
     def done():

@@ -94,15 +94,20 @@ class CrossEntropy(NamedTuple):
     weight: float
 
 
-def cross_entropy_of_ids(model: Any) -> CrossEntropy | None:
-    """Return the loss given to `compile` if it is Keras's cross-entropy of logits and class ids, as an object."""
+def cross_entropy_of_ids(model: Any, loss_weights: Any) -> CrossEntropy | None:
+    """Return the loss of a model if it is Keras's cross-entropy of logits and class ids, as an object.
+
+    Args:
+        model: is compiled.
+        loss_weights: as `compile` was given them.
+    """
     loss = model.loss
     if type(loss) is not keras.losses.SparseCategoricalCrossentropy or not loss.from_logits:
         return None
-    if loss.reduction in (None, "none") or loss.dtype != "float32" or loss._fn_kwargs.get("axis", -1) != -1:
+    if loss.reduction in (None, "none") or loss.dtype != "float32" or isinstance(loss_weights, dict):
         return None
-    weight = model._compile_loss._user_loss_weights
-    return None if isinstance(weight, dict) else CrossEntropy(_counting(loss), float(tree.flatten(weight or 1.0)[0]))
+    [weight] = tree.flatten(1.0 if loss_weights is None else loss_weights)
+    return CrossEntropy(_counting(loss), float(weight))
 
 
 def has_metrics(model: Any) -> bool:

@@ -56,7 +56,7 @@ def hindrance(distiller: Any) -> str:
             return f"the loss of the term {term.name!r} is not one of {[each.__name__ for each in _BY_ROW]}"
     if any(student_overrides.has(student, name) for name in ("compute_loss", "compute_metrics", "test_step")):
         return "the student overrides compute_loss, compute_metrics or test_step"
-    if compiled.has_loss(distiller) and compiled.cross_entropy_of_ids(distiller) is None:
+    if compiled.has_loss(distiller) and _loss_of(distiller) is None:
         return "the loss is not a keras.losses.SparseCategoricalCrossentropy(from_logits=True) object"
     return "metrics need logits" if compiled.has_metrics(distiller) else ""
 
@@ -194,12 +194,12 @@ class FusedObjective:
         return term.read(student, teacher, labels=labels, **counts._asdict(), **settings)
 
     def _countings(self) -> dict[tuple[Any, ...], compiled.Counting]:
-        found = compiled.cross_entropy_of_ids(self._distiller)
+        found = _loss_of(self._distiller)
         return {} if found is None else {(): found.counting}
 
     def _of_labels(self, hidden: Tensor, y: Any, sample_weight: Tensors) -> tuple[Tensor | None, Tensor, Tensor]:
         """Return what counts for the loss on labels, the labels of all rows, and their shares in the loss."""
-        found: Any = compiled.cross_entropy_of_ids(self._distiller)
+        found: Any = _loss_of(self._distiller)
         counted = masks.merged(masks.of(hidden), found.counting.mask(y, hidden))
         labels = _ids(y if len(y.shape) < len(hidden.shape) else ops.squeeze(y, -1))
         if counted is not None:
@@ -211,6 +211,10 @@ class FusedObjective:
             message = f"Expected labels from 0 to {classes - 1} for {name!r}, the student's classes."
             loss = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < classes), message, loss)
         return loss
+
+
+def _loss_of(distiller: Any) -> compiled.CrossEntropy | None:
+    return compiled.cross_entropy_of_ids(distiller, distiller._untracked.loss_weights)
 
 
 def _without_head(model: Any, terms: list[Term], owner: str) -> tuple[VocabularyHead, layer_reader.Reader]:
