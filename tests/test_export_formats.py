@@ -115,6 +115,7 @@ def outputs_of(report, name, x):
     return run_onnx(path, image=x)[0] if name == "onnx" else run_litert(path, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, tolerance", [("saved_model", 1e-5), ("keras", 1e-5), ("onnx", 1e-5), ("litert float32", 1e-4)]
 )
@@ -203,6 +204,7 @@ def test_an_input_without_a_name_has_the_same_one_in_every_session(tmp_path):
         assert list(signature.structured_outputs) == ["output_0"]
 
 
+@pytest.mark.slow
 def test_inputs_in_dicts_in_any_order_reach_their_names_in_all_formats(tmp_path):
     a, b = keras.Input((4,), name="z"), keras.Input((2,), name="b")
     student = keras.Model({"z": a, "b": b}, {"sum": dense(3, 1)(a), "also": 2 * b})

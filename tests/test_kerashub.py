@@ -371,6 +371,7 @@ def test_a_classifier_is_exported(raw, tmp_path):
     np.testing.assert_allclose(served.serve(x), predicted(student), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_byte_pairs_is_exported_with_its_tokenizer_in_which_words_are_kept(tmp_path):
     student = byte_pair_classifier(1)
     kd.export(student, tmp_path / "1", preprocessing=student.preprocessor, representative=ARRAY, fresh=False)
