@@ -237,7 +237,7 @@ def test_rows_that_do_not_count_may_hold_anything():
 # When it is chosen
 
 
-def large(seed, classes=16_384):
+def large(seed, classes=100_000):
     return language_model(seed, 2, classes=classes)
 
 
@@ -247,7 +247,7 @@ def is_fused(made):
 
 def test_heads_are_fused_by_themselves_from_a_size_on():
     assert is_fused(distiller("auto", large(1), large(2)))
-    assert not is_fused(distiller("auto", large(1, 16_383), large(2, 16_383)))
+    assert not is_fused(distiller("auto", large(1, 99_999), large(2, 99_999)))
     assert not is_fused(distiller("auto", large(1), large(2), metrics=["accuracy"]))
     assert not is_fused(distiller(False, large(1), large(2)))
 

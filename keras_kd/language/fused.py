@@ -9,8 +9,8 @@ from keras_kd._keras import gradients
 from keras_kd._types import Tensor
 from keras_kd.language.vocabulary_heads import Product
 
-#: Logits in a block, of which an objective holds about ten at a time: 8 MiB of float32.
-_BLOCK = 2**21
+#: Logits in a block, of which an objective holds several at a time: 16 MiB of float32.
+_BLOCK = 2**22
 
 #: Rows in a block, at most: the last one is filled up.
 _ROWS = 512
