@@ -562,17 +562,21 @@ class Distiller(Trainer):
                 training=training,
             )
             soft += schedules.at(term.weight, step) * parts[term.name]
-        alpha: Number = 1.0
+        of_teacher, of_labels = self.shares(hard is not None)
         if hard is not None:
-            alpha = schedules.at(self._untracked.alpha, step)
             parts["student_loss"] = hard
-        loss = alpha * soft + (1.0 - alpha) * (0.0 if hard is None else hard) + compiled.regularisation(self)
+        loss = of_teacher * soft + of_labels * (0.0 if hard is None else hard) + compiled.regularisation(self)
         loss = output_labels.guarded(loss, self.terms, labels, student)
         if training:
             loss = step_guards.against_schedules(loss, self._ranges(), step)
             terms = {term.name: parts[term.name] for term in self.terms}
             loss = step_guards.against_targets(loss, terms, soft, parts.get("student_loss", y_pred), step)
         return {**parts, "distillation_loss": soft, "loss": loss}
+
+    def shares(self, has_labels: bool) -> tuple[Number, Number]:
+        """Return the weights of the teacher and of the labels in this step: `alpha` and `1 - alpha`, or 1 and 0."""
+        alpha = schedules.at(self._untracked.alpha, self.optimizer.iterations) if has_labels else 1.0
+        return alpha, 1.0 - alpha
 
     def _ranges(self) -> list[schedules.Range]:
         """Return the schedules in use, with the values that they may take."""

@@ -281,22 +281,20 @@ class Term(keras.layers.Layer):
         teacher: Tensor,
         labels: Tensor | None = None,
         temperature: Number = 1.0,
-        softened: bool = True,
         step: Number = 0,
     ) -> Tensor:
-        """Return the values of a term without a bridge, one for each row, which `call` would reduce.
+        """Return the values of a term on logits without a bridge, one for each row, which `call` would reduce.
 
         Args:
             student: logits, (rows, classes).
             teacher: the same from the teacher.
             labels: class ids, (rows,), where the loss takes labels.
             temperature: see `call`.
-            softened: see `call`.
             step: see `call`.
         """
         if self.transform is not None:
             student, teacher = self.transform(student), self.transform(teacher)
-        return self._compared(student, ops.stop_gradient(teacher), labels, temperature, softened, step)
+        return self._compared(student, ops.stop_gradient(teacher), labels, temperature, True, step)
 
     def compute_mask(self, inputs: Tensors, previous_mask: Tensors | None = None) -> None:
         """Return None: a mean has no positions left."""

@@ -36,7 +36,7 @@ def language_model(seed, width, head="tied", mask=False, dtype=None, classes=CLA
     if head == "dense":
         biased = {"kernel_initializer": initial(seed + 2), "bias_initializer": initial(seed + 3), "dtype": dtype}
         return keras.Model(ids, layers.Dense(classes, **biased)(hidden))
-    return keras.Model(ids, embedding(2.0 * hidden, reverse=True))
+    return keras.Model(ids, embedding(hidden, reverse=True))
 
 
 def cross_entropy(**arguments):
@@ -86,13 +86,30 @@ def test_however_the_step_is_run(way):
 
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
-@pytest.mark.parametrize("mask", [False, True])
-def test_weights_masks_and_ignored_labels_count_as_elsewhere(reduction, mask):
+@pytest.mark.parametrize("head", ["tied", "dense"])
+def test_weights_masks_and_ignored_labels_count_as_elsewhere(reduction, head):
     def make(fused_head):
         loss, optimizer = cross_entropy(ignore_class=-100, reduction=reduction), lambda: keras.optimizers.SGD(0.01)
-        return distiller(fused_head, language_model(1, 4, mask=mask), loss=loss, optimizer=optimizer)
+        student = language_model(1, 4, head, mask=True)
+        return distiller(fused_head, student, loss=loss, optimizer=optimizer)
 
     both_ways(make, X, PROMPTS, sample_weight=WEIGHTS)
+
+
+@pytest.mark.parametrize("masked", ["student", "teacher"])
+@pytest.mark.parametrize("head", ["tied", "dense"])
+def test_a_mask_counts_where_the_head_hands_it_on(head, masked):
+    # A ReversibleEmbedding read in reverse drops the mask of what it reads, a Dense keeps it.
+    found = []
+    for way in (False, True):
+        models = {
+            "student": language_model(1, 4, head, mask=masked == "student"),
+            "teacher": language_model(5, 6, head, mask=masked == "teacher"),
+        }
+        found.append({name: float(each) for name, each in distiller(way, **models).objective(X, Y).items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    unmasked = distiller(True, language_model(1, 4, head), language_model(5, 6, head)).objective(X, Y)
+    assert (float(unmasked["loss"]) == pytest.approx(found[1]["loss"], rel=1e-4)) == (head == "tied")
 
 
 @pytest.mark.one_in(2)
@@ -221,17 +238,17 @@ def test_sums_and_gradients_are_those_of_a_float64_reference(rows, classes, size
 
 
 def test_rows_that_do_not_count_may_hold_anything():
-    hidden = tf.constant([[1.0, 2.0], [np.nan, np.inf]])
+    hidden, kernel = tf.constant([[1.0, 2.0], [np.nan, np.inf]]), tf.ones((2, 3))
     with tf.GradientTape() as tape:
-        tape.watch(hidden)
-        made = Product(tf.ones((2, 3)), None, False, None, "float32")
+        tape.watch([hidden, kernel])
+        made = Product(kernel, None, False, None, "float32")
         ids = [tf.constant([1, 0])]
         shares = tf.constant([[1.0], [0.0]])
         total, _ = fused(
             hidden, made, lambda z, y: [tf.nn.sparse_softmax_cross_entropy_with_logits(y, z)], ids, shares, tf.ones(1)
         )
     assert float(total) == pytest.approx(np.log(3.0))
-    assert np.isfinite(tape.gradient(total, hidden)).all()
+    assert all(np.isfinite(each).all() for each in tape.gradient(total, [hidden, kernel]))
 
 
 # When it is chosen
@@ -264,6 +281,12 @@ def unbuilt():
     return keras.Sequential([layers.Embedding(CLASSES, 4), layers.Dense(CLASSES)])
 
 
+def regularised():
+    ids = keras.Input((None,), dtype="int32")
+    hidden = layers.Embedding(CLASSES, 4)(ids)
+    return keras.Model(ids, layers.Dense(CLASSES, activity_regularizer="l2")(hidden))
+
+
 def softmax_headed():
     ids = keras.Input((None,), dtype="int32")
     return keras.Model(ids, layers.Dense(CLASSES, "softmax")(layers.Embedding(CLASSES, 4)(ids)))
@@ -281,6 +304,7 @@ def softmax_headed():
         ({"loss": keras.losses.CategoricalCrossentropy(from_logits=True)}, "not a keras.losses.SparseCategorical"),
         ({"loss": keras.losses.SparseCategoricalCrossentropy()}, "not a keras.losses.SparseCategorical.*from_logits"),
         ({"metrics": ["accuracy"]}, "metrics need logits"),
+        ({"student": regularised()}, "the student does not end in a product"),
         ({"student": unbuilt()}, "the student does not end in a product"),
     ],
 )

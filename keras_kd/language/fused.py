@@ -42,11 +42,13 @@ def fused(
         losses: see `Losses`; of any number of losses.
         others: further arguments of `losses`, each (rows, ...).
         shares: by which the value of each row and loss is multiplied, (rows, losses), float32; a row whose shares are
-            all 0 has no gradient, whatever its values.
+            all 0 may hold anything.
         weights: of the losses, (losses,), float32.
         size: rows in a block; None as many as fit.
     """
     size = size or min(max(1, _BLOCK // product.classes), _ROWS)
+    counts = tf.reduce_any(tf.not_equal(shares, 0.0), axis=-1, keepdims=True)
+    hidden = tf.where(counts, hidden, tf.zeros_like(hidden))  # a share of 0 would not stop a NaN
     rows = [_padded(each, size) for each in (hidden, shares, *others)]
     recorded = gradients.are_recorded()
 

@@ -1,8 +1,8 @@
 """The objective of a Distiller whose models end in products with their vocabulary, without a tensor of logits."""
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -43,7 +43,7 @@ def hindrance(distiller: Any) -> str:
     if teacher.device is not None or teacher.dtype_of_copy is not None:
         return "the teacher has a device or a dtype of its own"
     head = vocabulary_heads.find(student)
-    if head is None or head.is_quantized:
+    if head is None or head.is_quantized or head.layer.activity_regularizer is not None:
         return "the student does not end in a product with its vocabulary: a Dense without activation, or an embedding"
     reader = distiller._untracked.reader
     if {reader.kind("logits"), teacher.kind("logits")} & {"softmax", "sigmoid", "values"}:
@@ -100,17 +100,21 @@ class FusedObjective:
             unrecorded: a context in which no gradient is recorded, for the teacher.
         """
         distiller = self._distiller
-        _, student = self._student(distiller._view(x), training=training)
+        student = self._hidden(x, training)
         with unrecorded():
-            teacher = distiller.teacher.read_by(self._teacher, x)
+            teacher = self._teacher_head.masked_as_output(distiller.teacher.read_by(self._teacher, x))
         step = distiller.optimizer.iterations
-        alpha = schedules.at(distiller._untracked.alpha, step) if self._has_labels(y) else 1.0
-        total, parts = self._of_logits(student, teacher, y, sample_weight, alpha, step)
+        of_teacher, of_labels = distiller.shares(self._has_labels(y))
+        mask = reduction.merged_masks(masks.of(student["logits"]), masks.of(teacher["logits"]))
+        read = [self._part(term, student, y, sample_weight, mask, of_teacher) for term in self._of_output]
+        if self._has_labels(y):
+            read.append(self._part_of_labels(student["logits"], y, sample_weight, of_labels))
+        total, parts = self._summed(read, student["logits"], reduction.blanked(teacher["logits"], mask))
         soft = ops.zeros((), "float32")
         for term in distiller.terms:
             if term in self._of_layers:
-                parts[term.name] = self._of_features(term, student, teacher, y, sample_weight, step, training)
-                total += alpha * schedules.at(term.weight, step) * parts[term.name]
+                parts[term.name] = self._of_features(term, student, teacher, y, sample_weight, training)
+                total += of_teacher * schedules.at(term.weight, step) * parts[term.name]
             soft += schedules.at(term.weight, step) * parts[term.name]
         loss = total + compiled.regularisation(distiller)
         if training:
@@ -121,96 +125,107 @@ class FusedObjective:
 
     def student_loss(self, x: Tensors, y: Tensors, sample_weight: Tensors) -> Tensor:
         """Return the labels' part of the objective in inference mode."""
-        _, student = self._student(self._distiller._view(x), training=False)
-        counted, labels, share = self._of_labels(student["logits"], y, sample_weight)
-        hidden = _rows(reduction.blanked(student["logits"], counted))
-        rows = [labels[:, None]]
-        return fused(hidden, self._head.product(), _cross_entropy_alone, rows, share[:, None], tf.ones(1))[0]
+        hidden = self._hidden(x, training=False)["logits"]
+        return self._summed([self._part_of_labels(hidden, y, sample_weight, 1.0)], hidden)[0]
+
+    def _hidden(self, x: Tensors, training: bool) -> dict[str, Tensor]:
+        """Return the student's hidden states, as "logits", and the layers that terms read."""
+        return self._head.masked_as_output(self._student(self._distiller._view(x), training=training)[1])
 
     def _has_labels(self, y: Tensors) -> bool:
         return y is not None and compiled.has_loss(self._distiller)
 
-    def _of_logits(
-        self,
-        student: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        y: Tensors,
-        sample_weight: Tensors,
-        alpha: Any,
-        step: Any,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of all that reads logits, and its parts."""
-        hidden, theirs = student["logits"], teacher["logits"]
-        mask = reduction.merged_masks(masks.of(hidden), masks.of(theirs))
-        product, of_teacher = self._head.product(), self._teacher_head.logits()
-        names, shares, weights, labels = [], [], [], {}
-        for term in self._of_output:
-            counts = output_labels.counted(term, self._student, student, y, sample_weight, self._countings())
-            names.append(term.name)
-            shares.append(_shares(hidden, counts.sample_weight, masks.merged(counts.counted, mask), counts.counting))
-            weights.append(alpha * schedules.at(term.weight, step))
-            ids = output_labels.for_term(term, self._student, student, y, counts.counted)
-            labels[term.name] = None if ids is None else _ids(ids)
-        if self._has_labels(y):
-            _, labels["student_loss"], share = self._of_labels(hidden, y, sample_weight)
-            names, shares = [*names, "student_loss"], [*shares, share]
-            weights.append(1.0 - alpha)
-        known = {name: each for name, each in labels.items() if each is not None}
-        inside = {name: tf.clip_by_value(each, 0, product.classes - 1) for name, each in known.items()}
-        settings = [self._settings(term, step) for term in self._of_output]
-
-        def values(logits: Tensor, hidden: Tensor, *ids: Tensor) -> Sequence[Tensor]:
-            targets = of_teacher(hidden)
-            given = dict(zip(known, (each[:, 0] for each in ids), strict=True))
-            found = [
-                term.row_values(logits, targets, labels=given.get(term.name), **each)
-                for term, each in zip(self._of_output, settings, strict=True)
-            ]
-            return [*found, _cross_entropy(given["student_loss"], logits)] if "student_loss" in given else found
-
-        others = [_rows(reduction.blanked(theirs, mask)), *(each[:, None] for each in inside.values())]
-        total, sums = fused(
-            _rows(reduction.blanked(hidden, mask)),
-            product,
-            values,
-            others,
-            tf.stack(shares, axis=-1),
-            tf.stack([ops.cast(each, "float32") for each in weights]),
-        )
-        parts = dict(zip(names, tf.unstack(sums), strict=True))
-        return self._in_range(total, known, product.classes), parts
-
-    def _settings(self, term: Term, step: Any) -> dict[str, Any]:
-        untracked = self._distiller._untracked
-        temperature = untracked.temperature if term.temperature is None else term.temperature
-        return {"temperature": schedules.at(temperature, step), "softened": True, "step": step}
-
-    def _of_features(
-        self, term: Term, student: Any, teacher: Any, y: Tensors, sample_weight: Tensors, step: Any, training: bool
-    ) -> Tensor:
+    def _part(
+        self, term: Term, student: dict[str, Tensor], y: Tensors, sample_weight: Tensors, mask: Any, share: Any
+    ) -> "_Part":
+        """Return what a term on the logits adds, of which the teacher has a share."""
         counts = output_labels.counted(term, self._student, student, y, sample_weight, self._countings())
         labels = output_labels.for_term(term, self._student, student, y, counts.counted)
-        settings = {**self._settings(term, step), "softened": False, "training": training}
-        return term.read(student, teacher, labels=labels, **counts._asdict(), **settings)
+        settings = self._settings(term)
+        return _Part(
+            term.name,
+            share * schedules.at(term.weight, self._distiller.optimizer.iterations),
+            _shares(student["logits"], counts.sample_weight, masks.merged(counts.counted, mask), counts.counting),
+            None if labels is None else _ids(labels),
+            lambda logits, targets, ids: term.row_values(logits, targets, ids, **settings),
+        )
 
-    def _countings(self) -> dict[tuple[Any, ...], compiled.Counting]:
-        found = _loss_of(self._distiller)
-        return {} if found is None else {(): found.counting}
-
-    def _of_labels(self, hidden: Tensor, y: Any, sample_weight: Tensors) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Return what counts for the loss on labels, the labels of all rows, and their shares in the loss."""
-        found: Any = _loss_of(self._distiller)
-        counted = masks.merged(masks.of(hidden), found.counting.mask(y, hidden))
+    def _part_of_labels(self, hidden: Tensor, y: Any, sample_weight: Tensors, share: Any) -> "_Part":
+        """Return what the loss on labels adds."""
+        loss: Any = _loss_of(self._distiller)
+        counted = masks.merged(masks.of(hidden), loss.counting.mask(y, hidden))
         labels = _ids(y if len(y.shape) < len(hidden.shape) else ops.squeeze(y, -1))
         if counted is not None:
             labels = tf.where(tf.reshape(counted, (-1,)), labels, 0)
-        return counted, labels, found.weight * _shares(hidden, sample_weight, counted, found.counting)
+        shares = loss.weight * _shares(hidden, sample_weight, counted, loss.counting)
+        return _Part("student_loss", share, shares, labels, lambda logits, _, ids: _cross_entropy(ids, logits))
 
-    def _in_range(self, loss: Tensor, labels: dict[str, Tensor], classes: int) -> Tensor:
-        for name, ids in labels.items():
-            message = f"Expected labels from 0 to {classes - 1} for {name!r}, the student's classes."
-            loss = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < classes), message, loss)
-        return loss
+    def _summed(
+        self, parts: list["_Part"], hidden: Tensor, theirs: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of all that reads the logits, and its parts.
+
+        Args:
+            parts: of the sum.
+            hidden: of the student, (batch, ..., width).
+            theirs: of the teacher, or None where nothing is compared with it.
+        """
+        product, of_teacher = self._head.product(), self._teacher_head.logits()
+        labels = [tf.zeros_like(part.shares, "int32") if part.labels is None else part.labels for part in parts]
+        inside = [tf.clip_by_value(each, 0, product.classes - 1) for each in labels]
+
+        def values(logits: Tensor, ids: Tensor, *theirs: Tensor) -> list[Tensor]:
+            targets = of_teacher(theirs[0]) if theirs else None
+            return [part.values(logits, targets, ids[:, number]) for number, part in enumerate(parts)]
+
+        total, sums = fused(
+            _rows(hidden),
+            product,
+            values,
+            [tf.stack(inside, axis=-1), *([] if theirs is None else [_rows(theirs)])],
+            tf.stack([part.shares for part in parts], axis=-1),
+            tf.stack([ops.cast(part.weight, "float32") for part in parts]),
+        )
+        for part, ids in zip(parts, labels, strict=True):
+            message = f"Expected labels from 0 to {product.classes - 1} for {part.name!r}, the student's classes."
+            if part.labels is not None:
+                total = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < product.classes), message, total)
+        return total, {part.name: each for part, each in zip(parts, tf.unstack(sums), strict=True)}
+
+    def _settings(self, term: Term) -> dict[str, Any]:
+        untracked, step = self._distiller._untracked, self._distiller.optimizer.iterations
+        temperature = untracked.temperature if term.temperature is None else term.temperature
+        return {"temperature": schedules.at(temperature, step), "step": step}
+
+    def _of_features(
+        self, term: Term, student: Any, teacher: Any, y: Tensors, sample_weight: Tensors, training: bool
+    ) -> Tensor:
+        counts = output_labels.counted(term, self._student, student, y, sample_weight, self._countings())
+        labels = output_labels.for_term(term, self._student, student, y, counts.counted)
+        settings = {**self._settings(term), "training": training}
+        return term.read(student, teacher, labels=labels, **counts._asdict(), **settings)
+
+    def _countings(self) -> dict[tuple[Any, ...], compiled.Counting]:
+        loss = _loss_of(self._distiller)
+        return {} if loss is None else {(): loss.counting}
+
+
+class _Part(NamedTuple):
+    """What reads the logits: a term, or the loss on labels.
+
+    Attributes:
+        name: in the logs.
+        weight: of its mean or sum in the objective.
+        shares: by which the value of each row is multiplied in that, (rows,).
+        labels: class ids, (rows,), or None.
+        values: returns the value of each row, of the student's logits, the teacher's, and the labels.
+    """
+
+    name: str
+    weight: Any
+    shares: Tensor
+    labels: Tensor | None
+    values: Callable[[Tensor, Any, Tensor], Tensor]
 
 
 def _loss_of(distiller: Any) -> compiled.CrossEntropy | None:
@@ -247,7 +262,3 @@ def _ids(labels: Any) -> Tensor:
 
 def _cross_entropy(ids: Tensor, logits: Tensor) -> Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)
-
-
-def _cross_entropy_alone(logits: Tensor, ids: Tensor) -> list[Tensor]:
-    return [_cross_entropy(ids[:, 0], logits)]

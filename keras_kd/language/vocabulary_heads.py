@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_kd._internal import layer_reader
-from keras_kd._keras import tensor_origin
+from keras_kd._keras import masks, tensor_origin
 from keras_kd._types import Tensor
 
 #: Layers whose `call` is a product with a matrix, and what may follow it here.
@@ -37,6 +37,15 @@ class VocabularyHead(NamedTuple):
             return lambda hidden: tf.cast(self.layer(hidden, **arguments), "float32")
         product = self.product()
         return lambda hidden: product.logits(product(hidden))
+
+    def masked_as_output(self, read: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what was read, with the mask that the layer would give the "logits" on their hidden states."""
+        hidden = read["logits"]
+        unmasked = tf.identity(hidden)
+        mask = masks.of(hidden) if isinstance(self.layer, _DENSE) else None  # a ReversibleEmbedding drops it
+        if mask is not None:
+            masks.put(unmasked, mask)
+        return {**read, "logits": unmasked}
 
     def product(self) -> "Product":
         """Return the product with the weights that the layer has now."""
