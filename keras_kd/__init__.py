@@ -17,6 +17,7 @@ from keras_kd import _backend as _backend
 from keras_kd import bridges as bridges
 from keras_kd import callbacks as callbacks
 from keras_kd import data as data
+from keras_kd import language as language
 from keras_kd import losses as losses
 from keras_kd import methods as methods
 from keras_kd import metrics as metrics
