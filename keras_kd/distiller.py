@@ -156,7 +156,7 @@ class Distiller(Trainer):
             fused_head: whether the objective is computed from what both models multiply with their vocabularies, some
                 positions at a time, so that no tensor of all logits exists. For language models under a live teacher,
                 with losses of `keras_kd.losses` on the logits, `SparseCategoricalCrossentropy(from_logits=True)` or no
-                loss, and no metrics. "auto": where that holds, from 100,000 classes on. True: or an error says what is
+                loss, and no metrics. "auto": where that holds, from 16,384 classes on. True: or an error says what is
                 missing. False: never.
 
         Raises:

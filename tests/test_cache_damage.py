@@ -18,7 +18,6 @@ from keras_kd.cache.join import Index, Source
 from tests.caches import FEATURES, built, data, dataset, jittered, student, teacher
 from tests.test_objective import distill
 
-
 WAYS = {
     "a bit": lambda content, at, length, other, draw: (
         content[:at] + bytes([content[at] ^ (1 << draw.randrange(8))]) + content[at + 1 :]

@@ -16,6 +16,7 @@ from tests import references
 from tests.models import initial
 
 CLASSES, LENGTH = 13, 5
+LARGE = 2_200  # a block of them is compiled
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.integers(0, CLASSES, (2, 11, LENGTH))
 WEIGHTS = RANDOM.uniform(0.0, 2.0, (11, LENGTH)).astype("float32")
@@ -82,6 +83,15 @@ def test_a_fused_head_trains_as_all_logits_do(head, teacher):
 @pytest.mark.parametrize("way", [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}])
 def test_however_the_step_is_run(way):
     both_ways(lambda fused_head: distiller(fused_head, loss=cross_entropy(ignore_class=-100), **way), X, PROMPTS)
+
+
+@pytest.mark.parametrize("head", ["dense", pytest.param("capped", marks=pytest.mark.slow)])
+def test_large_blocks_are_compiled(head):
+    def make(way):
+        student, teacher = language_model(1, 4, head, classes=LARGE), language_model(5, 6, classes=LARGE)
+        return distiller(way, student, teacher, loss=cross_entropy(ignore_class=-100))
+
+    both_ways(make, X, PROMPTS, sample_weight=WEIGHTS)
 
 
 @pytest.mark.one_in(3)
@@ -223,9 +233,8 @@ def test_sums_and_gradients_are_those_of_a_float64_reference(rows, classes, size
         tape.watch(tensors)
         made = Product(tensors[1], tensors[2] if biased else None, by_class, cap, "float32")
         others = [tf.constant(teacher, "float32"), tf.constant(ids)]
-        total, sums = fused(
-            tensors[0], made, of_logits, others, tf.constant(shares, "float32"), tf.constant(weights, "float32"), size
-        )
+        shares32, weights32 = tf.constant(shares, "float32"), tf.constant(weights, "float32")
+        total, sums = fused(tensors[0], made, of_logits, others, shares32, weights32, size=size)
         total = 2.0 * total
     found = tape.gradient(total, tensors)
     np.testing.assert_allclose(sums, np.sum(shares * values, axis=0), rtol=1e-4, atol=1e-5)
@@ -254,7 +263,7 @@ def test_rows_that_do_not_count_may_hold_anything():
 # When it is chosen
 
 
-def large(seed, classes=100_000):
+def large(seed, classes=16_384):
     return language_model(seed, 2, classes=classes)
 
 
@@ -264,7 +273,7 @@ def is_fused(made):
 
 def test_heads_are_fused_by_themselves_from_a_size_on():
     assert is_fused(distiller("auto", large(1), large(2)))
-    assert not is_fused(distiller("auto", large(1, 99_999), large(2, 99_999)))
+    assert not is_fused(distiller("auto", large(1, 16_383), large(2, 16_383)))
     assert not is_fused(distiller("auto", large(1), large(2), metrics=["accuracy"]))
     assert not is_fused(distiller(False, large(1), large(2)))
 

@@ -8,11 +8,12 @@ import tensorflow as tf
 from keras_kd._keras import gradients
 from keras_kd._types import Tensor
 from keras_kd.language.vocabulary_heads import Product
+from keras_kd.losses._many_values import MANY, can_compile
 
-#: Logits in a block, of which an objective holds several at a time: 16 MiB of float32.
-_BLOCK = 2**22
+#: Logits in a block at most: 32 MiB of float32, of which an objective holds the student's, the teacher's, a gradient.
+_BLOCK = 2**23
 
-#: Rows in a block, at most: the last one is filled up.
+#: Rows in a block at most: the last one is filled up.
 _ROWS = 512
 
 #: Weights in a part of a kernel's gradient, which is added up in place.
@@ -20,6 +21,9 @@ _TILE = 2**20
 
 #: Returns the values of each loss, (rows,), for logits (rows, classes) and the rows of what they are compared with.
 Losses = Callable[..., Sequence[Tensor]]
+
+#: Returns what the losses read, each (rows, ...), from the rows of a block of what was given.
+Prepare = Callable[..., Sequence[Tensor]]
 
 
 def fused(
@@ -29,12 +33,16 @@ def fused(
     others: Sequence[Tensor],
     shares: Tensor,
     weights: Tensor,
+    prepare: Prepare = lambda *others: others,
     size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return a weighted sum of losses over all rows, and the sum of each.
 
     The gradient is found in the same pass. It reaches `hidden` and the product's weights through the weighted sum; the
     sums of the losses have none.
+
+    In a graph on a processor, XLA compiles all that lies between the products of large blocks: it reads and writes the
+    logits a few times, where each of TensorFlow's operations does so.
 
     Args:
         hidden: hidden states, (rows, width).
@@ -44,9 +52,10 @@ def fused(
         shares: by which the value of each row and loss is multiplied, (rows, losses), float32; a row whose shares are
             all 0 may hold anything.
         weights: of the losses, (losses,), float32.
+        prepare: applied to the `others` of a block before that, as a product of their own.
         size: rows in a block; None as many as fit.
     """
-    size = size or min(max(1, _BLOCK // product.classes), _ROWS)
+    size = size or _rows_for(product.classes)
     counts = tf.reduce_any(tf.not_equal(shares, 0.0), axis=-1, keepdims=True)
     hidden = tf.where(counts, hidden, tf.zeros_like(hidden))  # a share of 0 would not stop a NaN
     rows = [_padded(each, size) for each in (hidden, shares, *others)]
@@ -55,7 +64,7 @@ def fused(
     @tf.custom_gradient
     def run(hidden: Tensor, kernel: Tensor, *bias: Tensor) -> Any:
         ours = product._replace(kernel=kernel, bias=bias[0] if bias else None)
-        blocks = _Blocks(ours, losses, weights, size)
+        blocks = _Blocks(ours, losses, weights, prepare, size)
         sums, *slopes = blocks.slopes([hidden, *rows[1:]]) if recorded else [blocks.sums([hidden, *rows[1:]])]
 
         def gradient(total: Tensor, _: Tensor) -> list[Tensor]:
@@ -69,28 +78,36 @@ def fused(
     return total, tf.stop_gradient(sums)
 
 
+def _rows_for(classes: int) -> int:
+    """Return the rows in a block: a power of two, as most batches have a multiple of it, which fill their blocks."""
+    rows = min(max(1, _BLOCK // classes), _ROWS)
+    return 1 << (rows.bit_length() - 1)
+
+
 class _Blocks:
     """Go through all rows, `size` of them at a time."""
 
-    def __init__(self, product: Product, losses: Losses, weights: Tensor, size: int) -> None:
+    def __init__(self, product: Product, losses: Losses, weights: Tensor, prepare: Prepare, size: int) -> None:
         self.product = product
         self.losses = losses
         self.weights = weights
+        self.prepare = prepare
         self.size = size
+        self.in_place = not gradients.under_xla()
 
     def sums(self, rows: list[Tensor]) -> Tensor:
         """Return the sum of each loss, (losses,)."""
+        value = self._compiled(self._value)
 
         def body(start: Tensor, sums: Tensor) -> list[Tensor]:
-            hidden, shares, *others = self._block(rows, start)
-            values = self._values(self.product(hidden), shares, others)
-            return [start + self.size, sums + tf.reduce_sum(shares * values, axis=0)]
+            hidden, *compared = self._block(rows, start)
+            return [start + self.size, sums + value(self.product(hidden), *compared)]
 
         return tf.while_loop(self._more(rows), body, [tf.constant(0), tf.zeros_like(self.weights)])[1]
 
     def slopes(self, rows: list[Tensor]) -> list[Tensor]:
         """Return the sum of each loss, and the gradients for hidden states, kernel and bias."""
-        product, in_place = self.product, not gradients.under_xla()
+        product, value_and_slope = self.product, self._compiled(self._value_and_slope)
         biases = [] if product.bias is None else [product.bias]
         totals = [
             _zeros(tf.shape(rows[0]), rows[0].dtype),
@@ -99,38 +116,46 @@ class _Blocks:
         ]
 
         def body(start: Tensor, sums: Tensor, *totals: Tensor) -> list[Tensor]:
-            hidden, shares, *others = self._block(rows, start)
-            multiplied = product(hidden)
-            with tf.GradientTape() as tape:
-                tape.watch(multiplied)
-                parts = shares * self._values(multiplied, shares, others)
-                total = tf.reduce_sum(self.weights * parts)
-            slope = tape.gradient(total, multiplied)
-            counts = tf.reduce_any(tf.not_equal(shares, 0.0), axis=-1, keepdims=True)
-            slope = tf.where(counts, slope, tf.zeros_like(slope))
+            hidden, *compared = self._block(rows, start)
+            added, slope = value_and_slope(product(hidden), *compared)
             of_hidden = tf.matmul(slope, tf.cast(product.kernel, slope.dtype), transpose_b=not product.by_class)
             places = start + tf.range(self.size)
             found = [
-                _put(totals[0], places, tf.cast(of_hidden, totals[0].dtype), in_place),
-                self._added(totals[1], tf.cast(hidden, slope.dtype), slope, in_place),
+                _put(totals[0], places, tf.cast(of_hidden, totals[0].dtype), self.in_place),
+                self._added(totals[1], tf.cast(hidden, slope.dtype), slope),
                 *(each + tf.reduce_sum(tf.cast(slope, each.dtype), axis=0) for each in totals[2:]),
             ]
-            return [start + self.size, sums + tf.reduce_sum(parts, axis=0), *found]
+            return [start + self.size, sums + added, *found]
 
         first = [tf.constant(0), tf.zeros_like(self.weights), *totals]
         sums, *found = tf.while_loop(self._more(rows), body, first, parallel_iterations=1)[1:]
         of_weights = zip(found[1:], (product.kernel, *biases), strict=True)
         return [sums, found[0], *(tf.cast(each, weight.dtype) for each, weight in of_weights)]
 
-    def _values(self, multiplied: Tensor, shares: Tensor, others: list[Tensor]) -> Tensor:
-        """Return the values of the losses, (rows, losses), 0 where they do not count."""
-        values = tf.stack(self.losses(self.product.logits(multiplied), *others), axis=-1)
-        return tf.where(tf.equal(shares, 0.0), tf.zeros_like(values), values)
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if self.size * self.product.classes < MANY or not can_compile():
+            return function
+        return tf.function(function, jit_compile=True, autograph=False)
 
-    def _added(self, total: Tensor, hidden: Tensor, slope: Tensor, in_place: bool) -> Tensor:
+    def _value_and_slope(self, multiplied: Tensor, shares: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a block adds to each sum, and the gradient of the objective for its product."""
+        with tf.GradientTape() as tape:
+            tape.watch(multiplied)
+            sums = self._value(multiplied, shares, *others)
+            total = tf.reduce_sum(self.weights * sums)
+        slope = tape.gradient(total, multiplied)
+        counts = tf.reduce_any(tf.not_equal(shares, 0.0), axis=-1, keepdims=True)
+        return sums, tf.where(counts, slope, tf.zeros_like(slope))
+
+    def _value(self, multiplied: Tensor, shares: Tensor, *others: Tensor) -> Tensor:
+        """Return what a block adds to each sum; rows that do not count add nothing, whatever they hold."""
+        values = tf.stack(self.losses(self.product.logits(multiplied), *others), axis=-1)
+        return tf.reduce_sum(shares * tf.where(tf.equal(shares, 0.0), tf.zeros_like(values), values), axis=0)
+
+    def _added(self, total: Tensor, hidden: Tensor, slope: Tensor) -> Tensor:
         """Return the kernel's gradient with that of a block, added in place, a part of the kernel at a time."""
         left, right = (slope, hidden) if self.product.by_class else (hidden, slope)
-        if not in_place:
+        if not self.in_place:
             return total + tf.cast(tf.matmul(left, right, transpose_a=True), total.dtype)
         count, columns = total.shape
         step = max(1, _TILE // columns)
@@ -141,11 +166,14 @@ class _Blocks:
         return total
 
     def _block(self, rows: list[Tensor], start: Tensor) -> list[Tensor]:
+        """Return hidden states, shares, and what the losses read, of a block."""
+
         def part(each: Tensor) -> Tensor:
             rest = each.shape[1:]
             return tf.slice(each, [start, *[0] * len(rest)], [self.size, *rest])
 
-        return [part(each) for each in rows]
+        hidden, shares, *others = map(part, rows)
+        return [hidden, shares, *self.prepare(*others)]
 
     def _more(self, rows: list[Tensor]) -> Callable[..., Tensor]:
         count = tf.shape(rows[0])[0]

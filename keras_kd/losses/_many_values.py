@@ -82,19 +82,24 @@ def _way(student: Tensor, teacher: Tensor) -> Callable[..., list[Tensor]] | None
 
 
 def _is_compiled(student: Tensor, teacher: Tensor) -> bool:
-    """Return whether XLA compiles a loss by itself.
-
-    In eager code it would compile in each call, and for sequences of many lengths in each step. On a GPU it needs files
-    of CUDA that many installations lack, and the replicas of one processor would wait for each other.
-    """
+    """Return whether XLA compiles a loss by itself; for sequences of many lengths it would compile in each step."""
     batch, *example = student.shape
-    if tf.executing_eagerly() or None in example:
+    if None in example:
         return False
     values = math.prod(example)
     is_large = LARGE <= values < MANY if batch is None else MANY <= batch * values < MOST
+    return is_large and not gradients.are_recorded_for(teacher) and can_compile()
+
+
+def can_compile() -> bool:
+    """Return whether XLA can compile a part of the step by itself, and pays.
+
+    In eager code it would compile in each call. On a GPU it needs files of CUDA that many installations lack, and the
+    replicas of one processor would wait for each other. Where it compiles the whole step, it does so already.
+    """
     return (
-        is_large
-        and not gradients.are_recorded_for(teacher)
+        not tf.executing_eagerly()
+        and not gradients.under_xla()
         and tf.test.is_built_with_xla()
         and _on_processors_alone()
         and tf.distribute.get_strategy().num_replicas_in_sync == 1
