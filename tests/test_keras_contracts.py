@@ -480,3 +480,15 @@ def test_an_executor_keeps_how_it_starts_processes():
 def test_ray_starts_on_the_address_that_it_is_given():
     ray = pytest.importorskip("ray")
     assert "_node_ip_address" in inspect.getsource(ray.init)
+
+
+# What a task of KerasHub keeps while it generates.
+
+
+@about("_build_cache")
+def test_the_cache_of_a_task_comes_last_and_holds_keys_and_values_of_each_token():
+    pytest.importorskip("keras_hub")
+    from tests.tasks import causal_lm
+
+    hidden, cache = causal_lm(1, units=6)._build_cache(np.zeros((2, 5), "int32"))
+    assert hidden.shape == (2, 5, 6) and cache.shape == (2, 1, 2, 5, 2, 3)  # layers, both, tokens, heads, their width

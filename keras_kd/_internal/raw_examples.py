@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import batches, raw_views, soft_targets
+from keras_kd._internal import batches, raw_views, soft_targets, text_bytes
 from keras_kd._internal.batches import Batch
 from keras_kd._types import Tensors
 
@@ -128,12 +128,14 @@ class Labelled(NamedTuple):
         read: x, or the tokens that all models read.
         y: labels.
         sample_weight: weights, or None.
+        text_bytes: of the text that the labels stand for, where a language model's preprocessor has made them; else 0.
     """
 
     x: Tensors
     read: Tensors
     y: Tensors
     sample_weight: Tensors
+    text_bytes: int = 0
 
 
 def labelled(models: Iterable[Any], data: Any, batch_size: int) -> Iterator[Labelled]:
@@ -153,7 +155,8 @@ def labelled(models: Iterable[Any], data: Any, batch_size: int) -> Iterator[Labe
         x = soft_targets.inputs(x)
         if y is None:
             tokens, y, sample_weight = raw_views.preprocessed(tasks[0], x)
-            yield Labelled(x, raw_views.Shared(tokens), y, sample_weight)
+            size = text_bytes.of_tokens(raw_views.tokenizer(tasks[0]), x, y, sample_weight)
+            yield Labelled(x, raw_views.Shared(tokens), y, sample_weight, size)
         else:
             yield Labelled(x, x, y, sample_weight)
 

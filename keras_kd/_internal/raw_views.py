@@ -108,6 +108,13 @@ def is_random(model: Any) -> bool:
     return preprocessing(model) is not None and getattr(model.preprocessor, "mask_selection_rate", None) is not None
 
 
+def by_vocabulary(models: dict[str, Any]) -> list[list[str]]:
+    """Return the names of models in groups that share a vocabulary; a model without tokenizer belongs to the first."""
+    words = {name: tuple(tokenizer(model).get_vocabulary()) for name, model in models.items() if is_per_token(model)}
+    vocabularies = list(dict.fromkeys(words.values())) or [()]
+    return [[name for name in models if words.get(name, vocabularies[0]) == each] for each in vocabularies]
+
+
 def check_vocabularies(student: Any, teacher: Any) -> None:
     """Refuse models that predict something for each token, and have other tokens.
 

@@ -4,6 +4,8 @@ The macro F1 is computed from counts and not by Keras's `F1Score`, which counts 
 an epsilon, nor by scikit-learn, which needs all predictions at once; tests hold it against scikit-learn.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -25,6 +27,10 @@ class Classification:
 
     def __init__(self, classes: int, top_k: int, of_tokens: bool = False) -> None:
         self.top_k, self.of_tokens = top_k, of_tokens
+        #: Of the text that tokens stand for; 0 where it is not known.
+        self.text_bytes = 0
+        #: Whether the classes are those of the other models.
+        self.is_comparable = True
         self.counts, self.calibration = Counts(classes), Calibration()
         self._means = WeightedMeans()
 
@@ -66,8 +72,15 @@ class Classification:
         means = self._means.result()
         quality = [name for name in means if not name.startswith(("agreement", "kl_"))]
         own = {name: means.pop(name) for name in quality}
-        special = {"perplexity": float(np.exp(own["nll"]))} if self.of_tokens else {"f1_macro": self.counts.f1_macro()}
+        if not self.is_comparable:
+            return self._by_byte(own["nll"])
+        of_text = {"perplexity": float(np.exp(own["nll"])), **self._by_byte(own["nll"])}
+        special = of_text if self.of_tokens else {"f1_macro": self.counts.f1_macro()}
         return {**own, **special, "ece": self.calibration.error(), **means}
+
+    def _by_byte(self, nll: float) -> dict[str, float]:
+        bits = nll * float(np.sum(self.counts.true)) / math.log(2.0)
+        return {"bits_per_byte": bits / self.text_bytes} if self.text_bytes else {}
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ def compare(
     batch_size: int = 256,
     validation: Any = None,
     ignore_class: int | None = None,
+    text_bytes: int | None = None,
     rounds: int = 200,
     memory: bool = True,
     worst: int = 8,
@@ -42,6 +43,8 @@ def compare(
     The data are read once, all models on each batch; what is kept are sums, tables of classes by classes (up to 100
     classes) and the few examples on which student and teacher disagree most. Latency and throughput are measured on the
     first batch, in turns, after a warm-up; memory in a process of its own for each model, which takes some seconds.
+    Language models of KerasHub on texts alone are read in their own tokens, compared with the teacher where the
+    vocabulary is the same, and continue the first quarter of each text of the first batch.
 
     Args:
         models: by the names that the tables show; see `quality.measure` for what may be a model.
@@ -57,6 +60,7 @@ def compare(
         batch_size: of arrays; throughput is measured in batches of this size, or as the dataset has them.
         validation: see `quality.measure`: where a threshold is chosen for each model of yes-or-no outputs.
         ignore_class: see `quality.measure`.
+        text_bytes: see `quality.measure`; for the bits a byte of language models on tokens.
         rounds: timed calls with a single example, at least 10; 0 leaves all costs out.
         memory: whether to measure the peak memory.
         worst: how many examples to keep for each student.
@@ -80,7 +84,7 @@ def compare(
     ways = costs.exported(exports, models)
     rounds = rounds and timing.check(rounds)
     evidence = _Evidence(teacher, worst, class_names, batches.count(data, batch_size) if verbose else None, verbose)
-    reading = Reading(task, top_k, batch_size, ignore_class)
+    reading = Reading(task, top_k, batch_size, ignore_class, text_bytes)
     thresholds = chosen_thresholds(models, validation, reading)
     found = stream(models, data, reading, teacher, evidence.watch, thresholds)
     evidence.close()

@@ -8,7 +8,7 @@ import numpy as np
 from keras import tree
 
 from keras_kd._types import Tensors
-from keras_kd.evaluation import memory, model_runners, sizes
+from keras_kd.evaluation import generation_costs, memory, model_runners, sizes
 from keras_kd.evaluation.model_runners import Runner
 from keras_kd.evaluation.predictors import Predictor
 from keras_kd.runtimes import timing
@@ -36,6 +36,8 @@ class Cost:
         batch: examples in a batch.
         memory_bytes: the most that loading and answering a batch takes; see `memory.peaks`.
         calls: number of timed calls for a single example.
+        tokens_per_second: that a language model generates, see `generation_costs.of`; None of others.
+        cache_bytes: what it keeps for one text meanwhile.
     """
 
     runtime: str
@@ -50,6 +52,8 @@ class Cost:
     batch: int
     memory_bytes: int | None
     calls: int
+    tokens_per_second: float | None = None
+    cache_bytes: int | None = None
 
 
 def exported(exports: dict[str, Export | list[Export]], models: dict[str, Any]) -> dict[str, list[Runner]]:
@@ -86,6 +90,7 @@ def measured(
     batches = timing.in_turns({key: way(x) for key, way in ways.items()}, max(10, rounds // _BATCH_ROUNDS))
     peaks = memory.peaks({key: (way, models[key[0]]) for key, way in ways.items()}, x) if with_memory else {}
     static = {name: (sizes.parameters(predictor), sizes.flops(predictor, x)) for name, predictor in predictors.items()}
+    generated = generation_costs.of(models, x)
     batch = len(tree.flatten(x)[0])
     costs: dict[str, list[Cost]] = {name: [] for name in models}
     for key, way in ways.items():
@@ -97,7 +102,7 @@ def measured(
         costs[name].append(
             Cost(
                 way.name, path, *static[name], size, float(p50), float(p95), float(p99), speed, batch, peaks.get(key),
-                len(single[key]),
+                len(single[key]), **(generated.get(name, {}) if way.path is None else {}),
             )
         )  # fmt: skip
     return costs

@@ -81,6 +81,7 @@ QUALITY = {
     "f1_at_threshold": Measure("F1 at threshold", percent, 1),
     "nll": Measure("log-loss", number, -1),
     "perplexity": Measure("perplexity", number, -1),
+    "bits_per_byte": Measure("bits per byte", number, -1),
     "brier": Measure("Brier score", number, -1),
     "ece": Measure("calibration error", percent, -1),
     "mae": Measure("mean absolute error", number, -1),
@@ -102,6 +103,8 @@ COSTS = {
     "p95_ms": Measure("one example, p95", milliseconds, 0),
     "p99_ms": Measure("one example, p99", milliseconds, 0),
     "examples_per_second": Measure("examples per second", count, 1, _NOISE),
+    "tokens_per_second": Measure("tokens generated per second", count, 1, _NOISE),
+    "cache_bytes": Measure("cache of one text", size, -1),
     "memory_bytes": Measure("peak memory", size, -1, _NOISE),
 }
 

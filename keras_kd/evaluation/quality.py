@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_kd._internal import ensemble_logits, raw_examples
+from keras_kd._internal import ensemble_logits, raw_examples, raw_views
 from keras_kd._types import Tensors
 from keras_kd.evaluation import tasks
 from keras_kd.evaluation.classification import MOST_CLASSES, Classification
@@ -38,6 +38,7 @@ class Reading(NamedTuple):
     top_k: int
     batch_size: int
     ignore_class: int | None
+    text_bytes: int | None = None
 
 
 class Predictions(NamedTuple):
@@ -53,6 +54,7 @@ class Predictions(NamedTuple):
         rows: of all rows of the batch, which these are: those without weight are left out.
         positions: rows of one example.
         start: examples that came before this batch.
+        text_bytes: of the text that the labels stand for, where it is known; else 0.
     """
 
     output: str
@@ -64,6 +66,7 @@ class Predictions(NamedTuple):
     rows: np.ndarray
     positions: int
     start: int
+    text_bytes: int
 
 
 def measure(
@@ -76,6 +79,7 @@ def measure(
     batch_size: int = 256,
     validation: Any = None,
     ignore_class: int | None = None,
+    text_bytes: int | None = None,
 ) -> dict[str, float]:
     """Return how good a model is, and how faithful to a teacher, by name.
 
@@ -92,7 +96,9 @@ def measure(
       which yes has the largest F1 there, and "precision_at_threshold", "recall_at_threshold" and "f1_at_threshold" are
       what it gives here; of several labels each has its own, and the mean of F1 is given.
     - language models, and others that choose among more than 100 classes at each position: "perplexity",
-      exp(nll), and no "f1_macro".
+      exp(nll), and no "f1_macro". For texts alone "bits_per_byte": -log2 of the probability of the text, for each of
+      its bytes in UTF-8, which can be compared where vocabularies differ. Of a model whose vocabulary is not the
+      teacher's, it is the only measure.
     - regression: "mae", "rmse" (of the mean square over the outputs), "r2" (mean over the outputs).
     - with a teacher: "agreement" (same prediction), "kl_teacher_student" (KL(teacher || student), what distillation
       minimises), "kl_student_teacher", and "agreement_where_teacher_wrong": how often, where the teacher is wrong, the
@@ -114,6 +120,8 @@ def measure(
         validation: other data, as `data`, on which the thresholds of yes-or-no outputs are chosen; None for none.
         ignore_class: class id of labels that do not count, such as -100 or 255, as that of Keras's losses; None for
             none.
+        text_bytes: bytes of the text that all labels together stand for, where these are tokens: gives "bits_per_byte".
+            Of texts alone it is counted.
 
     Raises:
         TypeError: not a model, or not data.
@@ -125,7 +133,7 @@ def measure(
     Reference: Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv 1706.04599 (ECE).
     """
     models = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
-    reading = Reading(task, top_k, batch_size, ignore_class)
+    reading = Reading(task, top_k, batch_size, ignore_class, text_bytes)
     thresholds = chosen_thresholds({"model": model}, validation, reading)
     found = stream(models, data, reading, None if teacher is None else "teacher", thresholds=thresholds)
     return named({output: each["model"].result() for output, each in found.items()})
@@ -165,7 +173,10 @@ def stream(
     watch: Callable[[Predictions], None] | None = None,
     thresholds: Mapping[tuple[str, str], np.ndarray] = MappingProxyType({}),
 ) -> dict[str, dict[str, Measures]]:
-    """Run all models over the data once, and return the measures by output and model.
+    """Run all models over the data, and return the measures by output and model.
+
+    The data are read once; of texts, once for each vocabulary. Of models whose vocabulary is not that of the teacher,
+    or of the first model, only what does not depend on it is measured.
 
     Args:
         models: by name.
@@ -175,9 +186,44 @@ def stream(
         watch: is given the predictions for each output and batch.
         thresholds: by model and output, of yes-or-no labels, to be measured as well.
     """
-    top_k = reading.top_k
-    if not isinstance(top_k, int) or top_k < 1:
-        raise ValueError(f"Expected `top_k` to be a whole number, at least 1. Received: top_k={top_k!r}")
+    groups = raw_views.by_vocabulary(models)
+    first, *others = sorted(groups, key=lambda names: teacher is not None and teacher not in names)
+    found = _stream({name: models[name] for name in first}, data, reading, teacher, watch, thresholds)
+    for names in others:
+        _check_texts(models, first, names, data, found)
+        of_others = _stream({name: models[name] for name in names}, data, reading)
+        for each in _of_tokens(of_others):
+            each.is_comparable = False
+        for output, measures in of_others.items():
+            found[output].update(measures)
+    return found
+
+
+def _check_texts(
+    models: dict[str, Any], first: list[str], names: list[str], data: Any, found: dict[str, dict[str, Measures]]
+) -> None:
+    """Refuse data that models of another vocabulary cannot read as their own."""
+    if isinstance(data, Iterator):
+        raise TypeError(
+            "Expected texts that can be read again, in an array or a tf.data.Dataset, for models of several "
+            f"vocabularies, {first} and {names}. Received: {type(data).__name__}."
+        )
+    if not any(each.text_bytes for each in _of_tokens(found)):
+        raw_views.check_vocabularies(
+            next(models[n] for n in first if raw_views.is_per_token(models[n])), models[names[0]]
+        )
+
+
+def _stream(
+    models: dict[str, Any],
+    data: Any,
+    reading: Reading,
+    teacher: str | None = None,
+    watch: Callable[[Predictions], None] | None = None,
+    thresholds: Mapping[tuple[str, str], np.ndarray] = MappingProxyType({}),
+) -> dict[str, dict[str, Measures]]:
+    """Run models of one vocabulary over the data once; see `stream`."""
+    _check(reading)
     predictors = {name: Predictor(name, model) for name, model in models.items()}
     _bind_estimators(models, predictors)
     measures: dict[str, dict[str, Measures]] = {}
@@ -188,17 +234,38 @@ def stream(
         for name, logits in predictions.logits.items():
             if name not in of_output:
                 chosen = thresholds.get((name, predictions.output))
-                of_output[name] = _measures(predictions, logits.shape[-1], top_k, chosen)
+                of_output[name] = _measures(predictions, logits.shape[-1], reading, chosen)
             of_output[name].add(logits, predictions.labels, predictions.weights)
             if teacher is not None and name != teacher:
                 theirs = predictions.logits[teacher]
                 of_output[name].add_teacher(logits, theirs, predictions.labels, predictions.weights)
+        for each in _of_tokens({predictions.output: of_output}):
+            each.text_bytes += predictions.text_bytes
         weight[predictions.output] = weight.get(predictions.output, 0.0) + float(np.sum(predictions.weights))
         if watch is not None:
             watch(predictions)
     if not weight or not all(weight.values()):
         raise ValueError("Expected at least one example with weight. Received none.")
+    if reading.text_bytes is not None:
+        of_tokens = _of_tokens(measures)
+        if len(of_tokens) < sum(map(len, measures.values())):
+            raise ValueError("Expected `text_bytes` for language models. Received other models or labels.")
+        for each in of_tokens:
+            each.text_bytes = reading.text_bytes
     return measures
+
+
+def _check(reading: Reading) -> None:
+    for name in ("top_k", "text_bytes"):
+        number = getattr(reading, name)
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"Expected `{name}` to be a whole number, at least 1. Received: {name}={number!r}")
+
+
+def _of_tokens(measures: dict[str, dict[str, Measures]]) -> list[Classification]:
+    """Return the measures of language models."""
+    all_of_them = (each for of_output in measures.values() for each in of_output.values())
+    return [each for each in all_of_them if isinstance(each, Classification) and each.of_tokens]
 
 
 def _bind_estimators(models: dict[str, Any], predictors: dict[str, Predictor]) -> None:
@@ -221,7 +288,7 @@ def _predictions(
     given = reading.task
     known = {name: tasks.check(each) for name, each in ({"": given} if isinstance(given, str) else given).items()}
     start, size = 0, 0
-    for x, read, y, sample_weight in data:
+    for x, read, y, sample_weight, text_bytes in data:
         start, size = start + size, len(tree.flatten(x)[0])
         predicted = {name: predictor(read) for name, predictor in predictors.items()}
         outputs = _common(predicted)
@@ -243,7 +310,7 @@ def _predictions(
             rows = np.flatnonzero(weights > 0)
             logits = {name: _rows(each, task)[rows] for name, (each, _) in of_output.items()}
             positions = len(weights) // shape[0]
-            yield Predictions(output, task, x, logits, labels[rows], weights[rows], rows, positions, start)
+            yield Predictions(output, task, x, logits, labels[rows], weights[rows], rows, positions, start, text_bytes)
 
 
 def _common(predicted: dict[str, dict[str, Any]]) -> list[str]:
@@ -294,7 +361,8 @@ def _rows(predicted: Any, task: str) -> np.ndarray:
     return array.reshape(-1, array.shape[-1]) if array.ndim > 1 else array[:, None]
 
 
-def _measures(predictions: Predictions, outputs: int, top_k: int, thresholds: np.ndarray | None) -> Measures:
+def _measures(predictions: Predictions, outputs: int, reading: Reading, thresholds: np.ndarray | None) -> Measures:
     if predictions.task == "classification":
-        return Classification(outputs, top_k, predictions.positions > 1 and outputs > MOST_CLASSES)
+        is_vocabulary = predictions.positions > 1 and (outputs > MOST_CLASSES or reading.text_bytes is not None)
+        return Classification(outputs, reading.top_k, is_vocabulary or predictions.text_bytes > 0)
     return MultiLabel(outputs, thresholds) if predictions.task in tasks.YES_OR_NO else Regression(outputs)
