@@ -26,10 +26,20 @@ from keras_kd.losses.logits import (
     normalized_kl,
     reverse_kl,
     skew_kl,
+    skew_reverse_kl,
 )
 
 #: Losses that take a log-softmax of both sides themselves.
-_OF_DISTRIBUTIONS = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, decoupled_kl, normalized_kl, hard_label)
+_OF_DISTRIBUTIONS = (
+    kl_divergence,
+    reverse_kl,
+    jensen_shannon,
+    skew_kl,
+    skew_reverse_kl,
+    decoupled_kl,
+    normalized_kl,
+    hard_label,
+)
 
 
 @serializable
@@ -59,7 +69,8 @@ class Term(keras.layers.Layer):
         at: what to read: "logits", the name of an output of a model with several, a pair
             ("student_layer", "teacher_layer"), or a pair of tuples of names. "backbone/block4" reaches into a nested
             model; "block4:input" is what a layer reads, "dense:pre_activation" what its activation is applied to, and
-            "attention:1" the second of several outputs of a layer, or "bert:pooled_output" the one with this key.
+            "attention:1" the second of several outputs of a layer, or "bert:pooled_output" the one with this key;
+            "attention:query" (or key, value) what a `MultiHeadAttention` makes of its inputs, all heads side by side.
             {"student": ..., "teacher": ...} is a pair, too, and how two outputs of different names are compared: as a
             pair, they could as well be meant to be both read.
         weight: factor of this term in the distillation loss, not negative; a number or a schedule.
@@ -271,6 +282,8 @@ class Term(keras.layers.Layer):
             transform = self.transform
             student = reduction.blanked(tree.map_structure(transform, student), mask)
             teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(transform(side), mask), teacher)
+        if mask is not None and loss_functions.is_plain(self.loss) and not tree.is_nested(student):
+            masks.put(student, mask)  # for losses that compare positions with one another
         values = self._compared(student, teacher, labels, temperature, softened, step)
         weight = reduction.fitting_weight(sample_weight, values, self.name, of_layers=isinstance(self.at, tuple))
         return reduction.reduced(values, weight, masks.merged(counted, mask), counting or compiled.Counting())

@@ -303,6 +303,7 @@ VALUES = (((4, 5), (4, 5)), ((3, 1), (3, 1)), ((2, 3, 7), (2, 3, 7)), ((2, 3, 3,
 SAME_MAPS = (((3, 4, 4, 3), (3, 4, 4, 3)), ((2, 7, 5, 2), (2, 7, 5, 2)), ((1, 2, 2, 4), (1, 2, 2, 4)))
 MAPS = (((3, 4, 4, 3), (3, 4, 4, 5)), ((2, 5, 5, 2), (2, 3, 3, 3)), ((2, 2, 3, 4), (2, 4, 6, 2)))
 FEATURES = (((5, 4), (5, 6)), ((6, 3), (6, 3)), ((4, 2, 2, 2), (4, 5)), ((4, 3, 2), (4, 3, 3)))
+TOKENS = (((3, 4, 4), (3, 4, 6)), ((2, 5, 2), (2, 5, 2)), ((2, 2, 3, 4), (2, 2, 3, 2)))
 SAME_FEATURES = (((5, 4), (5, 4)), ((6, 3), (6, 3)), ((4, 2, 2, 2), (4, 2, 2, 2)))
 DIVERGENCE = ("examples", "classes", "student shift", "teacher shift")
 SIMILARITY = ("examples", "student scale", "teacher scale", "student rotation", "teacher rotation")
@@ -310,7 +311,7 @@ SIMILARITY = ("examples", "student scale", "teacher scale", "student rotation", 
 LOSSES = (
     Golden(
         "kl_divergence", "sum_k p_k (log p_k - log q_k)", "1503.02531", "L", references.kl_divergence, LOGITS,
-        methods=("kd", "standardized", "multi_level"), invariances=DIVERGENCE,
+        methods=("kd", "standardized", "multi_level", "distilbert"), invariances=DIVERGENCE,
     ),
     Golden(
         "reverse_kl", "sum_k q_k (log q_k - log p_k)", "2306.08543", "L", references.reverse_kl, LOGITS,
@@ -318,12 +319,17 @@ LOSSES = (
     ),
     Golden(
         "jensen_shannon", "beta KL(p, m) + (1 - beta) KL(q, m), m = beta p + (1 - beta) q", "2306.13649", "L",
-        references.jensen_shannon, LOGITS, variants=({}, {"beta": 0.0}, {"beta": 0.2}, {"beta": 1.0}),
+        references.jensen_shannon, LOGITS, methods=("gkd",), variants=({}, {"beta": 0.0}, {"beta": 0.2}, {"beta": 1.0}),
         invariances=DIVERGENCE, extreme_variants=({"beta": 0.01}, {"beta": 0.1}, {"beta": 0.9}, {"beta": 0.99}),
     ),
     Golden(
         "skew_kl", "KL(p, skew p + (1 - skew) q)", "2402.03898", "L", references.skew_kl, LOGITS,
-        variants=({}, {"skew": 0.0}, {"skew": 0.6}, {"skew": 1.0}), invariances=DIVERGENCE,
+        methods=("distillm",), variants=({}, {"skew": 0.0}, {"skew": 0.6}, {"skew": 1.0}), invariances=DIVERGENCE,
+        extreme_variants=({"skew": 0.01}, {"skew": 0.9}),
+    ),
+    Golden(
+        "skew_reverse_kl", "KL(q, skew q + (1 - skew) p)", "2402.03898", "L", references.skew_reverse_kl, LOGITS,
+        methods=("distillm",), variants=({}, {"skew": 0.0}, {"skew": 0.6}, {"skew": 1.0}), invariances=DIVERGENCE,
         extreme_variants=({"skew": 0.01}, {"skew": 0.9}),
     ),
     Golden(
@@ -447,6 +453,10 @@ LOSSES = (
     Golden(
         "pkt", "mean_j t_ij log((t_ij + e) / (s_ij + e)), e = 1e-7", "1803.10837", "F", references.pkt, FEATURES,
         methods=("pkt",), mixes=True, invariances=SIMILARITY,
+    ),
+    Golden(
+        "token_relations", "mean_a KL of softmax(x_a x_a' / sqrt(d)), token by token", "2012.15828", "F",
+        references.token_relations, TOKENS, methods=("minilm",), variants=({}, {"heads": 2}), invariances=("examples",),
     ),
     Golden(
         "correlation_congruence", "mean_j (K_s - K_t)_ij**2, K a Taylor series of exp(-gamma d**2)", "1904.01802", "F",

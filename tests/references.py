@@ -46,6 +46,22 @@ def skew_kl(student: np.ndarray, teacher: np.ndarray, skew: float = 0.1) -> np.n
     return _kl(log_p, _log_mixture(log_p, log_q, skew))
 
 
+def skew_reverse_kl(student: np.ndarray, teacher: np.ndarray, skew: float = 0.1) -> np.ndarray:
+    """KL(q || skew q + (1 - skew) p). Ko et al. 2024 (DistiLLM), 2402.03898."""
+    log_p, log_q = _log_softmax(teacher), _log_softmax(student)
+    return _kl(log_q, _log_mixture(log_q, log_p, skew))
+
+
+def token_relations(student: np.ndarray, teacher: np.ndarray, heads: int = 1) -> np.ndarray:
+    """mean_a KL of softmax(x_a x_a' / sqrt(d)), row by row. Wang et al. 2020 (MiniLMv2), 2012.15828."""
+
+    def relations(x):
+        x = _double(x).reshape(len(x), -1, heads, x.shape[-1] // heads)
+        return _log_softmax(np.einsum("btad,bsad->abts", x, x) / np.sqrt(x.shape[-1]))
+
+    return np.mean(_kl(relations(teacher), relations(student)), axis=0).reshape(student.shape[:-1])
+
+
 def decoupled_kl(
     student: np.ndarray,
     teacher: np.ndarray,

@@ -31,6 +31,7 @@ OVER_CLASSES = [
     losses.reverse_kl,
     losses.jensen_shannon,
     losses.skew_kl,
+    losses.skew_reverse_kl,
     losses.decoupled_kl,
     losses.normalized_kl,
     losses.inter_class_relation,
@@ -85,6 +86,7 @@ CANCELLING = (
     losses.cosine,
     losses.jensen_shannon,
     losses.skew_kl,
+    losses.skew_reverse_kl,
 )
 ROUNDING = 1e-6
 

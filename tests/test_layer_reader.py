@@ -262,3 +262,44 @@ def test_a_layer_whose_name_has_a_colon_is_read_by_its_name():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, dense(3, 1)(dense(5, 0, activation="tanh", name="block:1")(inputs)))
     np.testing.assert_allclose(read(model, ("block:1",))["block:1"], hidden_of(model, layer="block:1"), atol=1e-6)
+
+
+# What an attention layer makes of its inputs
+
+
+def attending(**arguments):
+    """Return a model of ids whose attention reads other tokens as keys and values than as queries."""
+    ids, others = keras.Input((None,), dtype="int32", name="ids"), keras.Input((None, 3), name="others")
+    tokens = keras.layers.Embedding(9, 4, mask_zero=True)(ids)
+    return keras.Model(
+        [ids, others], keras.layers.MultiHeadAttention(2, 3, value_dim=5, name="attention")(tokens, others, **arguments)
+    )
+
+
+def test_queries_keys_and_values_of_an_attention_layer_are_read():
+    keras.utils.set_random_seed(0)
+    model, x = attending(), [np.array([[1, 2, 0]]), np.random.default_rng(0).normal(size=(1, 4, 3)).astype("float32")]
+    found = read(model, ("attention:query", "attention:key", "attention:value"), x)
+    layer, embedded = model.get_layer("attention"), np.asarray(model.layers[1](x[0]))
+    for name, inputs in (("query", embedded), ("key", x[1]), ("value", x[1])):
+        kernel, bias = (np.asarray(each, "float64") for each in getattr(layer, f"{name}_dense").weights)
+        expected = np.einsum("btw,whd->bthd", inputs, kernel) + bias
+        np.testing.assert_allclose(found[f"attention:{name}"], expected.reshape(1, len(inputs[0]), -1), atol=1e-6)
+    np.testing.assert_array_equal(found["attention:query"]._keras_mask, [[True, True, False]])
+
+
+def test_keys_that_are_given_by_themselves_are_read():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3, 4))
+    keys = keras.layers.Dense(4, name="keys")(inputs)
+    model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 3, name="attention")(inputs, inputs, key=keys))
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    found = read(model, ("attention:key", "attention:value", "keys"), x)
+    for name, of in (("key", found["keys"]), ("value", x)):
+        expected = np.asarray(getattr(model.get_layer("attention"), f"{name}_dense")(of)).reshape(2, 3, 6)
+        np.testing.assert_allclose(found[f"attention:{name}"], expected, atol=1e-6)
+
+
+def test_a_layer_without_queries_is_refused():
+    with pytest.raises(ValueError, match="hidden:query"):
+        read(mlp(0), ("hidden:query",))

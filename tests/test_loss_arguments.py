@@ -30,6 +30,7 @@ def halves(step):
 CASES = {
     losses.jensen_shannon: ("beta", (1e-6, 0.1, 0.5, 0.9, 1 - 1e-6), LOGITS),
     losses.skew_kl: ("skew", (1e-4, 0.1, 0.5, 0.9), LOGITS),
+    losses.skew_reverse_kl: ("skew", (1e-4, 0.1, 0.5, 0.9), LOGITS),
     losses.decoupled_kl: ("non_target_weight", (0.0, 2.0), [*LOGITS, LABELS]),
     losses.normalized_kl: ("non_target_weight", (0.0, 2.0), [*LOGITS, LABELS]),
     losses.transformed_teacher: ("power", (0.1, 1.0), LOGITS),

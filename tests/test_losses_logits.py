@@ -168,7 +168,9 @@ def test_one_logit_under_a_softmax_divergence_is_refused_with_the_loss_to_use():
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-@pytest.mark.parametrize("loss, name", [(losses.jensen_shannon, "beta"), (losses.skew_kl, "skew")])
+@pytest.mark.parametrize(
+    "loss, name", [(losses.jensen_shannon, "beta"), (losses.skew_kl, "skew"), (losses.skew_reverse_kl, "skew")]
+)
 def test_an_invalid_share_of_the_teacher_is_refused(loss, name, share):
     x = np.zeros((2, 3), "float32")
     with pytest.raises(ValueError, match=f"`{name}` to be from 0 to 1"):

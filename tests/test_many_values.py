@@ -18,6 +18,7 @@ FAMILY = [
     ("reverse_kl", ()),
     ("jensen_shannon", (0.3,)),
     ("skew_kl", ()),
+    ("skew_reverse_kl", ()),
     ("decoupled_kl", (LABELS,)),
     ("normalized_kl", (LABELS,)),
     ("inter_class_relation", ()),

@@ -61,10 +61,10 @@ def projected(bridge, maps):
     return maps @ kernel + bias
 
 
-def through_bridges(loss, terms):
+def through_bridges(loss, terms, pairs=MAPS):
     return sum(
         np.mean(loss(projected(term.bridge, student), teacher))
-        for term, (student, teacher) in zip(terms, of(MAPS), strict=True)
+        for term, (student, teacher) in zip(terms, of(pairs), strict=True)
     )
 
 
@@ -146,6 +146,18 @@ VALUES = {
     "multi_level": (methods.multi_level, multi_level),
     "ttm": (methods.ttm, lambda terms: softened(references.transformed_teacher, 1)),
     "deit": (methods.deit, lambda terms: softened(references.hard_label, 1)),
+    "gkd": (methods.gkd, lambda terms: softened(references.jensen_shannon, 1)),
+    "distillm": (methods.distillm, lambda terms: softened(references.skew_reverse_kl, 1)),
+    "distilbert": (
+        lambda: methods.distilbert(VECTORS),
+        lambda terms: (
+            5 * softened(references.kl_divergence, 2) + through_bridges(references.cosine, terms[1:], VECTORS)
+        ),
+    ),
+    "minilm": (
+        lambda: methods.minilm(MAPS, heads=1),
+        lambda terms: sum(np.mean(references.token_relations(*pair)) for pair in of(MAPS)),
+    ),
     "multi_label": (methods.multi_label, lambda terms: softened(references.binary_kl, 1)),
     "regression": (methods.regression, lambda terms: softened(references.squared_error, 1)),
     "fitnets": (lambda: methods.fitnets(MAPS), lambda terms: 100 * through_bridges(references.squared_error, terms)),
@@ -340,6 +352,18 @@ DEFAULTS = [
     ("deit", "2012.12877", 0, "weight", 1.0),
     ("deit", "2012.12877", 0, "soften", False),
     ("deit", "2012.12877", 0, "at", "logits"),
+    ("gkd", "2306.13649", 0, "beta", 0.5),
+    ("gkd", "2306.13649", 0, "temperature", 1.0),
+    ("gkd", "2306.13649", 0, "weight", 1.0),
+    ("distillm", "2402.03898", 0, "skew", 0.1),
+    ("distillm", "2402.03898", 0, "loss", losses.skew_reverse_kl),
+    ("distillm", "2402.03898", 0, "temperature", 1.0),
+    ("distillm", "2402.03898", 0, "weight", 1.0),
+    ("distilbert", "1910.01108", 0, "temperature", 2.0),
+    ("distilbert", "1910.01108", 0, "weight", 5.0),
+    ("distilbert", "1910.01108", 1, "weight", 1.0),
+    ("minilm", "2012.15828", 0, "heads", 12),
+    ("minilm", "2012.15828", 0, "weight", 1.0),
     ("multi_label", "1503.02531, per label", 0, "temperature", 1.0),
     ("multi_label", "1503.02531, per label", 0, "weight", 1.0),
     ("regression", "1312.6184", 0, "weight", 1.0),
@@ -373,13 +397,15 @@ DEFAULTS = [
 ARGUMENTS = {
     "fitnets": (PAIR,), "attention_transfer": (PAIR,), "nst": (PAIR,), "fsp": (PAIR,), "vid": (PAIR,), "cwd": (PAIR,),
     "pkt": (PAIR,), "rkd": (PAIR,), "similarity_preserving": (PAIR,), "correlation": (PAIR,), "crd": (PAIR,),
-    "review": (MAPS, TEACHER), "sim": ("features",),
+    "distilbert": (PAIR,), "minilm": (PAIR,), "review": (MAPS, TEACHER), "sim": ("features",),
 }  # fmt: skip
 
 #: What the losses and the parts around them are by default, beside tests/CONFORMANCE.md.
 OTHERS = [
     (losses.jensen_shannon, {"beta": 0.5}),
     (losses.skew_kl, {"skew": 0.1}),
+    (losses.skew_reverse_kl, {"skew": 0.1}),
+    (losses.token_relations, {"heads": 1}),
     (losses.decoupled_kl, {"target_weight": 1.0, "non_target_weight": 8.0}),
     (losses.normalized_kl, {"non_target_weight": 1.5}),
     (losses.transformed_teacher, {"power": 0.1, "weighted": False}),
@@ -429,6 +455,8 @@ def test_every_parameter_of_every_method_is_in_the_table():
         ("multi_level", "temperatures"): ("multi_level", "temperature"),
         ("rkd", "distance_weight"): ("rkd", "weight"),
         ("rkd", "angle_weight"): ("rkd", "weight"),
+        ("distillm", "reverse"): ("distillm", "loss"),
+        ("distilbert", "cosine_weight"): ("distilbert", "weight"),
         ("crd", "temperature"): ("crd", "loss_temperature"),
         ("sim", "projection"): ("sim", "at"),
     }

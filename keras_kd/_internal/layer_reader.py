@@ -7,6 +7,7 @@ import keras
 from keras import tree
 
 from keras_kd._internal import heads
+from keras_kd._internal.attention_projections import NAMES, WithProjections
 from keras_kd._internal.model_graphs import functional as functional
 from keras_kd._types import Tensor, Tensors
 
@@ -36,7 +37,8 @@ class Reader:
     The names are "logits" for the one output of a model that has one; the name of each output of a model that has
     several; and the name of a layer, as "layer" or, inside a nested model, as "backbone/layer". Behind the name of a
     layer, ":input" stands for what it reads, ":pre_activation" for what its activation is applied to, and ":0" for the
-    first of its outputs where it has several, or ":key" where they have keys.
+    first of its outputs where it has several, or ":scores" where "scores" is its key. Of a
+    `keras.layers.MultiHeadAttention`, ":query", ":key" and ":value" are what it makes of its inputs, for all heads.
 
     Args:
         model: a Keras model or layer. Only a Functional or Sequential one can be read at named layers.
@@ -199,6 +201,9 @@ def _tap(graph: Any, names: tuple[str, ...], owner: str, outputs: tuple[str, ...
                 calls.setdefault(prefix + name, []).append(tensor)
         elif _PRE_ACTIVATION in wanted:
             result, parts[_PRE_ACTIVATION] = _with_pre_activation(operation, owner)(*args, **kwargs)
+        elif isinstance(operation, keras.layers.MultiHeadAttention) and set(NAMES) & set(wanted):
+            result, projected = WithProjections(operation)(*args, **kwargs)
+            parts |= dict(zip(NAMES, projected, strict=True))
         else:
             result = operation(*args, **kwargs)
         parts |= {_INPUT: args[0] if len(args) == 1 else args}

@@ -77,6 +77,11 @@ def takes_labels(loss: Loss) -> bool:
     return not isinstance(loss, keras.losses.Loss) and "labels" in inspect.signature(function).parameters
 
 
+def is_plain(loss: Loss) -> bool:
+    """Return whether a loss is a function, not an object of Keras, which would read a mask by itself."""
+    return not isinstance(loss, (keras.losses.Loss, keras.layers.Layer)) and not _is_of_keras(loss)
+
+
 def scheduled(loss: Loss, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that are schedules: of Keras, or functions in the place of a float."""
     return {name: each for name, each in arguments.items() if _is_schedule(loss, name, each)}

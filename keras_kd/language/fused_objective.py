@@ -27,6 +27,7 @@ _BY_ROW = (
     losses.reverse_kl,
     losses.jensen_shannon,
     losses.skew_kl,
+    losses.skew_reverse_kl,
     losses.decoupled_kl,
     losses.normalized_kl,
     losses.hard_label,

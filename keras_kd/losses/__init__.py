@@ -20,6 +20,7 @@ from keras_kd.losses.logits import kl_divergence as kl_divergence
 from keras_kd.losses.logits import normalized_kl as normalized_kl
 from keras_kd.losses.logits import reverse_kl as reverse_kl
 from keras_kd.losses.logits import skew_kl as skew_kl
+from keras_kd.losses.logits import skew_reverse_kl as skew_reverse_kl
 from keras_kd.losses.logits import transformed_teacher as transformed_teacher
 from keras_kd.losses.regression import absolute_error as absolute_error
 from keras_kd.losses.regression import huber_error as huber_error
@@ -32,3 +33,4 @@ from keras_kd.losses.relations import pkt as pkt
 from keras_kd.losses.relations import rkd_angle as rkd_angle
 from keras_kd.losses.relations import rkd_distance as rkd_distance
 from keras_kd.losses.relations import similarity_preserving as similarity_preserving
+from keras_kd.losses.tokens import token_relations as token_relations

@@ -103,7 +103,9 @@ def mixed_divergence(share: Number) -> Any:
 
     m is share * p + (1 - share) * q. With u = m / p - 1, each class adds p * (u - log(1 + u)). The gradient by the
     student's logits is (share - 1) * q * (w - s), with w = p / m and s = sum q w. Where q is far from p, all w are
-    close to 0, and where it is near, to 1: w - s is w * (sum q u w - s u), which cancels in neither.
+    close to 0, and where it is near, to 1: w - s is w * (sum q u w - s u), which cancels in neither. That by the
+    teacher's is p * (f - sum p f), with f = log w + share * (1 - w): small where q is near. Where it is far, all f are
+    close to -log(share) + share - 1, and what they differ by is found by itself.
     """
 
     @ops.custom_gradient
@@ -115,13 +117,22 @@ def mixed_divergence(share: Number) -> Any:
 
         def of_small_share() -> tuple[Tensor, ...]:  # it is lost beside 1
             mixture = share + (1 - share) * ops.exp(ratio)
-            return mixture - 1.0, mixture, p * ops.log(mixture)
+            return mixture - 1.0, mixture, ops.log(mixture)
 
         def of_large_share() -> tuple[Tensor, ...]:  # a small difference is lost beside 1
             u = (1 - share) * ops.expm1(ratio)
-            return u, 1.0 + u, p * ops.log1p(u)
+            return u, 1.0 + u, ops.log1p(u)
 
         u, mixture, doubt = _chosen(share < 0.5, of_small_share, of_large_share)
+
+        def slope_of_p() -> Tensor:
+            rest = (1 - share) * ops.exp(ratio)  # of q in the mixture
+            near = share * (u / mixture) - doubt
+            far = rest / mixture - ops.log1p(rest / ops.maximum(share, _SMALLEST_SHARE))
+            is_near = _sum(p * ops.absolute(near)) < _sum(p * ops.absolute(far))
+            slope = ops.where(is_near, near, far)
+            found = p * (slope - _sum(p * slope) / _sum(p))
+            return found - p * (_sum(found) / _sum(p))  # what the mean was rounded by
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             upstream = ops.expand_dims(upstream, -1)
@@ -129,12 +140,15 @@ def mixed_divergence(share: Number) -> Any:
             of_q, scale = q / mixture, (1 - share) * upstream / ops.sum(q, axis=-1, keepdims=True)
             near = scale * ops.sum(of_q, axis=-1, keepdims=True)
             far = scale * ops.sum(of_q * u, axis=-1, keepdims=True)
-            of_p = upstream * (share * p * (u / mixture) - doubt)
-            return _through_softmax(of_p, p), of_q * (near * u - far)
+            return upstream * slope_of_p(), of_q * (near * u - far)
 
-        return ops.sum(p * u - doubt, axis=-1), gradient
+        return ops.sum(p * (u - doubt), axis=-1), gradient
 
     return mixed
+
+
+def _sum(values: Tensor) -> Tensor:
+    return ops.sum(values, axis=-1, keepdims=True)
 
 
 def mixed_both_ways(share: Number) -> Any:

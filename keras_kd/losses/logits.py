@@ -155,6 +155,37 @@ def skew_kl(student: Tensor, teacher: Tensor, skew: Number = 0.1) -> Tensor:
 
 @serializable
 @for_many_values
+def skew_reverse_kl(student: Tensor, teacher: Tensor, skew: Number = 0.1) -> Tensor:
+    """Bound the reverse divergence by mixing some of the student into the teacher's distribution.
+
+    KL(q || skew * q + (1 - skew) * p), with p = softmax(teacher) and q = softmax(student). At most -log(skew).
+
+    Args:
+        student: logits, (..., classes), at least two classes; -inf excludes a class.
+        teacher: logits, (..., classes).
+        skew: share of the student, 0 to 1; 0 is `reverse_kl`.
+
+    Returns:
+        Divergence in nats, (...), never negative, 0 where both distributions are equal.
+
+    Raises:
+        ValueError: the shapes differ, there is a single class, or `skew` is outside 0 to 1.
+
+    Example:
+        >>> skew_reverse_kl(np.array([[0.0, 200.0]]), np.array([[200.0, 0.0]]))  # log 10
+        [2.3025851]
+
+    Reference: Ko et al., DistiLLM: Towards Streamlined Distillation for Large Language Models, 2024, arXiv 2402.03898.
+    """
+    require_fraction("skew", skew)
+    require_classes(student, teacher)
+    if not ops.is_tensor(skew) and skew == 0:
+        return divergence(*log_probabilities(student, teacher))
+    return mixed_divergence(skew)(student, teacher)
+
+
+@serializable
+@for_many_values
 def decoupled_kl(
     student: Tensor,
     teacher: Tensor,
