@@ -172,6 +172,26 @@ def ttm(power: float = 0.1, weighted: bool = False, weight: Schedule = 1.0) -> l
     return [Term(losses.transformed_teacher, soften=False, weight=weight, power=power, weighted=weighted)]
 
 
+def universal_logits(
+    top_k: int | None = None, temperature: Schedule | None = 1.0, weight: Schedule = 1.5
+) -> list[Term]:
+    """Match sorted probabilities, for a teacher with classes or a vocabulary of its own (ULD). Compile with alpha=0.5.
+
+    Positions are compared as they come: those of other tokens are to be aligned before.
+
+    Args:
+        top_k: how many of the largest probabilities are compared; None for all, as in the paper.
+        temperature: T, above 0; None takes the compiled one.
+        weight: weight of the term, not negative; lambda in the paper.
+
+    Returns:
+        A list of one term.
+
+    Reference: Boizard et al., Towards Cross-Tokenizer Distillation, 2024, arXiv 2402.12030.
+    """
+    return [Term(losses.universal_logits, temperature=temperature, weight=weight, top_k=top_k)]
+
+
 def deit(at: At = "logits", weight: Schedule = 1.0) -> list[Term]:
     """Learn the class that the teacher predicts, in a head of its own (DeiT). Compile with alpha=0.5.
 

@@ -28,6 +28,7 @@ from keras_kd.losses.logits import (
     skew_kl,
     skew_reverse_kl,
 )
+from keras_kd.losses.sorted_probabilities import universal_logits
 
 #: Losses that take a log-softmax of both sides themselves.
 _OF_DISTRIBUTIONS = (
@@ -39,6 +40,7 @@ _OF_DISTRIBUTIONS = (
     decoupled_kl,
     normalized_kl,
     hard_label,
+    universal_logits,
 )
 
 

@@ -114,7 +114,7 @@ def measure_many_classes(golden: Golden) -> tuple[str, str]:
     """Return the largest deviations of value and gradient with many classes, or nothing where there are none."""
     if not golden.compares_distributions:
         return "", ""
-    found = [deviation_of_many_classes(case) for case in golden.cases_of_many_classes()]
+    found = [deviation_of_many_classes(case, step=golden.step) for case in golden.cases_of_many_classes()]
     values, gradients = zip(*found, strict=True)
     return f"{max(values):.0e}", f"{max(gradients):.0e}"
 

@@ -41,6 +41,7 @@ class Golden:
         invariances: names of tests.test_losses_all.CHANGES that leave it as it is.
         weights: the arguments of the reference that a loss layer holds.
         extreme_variants: further arguments, near the ends of their range, to try on many classes.
+        step: of the differences that find its gradient over many classes; small where that jumps.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Golden:
     invariances: tuple[str, ...] = ("examples",)
     weights: Callable[[Any], dict] | None = None
     extreme_variants: tuple[dict, ...] = ()
+    step: float = 0.01
 
     @property
     def loss(self) -> Callable:
@@ -213,14 +215,14 @@ def slopes_at(reference: Callable, inputs: tuple, row: int, columns: np.ndarray,
     return np.array([slope(column) for column in columns])
 
 
-def deviation_of_many_classes(case: tuple, numbers: int = 6) -> tuple[float, float]:
+def deviation_of_many_classes(case: tuple, numbers: int = 6, step: float = 0.01) -> tuple[float, float]:
     """Return the deviations of value and gradient, the latter where it is largest and at some other classes."""
     ours, reference, inputs = case
     values, gradient = ours_and_gradient(ours, inputs)
     row, largest = np.unravel_index(np.argmax(np.abs(gradient)), gradient.shape)
     others = np.random.default_rng(0).integers(0, gradient.shape[-1], numbers // 3)
     columns = np.unique([largest, *np.argsort(-np.abs(gradient[row]))[: numbers // 2], *others])
-    slopes = slopes_at(reference, inputs, row, columns)
+    slopes = slopes_at(reference, inputs, row, columns, step)
     return deviation(values, reference(*doubled(inputs))), deviation(gradient[row, columns], slopes)
 
 
@@ -298,6 +300,7 @@ def class_map(logits: np.ndarray) -> np.ndarray:
 GROUPS = [[3, 0], 1]
 
 LOGITS = (((4, 5), (4, 5)), ((1, 2), (1, 2)), ((2, 3, 7), (2, 3, 7)))
+OTHER_CLASSES = (((4, 5), (4, 5)), ((1, 2), (1, 3)), ((2, 3, 7), (2, 3, 4)))
 SEVERAL_LOGITS = (((4, 5), (4, 5)), ((3, 2), (3, 2)), ((2, 3, 7), (2, 3, 7)))
 VALUES = (((4, 5), (4, 5)), ((3, 1), (3, 1)), ((2, 3, 7), (2, 3, 7)), ((2, 3, 3, 2), (2, 3, 3, 2)))
 SAME_MAPS = (((3, 4, 4, 3), (3, 4, 4, 3)), ((2, 7, 5, 2), (2, 7, 5, 2)), ((1, 2, 2, 4), (1, 2, 2, 4)))
@@ -368,6 +371,12 @@ LOSSES = (
     Golden(
         "hard_label", "-log q_y, y = argmax t", "2012.12877", "L", references.hard_label, LOGITS, methods=("deit",),
         zero=False, invariances=DIVERGENCE,
+    ),
+    Golden(
+        "universal_logits", "sum_r abs(p_(r) - q_(r)), of sorted probabilities", "2402.12030", "L",
+        references.universal_logits, OTHER_CLASSES, methods=("universal_logits",), step=1e-6,
+        variants=({}, {"top_k": 1}, {"top_k": 4}),
+        invariances=("examples", "student channels", "teacher channels", "student shift", "teacher shift"),
     ),
     Golden(
         "binary_kl", "mean_k KL of (sigmoid t_k, 1 - sigmoid t_k)", "1503.02531, per label", "L",

@@ -132,6 +132,19 @@ def transformed_teacher(
     return np.exp(_logsumexp(log_powered)) * loss if weighted else loss
 
 
+def universal_logits(student: np.ndarray, teacher: np.ndarray, top_k: int | None = None) -> np.ndarray:
+    """sum_r |p_(r) - q_(r)| of the sorted probabilities, the shorter filled with 0. Boizard et al. 2024, 2402.12030.
+
+    Behind the first top_k, one more number on each side: the sum of the rest.
+    """
+    p, q = (-np.sort(-np.exp(_log_softmax(z)), axis=-1) for z in (teacher, student))
+    classes = max(p.shape[-1], q.shape[-1])
+    p, q = (np.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, classes - z.shape[-1])]) for z in (p, q))
+    if top_k is not None:
+        p, q = (np.append(z[..., :top_k], np.sum(z[..., top_k:], axis=-1, keepdims=True), axis=-1) for z in (p, q))
+    return np.sum(np.abs(p - q), axis=-1)
+
+
 def hard_label(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """-log softmax(s)[argmax t], equation (3) of DeiT."""
     chosen = np.argmax(_double(teacher), axis=-1)

@@ -127,7 +127,7 @@ def test_values_and_gradients_stay_exact_at_a_temperature_of_20(golden):
 @only(lambda golden: golden.compares_distributions)
 def test_many_classes_far_apart_and_nearly_equal_stay_exact(golden):
     for case in golden.cases_of_many_classes():
-        assert max(goldens.deviation_of_many_classes(case, numbers=3)) < TOLERANCE
+        assert max(goldens.deviation_of_many_classes(case, numbers=3, step=golden.step)) < TOLERANCE
 
 
 def test_the_correlation_over_many_classes_does_not_cancel_where_both_sides_are_nearly_equal():

@@ -23,6 +23,7 @@ FAMILY = [
     ("normalized_kl", (LABELS,)),
     ("inter_class_relation", ()),
     ("binary_kl", ()),
+    ("universal_logits", ()),
 ]
 
 
@@ -79,6 +80,21 @@ def test_chunks_give_the_reference_and_the_plain_gradient(name, further, mode, s
     )
     np.testing.assert_allclose(values, getattr(references, name)(student, teacher, *further), rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(_many_values, "LARGE", 41)
+    _, plain = value_and_gradient(loss, *given)
+    np.testing.assert_allclose(gradient, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "compiled"])
+def test_a_teacher_of_more_classes_than_the_student_goes_the_same_ways(mode, small_chunks, compiled, monkeypatch):
+    student, teacher = pair()
+    teacher = np.concatenate([teacher, teacher[..., :9]], axis=-1)
+    monkeypatch.setattr(_many_values, "MANY", 560 if mode == "compiled" else 2**20)
+    given = student, teacher, np.arange(14, dtype="float32").reshape(2, 7)
+    loss = losses.universal_logits
+    values, gradient = value_and_gradient(loss, *given) if mode == "eager" else traced(loss)(*given)
+    assert compiled == ([(14, 40)] if mode == "compiled" else [])
+    np.testing.assert_allclose(values, references.universal_logits(student, teacher), rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(_many_values, "LARGE", 50)
     _, plain = value_and_gradient(loss, *given)
     np.testing.assert_allclose(gradient, plain, rtol=1e-5, atol=1e-5)
 

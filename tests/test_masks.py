@@ -26,6 +26,7 @@ LEFT_OUT = {
     "batch_correlation",  # the same
     "transformed_teacher",
     "hard_label",
+    "universal_logits",
     "binary_kl",
     "squared_error",
     "absolute_error",

@@ -145,6 +145,10 @@ VALUES = {
     "nkd": (methods.nkd, lambda terms: softened(references.normalized_kl, 1, Y)),
     "multi_level": (methods.multi_level, multi_level),
     "ttm": (methods.ttm, lambda terms: softened(references.transformed_teacher, 1)),
+    "universal_logits": (
+        methods.universal_logits,
+        lambda terms: 1.5 * softened(references.universal_logits, 1),
+    ),
     "deit": (methods.deit, lambda terms: softened(references.hard_label, 1)),
     "gkd": (methods.gkd, lambda terms: softened(references.jensen_shannon, 1)),
     "distillm": (methods.distillm, lambda terms: softened(references.skew_reverse_kl, 1)),
@@ -345,6 +349,9 @@ DEFAULTS = [
         for kind in range(3)  # a divergence, and two correlations that the T**2 of their terms is taken from
         for parameter, value in (("temperature", temperature), ("weight", 1.0 if kind == 0 else temperature**-2))
     ),
+    ("universal_logits", "2402.12030", 0, "top_k", None),
+    ("universal_logits", "2402.12030", 0, "temperature", 1.0),
+    ("universal_logits", "2402.12030", 0, "weight", 1.5),
     ("ttm", "2402.11148", 0, "power", 0.1),
     ("ttm", "2402.11148", 0, "weighted", False),
     ("ttm", "2402.11148", 0, "weight", 1.0),

@@ -30,6 +30,7 @@ METHODS = {
     "nkd": lambda teacher: methods.nkd(),
     "multi_level": lambda teacher: methods.multi_level(),
     "ttm": lambda teacher: methods.ttm(weighted=True),
+    "universal_logits": lambda teacher: methods.universal_logits(top_k=2),
     "deit": lambda teacher: methods.deit(),
     "gkd": lambda teacher: methods.gkd(),
     "distillm": lambda teacher: methods.distillm(),

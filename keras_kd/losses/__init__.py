@@ -33,4 +33,5 @@ from keras_kd.losses.relations import pkt as pkt
 from keras_kd.losses.relations import rkd_angle as rkd_angle
 from keras_kd.losses.relations import rkd_distance as rkd_distance
 from keras_kd.losses.relations import similarity_preserving as similarity_preserving
+from keras_kd.losses.sorted_probabilities import universal_logits as universal_logits
 from keras_kd.losses.tokens import token_relations as token_relations

@@ -31,6 +31,9 @@ _CHUNK = 2**20
 #: The same on an accelerator, which the operations of a small chunk leave idle: 256 MiB.
 _ACCELERATOR_CHUNK = 2**26
 
+#: What a loss compares, by the names of its arguments.
+_SIDES = ("student", "teacher")
+
 #: The arguments of a loss, which stay as they are.
 _Arguments = ParamSpec("_Arguments")
 
@@ -45,17 +48,32 @@ def for_many_values(loss: Callable[_Arguments, Tensor]) -> Callable[_Arguments, 
     operations reads and writes as much. Elsewhere, and where they are very large, they go by chunks of rows. Where XLA
     compiles the whole step, and where one chunk would do, the loss is as it is.
     """
+    return _wrapped(loss, _is_of_one_shape)
+
+
+def for_many_values_of_other_classes(loss: Callable[_Arguments, Tensor]) -> Callable[_Arguments, Tensor]:
+    """Do the same for a loss whose two sides may have classes of their own."""
+    return _wrapped(loss, _is_of_the_same_positions)
+
+
+def _wrapped(
+    loss: Callable[_Arguments, Tensor], fits: Callable[[Tensor, Tensor], bool]
+) -> Callable[_Arguments, Tensor]:
+    """Return a loss by chunks or compiled, where its sides fit; where they do not, it raises its own error."""
     signature = inspect.signature(loss)
 
     @functools.wraps(loss)
     def wrapped(*given: _Arguments.args, **named: _Arguments.kwargs) -> Tensor:
         arguments = dict(signature.bind(*given, **named).arguments)
         student, teacher = arguments["student"], arguments["teacher"]
-        evaluate = _way(student, teacher)
+        evaluate = _way(student, teacher) if fits(student, teacher) else None
         if evaluate is None:
             return loss(*given, **named)
-        shape, classes = tf.shape(student), student.shape[-1]
-        rows = {name: tf.reshape(arguments.pop(name), (-1, classes)) for name in ("student", "teacher")}
+        shape = tf.shape(student)
+        rows = {
+            name: tf.reshape(side, (-1, side.shape[-1])) for name, side in zip(_SIDES, (student, teacher), strict=True)
+        }
+        arguments = {name: each for name, each in arguments.items() if name not in _SIDES}
         if "labels" in arguments:
             rows["labels"] = tf.reshape(class_ids(arguments.pop("labels"), student), (-1,))
         values = _run(functools.partial(loss, **arguments), evaluate)(*rows.values())
@@ -68,17 +86,26 @@ def for_many_values(loss: Callable[_Arguments, Tensor]) -> Callable[_Arguments, 
 
 def _way(student: Tensor, teacher: Tensor) -> Callable[..., list[Tensor]] | None:
     """Return what evaluates a loss of these logits, or None where the loss does so itself."""
-    classes = student.shape[-1]
-    if classes is None or student.shape != teacher.shape or gradients.under_xla():
+    classes = max(student.shape[-1], teacher.shape[-1])
+    if gradients.under_xla():
         return None
     if _is_compiled(student, teacher):
         return _compiled
     if classes < LARGE:
         return None
     chunk = _CHUNK if _on_processors_alone() else _ACCELERATOR_CHUNK
-    if None not in student.shape and math.prod(student.shape) <= chunk:
+    positions = student.shape[:-1]
+    if None not in positions and math.prod(positions) * classes <= chunk:
         return None
     return functools.partial(_by_chunks, size=max(1, chunk // classes))
+
+
+def _is_of_one_shape(student: Tensor, teacher: Tensor) -> bool:
+    return student.shape[-1] is not None and student.shape == teacher.shape
+
+
+def _is_of_the_same_positions(student: Tensor, teacher: Tensor) -> bool:
+    return None not in (student.shape[-1], teacher.shape[-1]) and student.shape[:-1] == teacher.shape[:-1]
 
 
 def _is_compiled(student: Tensor, teacher: Tensor) -> bool:

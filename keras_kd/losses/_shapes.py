@@ -5,21 +5,21 @@ from keras import ops, tree
 from keras_kd._types import Number, Shape, Tensor
 
 
-def require_same_shape(student: Tensor, teacher: Tensor) -> None:
-    """Raise a `ValueError` where the static shapes of `student` and `teacher` differ."""
+def require_same_shape(student: Tensor, teacher: Tensor, more: str = "") -> None:
+    """Raise a `ValueError` where the static shapes of `student` and `teacher` differ; `more` is what else to do."""
     theirs, ours = tuple(teacher.shape), tuple(student.shape)
     if _may_be_equal(ours, theirs):
         return
     raise ValueError(
         f"Expected the student and the teacher to have one shape. Received: student {ours}, teacher {theirs}. "
         "Give the term a `bridge` (a layer that turns the student's shape into the teacher's), "
-        "or a `transform` that brings both to the same classes."
+        f"or a `transform` that brings both to the same classes.{more}"
     )
 
 
 def require_classes(student: Tensor, teacher: Tensor) -> None:
     """Raise a `ValueError` unless both are logits over the same two or more classes."""
-    require_same_shape(student, teacher)
+    require_same_shape(student, teacher, " Vocabularies of their own have keras_kd.losses.universal_logits.")
     if student.shape[-1] == 1:
         raise ValueError(
             "Expected logits over at least 2 classes: the softmax of a single logit is always 1, "
@@ -27,6 +27,18 @@ def require_classes(student: Tensor, teacher: Tensor) -> None:
             "Use Term(keras_kd.losses.binary_kl) for a yes-or-no output, "
             "Term(keras_kd.losses.squared_error) for a value."
         )
+
+
+def require_same_positions(student: Tensor, teacher: Tensor) -> None:
+    """Raise a `ValueError` unless both are logits at the same positions, over two or more classes of their own."""
+    theirs, ours = tuple(teacher.shape), tuple(student.shape)
+    if _may_be_equal(ours[:-1], theirs[:-1]) and 1 not in (ours[-1], theirs[-1]):
+        return
+    raise ValueError(
+        "Expected the student and the teacher to have logits at the same positions, over at least 2 classes each. "
+        f"Received: student {ours}, teacher {theirs}. A yes-or-no output has keras_kd.losses.binary_kl, a value "
+        "keras_kd.losses.squared_error."
+    )
 
 
 def require_labels(labels: Tensor, logits: Tensor) -> None:
