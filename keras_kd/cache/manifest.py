@@ -83,14 +83,21 @@ def refuse_difference(path: pathlib.Path, there: dict[str, Any], here: dict[str,
             )
 
 
+_SHARED = "Wait for it, or share the work: build(dataset, shard=(index, count)), one index in each process."
+
+
 @contextlib.contextmanager
-def lock(path: pathlib.Path) -> Iterator[None]:
+def lock(path: pathlib.Path, advice: str = _SHARED) -> Iterator[None]:
     """Hold a lock on a file, which ends with the process that holds it, however it ends.
+
+    Args:
+        path: of the file.
+        advice: what to do where another process holds it.
 
     Raises:
         ValueError: another process holds it; a folder that cannot be written to, or has no locks.
     """
-    with _locked(path):
+    with _locked(path, advice):
         try:
             yield
         finally:
@@ -98,7 +105,7 @@ def lock(path: pathlib.Path) -> Iterator[None]:
                 path.unlink()
 
 
-def _locked(path: pathlib.Path) -> IO[bytes]:
+def _locked(path: pathlib.Path, advice: str) -> IO[bytes]:
     """Return the open file that the lock is on, which is still the one of this name."""
     while True:
         file = _opened(path)
@@ -111,8 +118,7 @@ def _locked(path: pathlib.Path) -> IO[bytes]:
         except (BlockingIOError, PermissionError) as error:
             file.close()
             raise ValueError(
-                f"Another process is building into {str(path.parent)!r}, and holds {path.name!r}. Wait for it, or "
-                "share the work: build(dataset, shard=(index, count)), one index in each process."
+                f"Another process is building into {str(path.parent)!r}, and holds {path.name!r}. {advice}"
             ) from error
         except OSError as error:
             file.close()

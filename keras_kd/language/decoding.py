@@ -1,0 +1,196 @@
+"""Let a causal language model continue prompts, with the numbers that each prompt alone would give.
+
+A task of KerasHub generates by its `generate_step`, which keeps the keys and values of what it has read; any other
+model reads all tokens again for each new one. Random numbers come from outside, one for each row and token, so that
+neither the batch nor an interruption changes what is drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from keras import ops
+
+from keras_kd._internal import ensemble_logits, raw_views
+from keras_kd._types import Tensor, Tensors
+from keras_kd.teachers.base import Teacher
+
+
+class Sampling(NamedTuple):
+    """How a token is chosen.
+
+    Attributes:
+        length: tokens of a completion, at most.
+        temperature: T of the distribution that is drawn from; 0 takes the most likely token.
+        top_p: the most likely tokens that together have this probability are drawn from.
+        stop_ids: tokens that end a completion.
+    """
+
+    length: int
+    temperature: float
+    top_p: float
+    stop_ids: tuple[int, ...]
+
+
+class Completions(NamedTuple):
+    """What was generated behind each prompt.
+
+    Attributes:
+        token_ids: the prompts and what was generated, (rows, width).
+        counts: how many tokens were generated, the stop token among them, (rows,).
+        score: the sum of their log-probabilities at T = 1, (rows,).
+        finished: whether the last one is a stop token, (rows,).
+    """
+
+    token_ids: Tensor
+    counts: Tensor
+    score: Tensor
+    finished: Tensor
+
+
+def decoder(teacher: Teacher, sampling: Sampling) -> Callable[[Tensor, Tensor, Tensor], Completions]:
+    """Return a compiled function of prompts, (rows, width), their lengths, (rows,), and uniforms, (rows, length).
+
+    Args:
+        teacher: predicts the next token; one that holds a task of KerasHub lets it generate.
+        sampling: how a token is chosen.
+    """
+    model = getattr(teacher, "model", None)  # an ensemble has none
+    step = _cached if hasattr(model, "generate_step") else _uncached
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, None), "int32"),
+            tf.TensorSpec((None,), "int32"),
+            tf.TensorSpec((None, None)),
+        ]
+    )
+    def run(token_ids: Tensor, lengths: Tensor, uniforms: Tensor) -> Completions:
+        return step(teacher, _Loop(sampling, lengths, uniforms), token_ids, lengths)
+
+    return run
+
+
+def _cached(teacher: Any, loop: "_Loop", token_ids: Tensor, lengths: Tensor) -> Completions:
+    """Generate by the task's own step, which calls what is its `sampler`."""
+    task = teacher.model
+    before = getattr(task, "sampler", None)  # of a task that was never compiled
+    task.sampler = loop
+    try:
+        mask = tf.sequence_mask(lengths, tf.shape(token_ids)[1])
+        task.generate_step({"token_ids": token_ids, "padding_mask": mask}, stop_token_ids=None)
+    finally:
+        task.sampler = before
+    return loop.completions
+
+
+def _uncached(teacher: Teacher, loop: "_Loop", token_ids: Tensor, lengths: Tensor) -> Completions:
+    """Generate by a whole forward pass for each token."""
+
+    def following(prompt: Tensor, cache: Any, index: Tensor) -> tuple[Tensor, None, Any]:
+        logits = next_logits(teacher, prompt, tf.ones_like(prompt, "bool"))
+        return logits[:, index - 1], None, cache
+
+    loop(following, token_ids, index=tf.reduce_min(lengths))
+    return loop.completions
+
+
+def next_logits(teacher: Teacher, token_ids: Tensor, padding_mask: Tensor) -> Tensor:
+    """Return a teacher's logits at each position, (rows, width, vocabulary)."""
+    x: Tensors = {"token_ids": token_ids, "padding_mask": padding_mask}
+    inputs = getattr(getattr(teacher, "model", None), "input", None)  # of a model that has a graph
+    if not isinstance(inputs, dict):
+        x = token_ids
+    return ensemble_logits.averaged(teacher(raw_views.Shared(x), {})["logits"], 1.0, per_label=False)
+
+
+class _Loop:
+    """Choose token after token; called as the samplers of KerasHub are, by `generate_step`.
+
+    Attributes:
+        completions: what the last call has generated.
+    """
+
+    def __init__(self, sampling: Sampling, lengths: Tensor, uniforms: Tensor) -> None:
+        self._sampling = sampling
+        self._lengths = lengths
+        self._uniforms = uniforms
+        self.completions: Any = None
+
+    def __call__(
+        self, next: Callable[..., Any], prompt: Tensor, cache: Any = None, index: Any = 0, **unused: Any
+    ) -> Tensor:
+        """Return the prompts with what was generated behind them.
+
+        Args:
+            next: a function of all tokens, a cache and a place that returns the logits of the token at this place, a
+                hidden state and the cache.
+            prompt: the prompts, (rows, width).
+            cache: for `next`.
+            index: the first place that is not a prompt's in each row.
+            **unused: what `generate_step` knows more, of which masks and stop tokens are known here.
+        """
+        starts = tf.cast(self._lengths, "int32")
+        ends = tf.minimum(starts + self._sampling.length, tf.shape(prompt)[1])
+
+        def goes_on(prompt: Tensor, cache: Any, index: Tensor, counts: Tensor, score: Tensor, done: Tensor) -> Tensor:
+            return tf.logical_not(tf.reduce_all(done | (index >= ends)))
+
+        def choose(prompt: Tensor, cache: Any, index: Tensor, counts: Tensor, score: Tensor, done: Tensor) -> Any:
+            logits, _, cache = next(prompt, cache, index)
+            log_p = tf.nn.log_softmax(tf.cast(logits, "float32"))
+            drawn = tf.clip_by_value(index - starts, 0, self._sampling.length - 1)
+            uniform = tf.gather(self._uniforms, drawn, axis=1, batch_dims=1)
+            token = _chosen(log_p, uniform, self._sampling)
+            open_now = (index >= starts) & (index < ends) & tf.logical_not(done)
+            kept = tf.where(open_now, token, prompt[:, index])
+            prompt = ops.slice_update(prompt, (0, index), kept[:, None])
+            counts += tf.cast(open_now, "int32")
+            score += tf.where(open_now, tf.gather(log_p, token, axis=1, batch_dims=1), 0.0)
+            return (
+                prompt,
+                cache,
+                index + 1,
+                counts,
+                score,
+                done | (open_now & _any_equal(token, self._sampling.stop_ids)),
+            )
+
+        rows = tf.shape(prompt)[0]
+        given = (
+            prompt,
+            () if cache is None else cache,
+            tf.cast(index, "int32"),
+            tf.zeros([rows], "int32"),
+            tf.zeros([rows]),
+            tf.zeros([rows], "bool"),
+        )
+        prompt, _, _, counts, score, done = ops.while_loop(goes_on, choose, given)
+        self.completions = Completions(prompt, counts, score, done)
+        return prompt
+
+
+def _chosen(log_p: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """Return a token for each row: the most likely one, or the one at which the sum of probabilities passes a number.
+
+    Args:
+        log_p: logarithms of probabilities, (rows, vocabulary).
+        uniform: from 0 to 1, (rows,).
+        sampling: temperature and top_p.
+    """
+    if sampling.temperature == 0:
+        return tf.argmax(log_p, axis=-1, output_type="int32")
+    p, order = tf.nn.softmax(log_p / sampling.temperature), None
+    if sampling.top_p < 1:
+        p, order = tf.math.top_k(p, p.shape[-1])
+        p = tf.where(tf.cumsum(p, axis=-1, exclusive=True) < sampling.top_p, p, 0.0)
+    sums = tf.cumsum(p, axis=-1)
+    total = sums[:, -1:]
+    passed = tf.reduce_sum(tf.cast(sums <= uniform[:, None] * total, "int32"), axis=-1)
+    last = tf.reduce_sum(tf.cast(sums < total, "int32"), axis=-1)  # what is behind it has a probability of 0
+    place = tf.minimum(passed, last)
+    return place if order is None else tf.gather(order, place, axis=1, batch_dims=1)
+
+
+def _any_equal(tokens: Tensor, ids: Sequence[int]) -> Tensor:
+    return tf.reduce_any(tokens[:, None] == tf.constant(list(ids), "int32"), axis=-1)
