@@ -440,7 +440,12 @@ def numeric():
         (numeric, lambda: linear(1, classes=2), TEXTS, "numbers for the student .* no `preprocessor`"),
         (numeric, other_classifier, TEXTS, "numbers for the student .* no `preprocessor`"),
         (lambda: classifier(1), numeric, TEXTS, "numbers for the teacher .* no `preprocessor`"),
-        (lambda: causal_lm(1), lambda: causal_lm(2, more=["ab"]), TEXTS, "the vocabulary of the student.* 29 .* 30"),
+        (
+            lambda: causal_lm(1),
+            lambda: causal_lm(2, more=["ab"]),
+            TEXTS,
+            "the vocabulary of the student.* 29 .* 30.*align",
+        ),
         (lambda: causal_lm(1), lambda: causal_lm(2), np.zeros((4, 12), int), "raw text for .* `preprocessor` to None"),
         (lambda: classifier(1), other_classifier, (text for text in TEXTS), "lists of strings, .* of type generator"),
         (lambda: classifier(1), other_classifier, TEXTS[:5], r"as many labels .* lengths \[5, 22\]"),

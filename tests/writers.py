@@ -19,7 +19,7 @@ ARGUMENTS = {"length": 6, "stop_ids": [0], "temperature": 1.0, "samples": 2, "ba
 
 def writer(seed: int, words: int = 8, length: int | None = None) -> keras.Model:
     """Return a recurrent network of ids, (batch, time), to logits, (batch, time, words): it reads no later token."""
-    inputs = keras.Input((length,), dtype="int32")
+    inputs = keras.Input((length,), dtype="int32", name="token_ids")
     x = keras.layers.Embedding(words, 6, embeddings_initializer=initial(seed))(inputs)
     kernels = {"kernel_initializer": initial(seed + 1), "recurrent_initializer": initial(seed + 2)}
     x = keras.layers.SimpleRNN(8, return_sequences=True, **kernels)(x)

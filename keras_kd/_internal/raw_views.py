@@ -129,7 +129,7 @@ def check_vocabularies(student: Any, teacher: Any) -> None:
             f"Expected a teacher with the vocabulary of the student, as the two are compared token by token. "
             f"{student.name!r} has {ours.vocabulary_size():,} tokens, {teacher.name!r} other ones, "
             f"{theirs.vocabulary_size():,}. Give the student the teacher's tokenizer, or take a teacher with the "
-            "student's."
+            "student's; or compare the spans of the text at which both meet: keras_kd.language.align."
         )
 
 
