@@ -160,6 +160,8 @@ def test_tasks_of_keras_hub_with_tokenizers_of_their_own_are_distilled():
     texts = ["the film", "a plot of it"]
     x, y, weights = align(student.preprocessor(texts), teacher.preprocessor(texts), ours, theirs)
     assert np.sum(x["teacher_places"] >= 0) > 12
+    with pytest.raises(ValueError, match="what `align` has made.*set its `preprocessor` to None"):
+        kd.Distiller(student=student, teacher=AlignedTeacher(teacher), terms=span_terms(ours, theirs))
     student.preprocessor = None
     made = kd.Distiller(student=student, teacher=AlignedTeacher(teacher), terms=span_terms(ours, theirs, top_k=5))
     made.compile(keras.optimizers.Adam(0.02), CROSS_ENTROPY, jit_compile=False)
@@ -181,3 +183,12 @@ def test_tasks_of_keras_hub_with_tokenizers_of_their_own_are_distilled():
 def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         SpanDivergence(**{"student_ids": [1, 2], "teacher_ids": [2, 1], **arguments})
+
+
+def test_examples_without_spans_are_refused():
+    made = kd.Distiller(student=writer(1, 7), teacher=AlignedTeacher(writer(5, 8)), terms=span_terms(OURS, THEIRS))
+    made.compile("sgd", alpha=1.0)
+    ids = np.ones((2, 4), "int32")
+    for x, received in (({"token_ids": ids}, r"\['token_ids'\]"), (ids, "Tensor")):
+        with pytest.raises(ValueError, match=f"language.align has made, with 'teacher_token_ids'.*{received}"):
+            made.objective(x)

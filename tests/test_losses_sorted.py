@@ -67,3 +67,12 @@ def test_several_teachers_with_more_classes_are_averaged_first():
 def test_a_divergence_of_other_classes_names_the_loss_that_takes_them():
     with pytest.raises(ValueError, match=r"teacher \(None, None, 5\).*keras_kd.losses.universal_logits"):
         kd.Distiller(student=tagger(1), teacher=tagger(2, classes=5))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_teacher_of_other_classes_is_not_judged_by_the_students_labels(classes):
+    made = kd.Distiller(student=tagger(1), teacher=tagger(2, classes=classes), terms=methods.universal_logits())
+    made.compile("adam", CROSS_ENTROPY)
+    report = made.check(np.tile(WORDS, (40, 1)), np.tile(WORDS % 3, (40, 1)))
+    assert report.teacher_accuracy is None and report.entropy is not None
+    assert not any("The teacher is right" in each or "The labels go" in each for each in report.advice)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_kd._internal import raw_views
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.language.decoding import next_logits
@@ -23,6 +24,9 @@ from keras_kd.term import Term
 
 #: What the teacher offers to the loss, by name.
 _READ = ("logits", "rest", "begins", "targets", "spans")
+
+#: What it reads of the examples.
+_OF_ALIGN = ("teacher_token_ids", "teacher_padding_mask", "teacher_targets", "teacher_spans", "teacher_places", "spans")
 
 
 @serializable
@@ -44,7 +48,16 @@ class AlignedTeacher(Teacher):
         self.teacher = as_teacher(teacher)
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
-        """Let the teacher that is aligned know which student is taught."""
+        """Let the teacher that is aligned know which student is taught.
+
+        Raises:
+            ValueError: the student makes tokens of its own of raw text.
+        """
+        if raw_views.preprocessing(student) is not None:
+            raise ValueError(
+                f"Expected a student that reads what `align` has made. {student.name!r} makes tokens of raw text "
+                "itself: set its `preprocessor` to None, once `align` has them."
+            )
         self.teacher.bind(student, ("logits",))
 
     def kind(self, name: str) -> str:
@@ -59,7 +72,16 @@ class AlignedTeacher(Teacher):
             teacher's vocabulary); "rest", the logarithm of what it predicts for the span's other tokens, (batch,
             positions); "begins", whether a span begins; "targets" and "spans" of the student, see `align`, the latter
             from 1 on, with 0 for none.
+
+        Raises:
+            ValueError: examples that `align` has not made.
         """
+        missing = [name for name in _OF_ALIGN if not isinstance(x, dict) or name not in x]
+        if missing:
+            raise ValueError(
+                f"Expected examples that keras_kd.language.align has made, with {missing[0]!r}. Received: "
+                f"{sorted(x) if isinstance(x, dict) else type(x).__name__}."
+            )
         logits = ops.cast(next_logits(self.teacher, x["teacher_token_ids"], x["teacher_padding_mask"]), "float32")
         rest = _rest(tf.nn.log_softmax(logits), x["teacher_targets"], x["teacher_spans"])
         places = ops.maximum(x["teacher_places"], 0)

@@ -64,15 +64,20 @@ def guesses(report: Report) -> bool:
 
 def labels_fit(rows: Rows) -> bool:
     """Return whether there is a class for every label; where there is not, a loss fails."""
-    if rows.ids is None or rows.teacher.shape[-1] < 2:
+    if rows.ids is None or rows.teacher.shape[-1] < 2 or not _share_classes(rows):
         return True
     lowest, highest = rows.ids
     return 0 <= lowest <= highest < rows.teacher.shape[-1]
 
 
+def _share_classes(rows: Rows) -> bool:
+    """Return whether the labels, which are the student's, may be the teacher's too: not of another vocabulary."""
+    return rows.teacher.shape[-1] == rows.student.shape[-1]
+
+
 def _judge_labels(report: Report, rows: Rows, per_label: bool) -> None:
     labels = rows.labels
-    if labels is None:
+    if labels is None or not _share_classes(rows):
         return
     if per_label:
         _compare_yes_and_no(report, rows)
