@@ -30,7 +30,7 @@ def writer(seed: int, words: int = 8, length: int | None = None) -> keras.Model:
 def main(folder: str, part: int | None) -> None:
     """Generate, and be killed at a part."""
     from keras_kd import language
-    from keras_kd.language.generation import _Writer
+    from keras_kd.language.generated_examples import _Writer
 
     write = _Writer.write
 
