@@ -107,6 +107,7 @@ def test_what_it_costs_to_generate():
     assert generation_costs.of({"student": task}, np.zeros((2, 9), "int32")) == {}
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_what_it_costs_to_generate():
     comparison = kd.compare({"teacher": causal_lm(1)}, TEXTS, rounds=10, memory=False)
     assert comparison.costs["teacher"][0].tokens_per_second > 0
