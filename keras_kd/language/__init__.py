@@ -1,10 +1,14 @@
-"""Language models at the size of their vocabularies."""
+"""Language models: what counts in their data, and their objectives at the size of their vocabularies."""
 
 from keras_kd.language.aligned import AlignedTeacher as AlignedTeacher
 from keras_kd.language.aligned import SpanDivergence as SpanDivergence
 from keras_kd.language.aligned import span_terms as span_terms
+from keras_kd.language.completions import completions as completions
+from keras_kd.language.completions import conversations as conversations
+from keras_kd.language.completions import generated as generated
 from keras_kd.language.generated_examples import Generated as Generated
 from keras_kd.language.generated_examples import generate as generate
+from keras_kd.language.packing import packed as packed
 from keras_kd.language.pieces import Pieces as Pieces
 from keras_kd.language.pieces import pieces as pieces
 from keras_kd.language.pieces import shared_tokens as shared_tokens
