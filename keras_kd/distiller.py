@@ -22,7 +22,7 @@ from keras_kd._internal import (
     student_overrides,
 )
 from keras_kd._internal.loss_tracker import LossTracker
-from keras_kd._keras import compiled, gradients, layer_tree, loops, replicas, step_errors
+from keras_kd._keras import accumulation, compiled, gradients, layer_tree, loops, replicas, step_errors
 from keras_kd._keras.trainer import Trainer
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
@@ -97,6 +97,7 @@ class Distiller(Trainer):
             fused=None,
             fused_head=False,
             loss_weights=None,
+            accumulated=None,
         )
         self.student = student
         self.student_head = student_head
@@ -133,6 +134,11 @@ class Distiller(Trainer):
         aside, so that their learning rates and weight decays do not transfer. Under SGD, take twice the paper's
         learning rate and half its weight decay. The steps of Adam do not depend on the size of the objective; L2
         regularisers and thresholds for clipped gradients are halved there too.
+
+        With the optimizer's `gradient_accumulation_steps`, batches step as the one batch that they make: each counts by
+        what its means are divided by, so that 12 tokens and 2 step as 14. (Sums are averaged, as Keras does. Losses of
+        whole batches, and those that layers add, count by the same.) A part of the objective that counts otherwise
+        stops the training.
 
         All arguments but the last three are those of `keras.Model.compile`, in its order.
 
@@ -186,6 +192,7 @@ class Distiller(Trainer):
             auto_scale_loss,
         )
         replicas.check_supported(self)
+        self._untracked.accumulated = accumulation.Accumulation(self.optimizer)
         self._untracked.fused_head, self._untracked.loss_weights = fused_head, loss_weights
         self._untracked.unlabelled = False
         self.temperature = temperature
@@ -267,13 +274,15 @@ class Distiller(Trainer):
         """Take one step: one forward pass of the student with every tap in it, one of the teacher."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self._check_ready(y)
-        with tf.GradientTape() as tape:
+        accumulated = self._untracked.accumulated
+        with tf.GradientTape() as tape, accumulated.counting() as divisors:
             parts, y_pred = self._parts(x, y, sample_weight, training=True, unrecorded=tape.stop_recording)
-            scaled = self.optimizer.scale_loss(parts["loss"])
+            scaled = self.optimizer.scale_loss(accumulated.weighted(parts["loss"], divisors))
         variables = self.trainable_variables
         gradients = replicas.clip_together(self.optimizer, tape.gradient(scaled, variables))
         gradients = step_errors.unless_stopped(self, parts["loss"], gradients)
         with tf.control_dependencies([scaled]):  # a step that a check has stopped is not counted either
+            accumulated.make_room(divisors, gradients, variables)
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.teacher.after_step(self.student, self.optimizer.iterations)
         return self._report(parts, x, y, y_pred, sample_weight)
@@ -431,13 +440,16 @@ class Distiller(Trainer):
             self.optimizer.build(self.trainable_variables)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save temperature and alpha, where they are numbers, and where random layers are, which Keras leaves out."""
+        """Save temperature and alpha, where they are numbers, and what Keras leaves out: random layers, counts."""
         super().save_own_variables(store)
         for number, generator in enumerate(layer_tree.seed_generators(self)):
             store[f"seed_{number}"] = ops.convert_to_numpy(generator.state)
         for name in ("temperature", "alpha"):
             if self.compiled and not callable(getattr(self, name)):
                 store[name] = getattr(self, name)
+        counted = self._untracked.accumulated.state() if self.compiled else None
+        if counted is not None:
+            store["counted"] = counted
 
     def load_own_variables(self, store: Any) -> None:
         """Restore temperature and alpha as they were assigned last, and random layers where they were."""
@@ -447,6 +459,8 @@ class Distiller(Trainer):
         for name in ("temperature", "alpha"):
             if name in store and not callable(getattr(self, name)):
                 self._assign(name, float(store[name][()]))
+        if "counted" in store and self.compiled:
+            self._untracked.accumulated.restore(store["counted"][()])
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Send the teacher past Keras's tracker, which would count its weights as the Distiller's."""

@@ -288,7 +288,8 @@ class Term(keras.layers.Layer):
             masks.put(student, mask)  # for losses that compare positions with one another
         values = self._compared(student, teacher, labels, temperature, softened, step)
         weight = reduction.fitting_weight(sample_weight, values, self.name, of_layers=isinstance(self.at, tuple))
-        return reduction.reduced(values, weight, masks.merged(counted, mask), counting or compiled.Counting())
+        counting = counting or compiled.Counting()
+        return reduction.reduced(values, weight, masks.merged(counted, mask), counting, self.name)
 
     def row_values(
         self,

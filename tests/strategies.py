@@ -166,11 +166,14 @@ def main(file: str, kind: str) -> None:
 def refused(strategy: tf.distribute.Strategy) -> list[str]:
     """Return the error for each of the things that Keras cannot do on several replicas."""
     messages = []
-    for arguments in ({"steps_per_execution": 2}, {"jit_compile": True}, {"gradient_accumulation_steps": 2}):
-        steps = arguments.pop("gradient_accumulation_steps", None)
+    accumulated = {"gradient_accumulation_steps": 2}
+    scaled = {**accumulated, "scaled": True}
+    for arguments in ({"steps_per_execution": 2}, {"jit_compile": True}, accumulated, scaled):
+        steps, is_scaled = arguments.pop("gradient_accumulation_steps", None), arguments.pop("scaled", False)
         with strategy.scope():
             distiller = kd.Distiller(student=mlp(1), teacher=mlp(2))
             optimizer = keras.optimizers.SGD(gradient_accumulation_steps=steps)
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if is_scaled else optimizer
             try:
                 distiller.compile(optimizer, CROSS_ENTROPY, **arguments)
                 messages.append("")

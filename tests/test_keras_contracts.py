@@ -361,6 +361,22 @@ def test_keras_takes_the_mean_of_the_parts_of_a_batch_and_of_results_along_their
     assert 'strategy.reduce("MEAN", v, axis=0)' in trainer
 
 
+@about("_accumulated_gradients", "_iterations")
+def test_an_optimizer_counts_batches_and_divides_the_sum_of_their_gradients_by_their_number():
+    variables = [keras.Variable([3.0]), keras.Variable([0.0, 0.0])]
+    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    optimizer.apply_gradients(zip([tf.constant([2.0]), tf.constant([1.0, 5.0])], variables, strict=True))
+    assert int(optimizer._iterations) == 1 and int(optimizer.iterations) == 0
+    for each, expected in zip(optimizer._accumulated_gradients, ([2.0], [1.0, 5.0]), strict=True):
+        np.testing.assert_array_equal(each, expected)
+        each.assign(each * 0.5)
+    optimizer.apply_gradients(zip([tf.constant([4.0]), tf.constant([0.0, 0.0])], variables, strict=True))
+    np.testing.assert_array_equal(variables[0], [3.0 - (1.0 + 4.0) / 2])
+    np.testing.assert_array_equal(variables[1], [-0.25, -1.25])
+    np.testing.assert_array_equal(optimizer._accumulated_gradients[1], [0.0, 0.0])
+    assert not variables[0].overwrite_with_gradient
+
+
 @about("_clip_gradients")
 @pytest.mark.parametrize("limit", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_an_optimizer_clips_gradients_without_applying_them(limit):

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_kd._keras import compiled, masks, replicas
+from keras_kd._keras import accumulation, compiled, masks, replicas
 from keras_kd._types import Tensor, Tensors
 
 
@@ -20,7 +20,9 @@ class Mean(keras.losses.Loss):
         return y_pred
 
 
-def reduced(values: Tensor, sample_weight: Tensor | None, mask: Tensor | None, counting: compiled.Counting) -> Tensor:
+def reduced(
+    values: Tensor, sample_weight: Tensor | None, mask: Tensor | None, counting: compiled.Counting, name: str
+) -> Tensor:
     """Return the sum or mean of values that count, a scalar, scaled for the strategy as every Keras loss is.
 
     Args:
@@ -28,6 +30,7 @@ def reduced(values: Tensor, sample_weight: Tensor | None, mask: Tensor | None, c
         sample_weight: of the rank of `values`, or None; see `fitting_weight`.
         mask: True where a value counts, (batch, ...), or None.
         counting: what the sum is divided by.
+        name: of the part of the objective.
     """
     if len(values.shape) == 0:
         # As one example of weight 1, a scalar is divided by the number of replicas, as every other value is.
@@ -41,6 +44,7 @@ def reduced(values: Tensor, sample_weight: Tensor | None, mask: Tensor | None, c
     if mask is not None:
         masks.put(values, mask)  # where Keras looks for the mask of a loss
     share = counting.share(ops.size(values), mask, weight)
+    accumulation.record(name, share)
     total = Mean(reduction=counting.reduction)(values, values, weight)
     return total if share is None else replicas.by_share(total, share)
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_kd._keras import layer_tree, masks, replicas
+from keras_kd._keras import accumulation, layer_tree, masks, replicas
 from keras_kd._types import Tensor, Tensors
 
 
@@ -118,8 +118,9 @@ def has_metrics(model: Any) -> bool:
 class _OnReplica:
     """The loss of an output, weighted by this replica's share of what all replicas count."""
 
-    def __init__(self, loss: Any) -> None:
+    def __init__(self, loss: Any, path: tuple[Any, ...]) -> None:
         self.inner = loss
+        self.part = "/".join(map(str, ("student_loss", *path)))
         self.counting = _counting(loss)
 
     def __getattr__(self, name: str) -> Any:
@@ -130,17 +131,18 @@ class _OnReplica:
         output: Any = tree.flatten(y_pred)[0]
         mask = masks.merged(self.counting.mask(tree.flatten(y)[0], output), masks.of(output))
         share = self.counting.share(ops.shape(output)[0], mask, sample_weight)
+        accumulation.record(self.part, self.counting.share(ops.size(output), mask, sample_weight))
         return value if share is None else replicas.by_share(ops.cast(value, "float32"), share)
 
 
 def loss(model: Any, y: Tensors, y_pred: Tensors, sample_weight: Tensors) -> Tensor:
     """Return the loss given to `compile`, without regularisation, divided by the number of replicas."""
     container = model._compile_loss
-    if replicas.count() > 1:
+    if replicas.count() > 1 or accumulation.is_counted():
         if not container.built:  # Keras has built it from the first batch
             container.build(y, y_pred)
         container._flat_losses = [
-            each if isinstance(each.loss, _OnReplica) else each._replace(loss=_OnReplica(each.loss))
+            each if isinstance(each.loss, _OnReplica) else each._replace(loss=_OnReplica(each.loss, each.path))
             for each in container._flat_losses
         ]
     return ops.cast(container(y, y_pred, sample_weight), "float32")
@@ -149,7 +151,9 @@ def loss(model: Any, y: Tensors, y_pred: Tensors, sample_weight: Tensors) -> Ten
 def student_loss(student: Any, x: Tensors, y: Tensors, y_pred: Tensors, weights: Tensors, training: bool) -> Tensor:
     """Return what a model's own `compute_loss` returns, whichever of Keras's signatures it has, in float32."""
     loss = student._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights, training=training)
-    return replicas.by_share(ops.cast(loss, "float32"), ops.shape(tree.flatten(y_pred)[0])[0])
+    count = ops.shape(tree.flatten(y_pred)[0])[0]
+    accumulation.record("student_loss", count)
+    return replicas.by_share(ops.cast(loss, "float32"), count)
 
 
 def regularisation(model: keras.Model) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 from keras import ops, tree
 
+from keras_kd._keras import accumulation
 from keras_kd._types import Tensor, Tensors
 
 
@@ -96,7 +97,7 @@ def check_supported(model: Any) -> None:
         return
     on_processors = all("CPU" in device for device in strategy.extended.worker_devices)
     refused = {
-        "gradient_accumulation_steps": (model.optimizer.gradient_accumulation_steps or 1) > 1,
+        "gradient_accumulation_steps": accumulation.steps(model.optimizer) > 1,
         "steps_per_execution": model.steps_per_execution > 1,
         "jit_compile": bool(model.jit_compile) and on_processors,
     }

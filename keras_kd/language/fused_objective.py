@@ -146,7 +146,9 @@ class FusedObjective:
         return _Part(
             term.name,
             share * schedules.at(term.weight, self._distiller.optimizer.iterations),
-            _shares(student["logits"], counts.sample_weight, masks.merged(counts.counted, mask), counts.counting),
+            _shares(
+                term.name, student["logits"], counts.sample_weight, masks.merged(counts.counted, mask), counts.counting
+            ),
             None if labels is None else _ids(labels),
             lambda logits, targets, ids: term.row_values(logits, targets, ids, **settings),
         )
@@ -158,7 +160,7 @@ class FusedObjective:
         labels = _ids(y if len(y.shape) < len(hidden.shape) else ops.squeeze(y, -1))
         if counted is not None:
             labels = tf.where(tf.reshape(counted, (-1,)), labels, 0)
-        shares = loss.weight * _shares(hidden, sample_weight, counted, loss.counting)
+        shares = loss.weight * _shares("student_loss", hidden, sample_weight, counted, loss.counting)
         return _Part("student_loss", share, shares, labels, lambda logits, _, ids: _cross_entropy(ids, logits))
 
     def _summed(
@@ -246,14 +248,14 @@ def _without_head(model: Any, terms: list[Term], owner: str) -> tuple[Vocabulary
     return head, layer_reader.Reader(body, tuple(names), "values", owner=owner)
 
 
-def _shares(hidden: Tensor, weight: Any, mask: Any, counting: compiled.Counting) -> Tensor:
+def _shares(name: str, hidden: Tensor, weight: Any, mask: Any, counting: compiled.Counting) -> Tensor:
     """Return by what the value of each row is multiplied in the mean or sum of all, (rows,)."""
     values = tf.zeros(tf.shape(hidden)[:-1])
     values.set_shape(hidden.shape[:-1])
     with tf.GradientTape() as tape:
         tape.watch(values)
         weight = reduction.fitting_weight(weight, values, "logits", of_layers=False)
-        reduced = reduction.reduced(values, weight, mask, counting)
+        reduced = reduction.reduced(values, weight, mask, counting, name)
     return tf.stop_gradient(tf.reshape(tape.gradient(reduced, values), (-1,)))
 
 
