@@ -217,7 +217,8 @@ class Distiller(Trainer):
 
         Args:
             x: as in `keras.Model.fit`; or what `TeacherCache.join` returns; or raw examples, for tasks of KerasHub:
-                strings as a list or an array, images, or a tf.data.Dataset of batches of them.
+                strings as a list or an array, images, {"prompts": ..., "responses": ...} where the preprocessor takes
+                that, or a tf.data.Dataset of batches of them.
             y: as in `keras.Model.fit`.
             batch_size: as in `keras.Model.fit`.
             epochs: as in `keras.Model.fit`.

@@ -6,6 +6,7 @@ trains the same Distiller on one device and on two replicas, and writes the weig
 logical devices have to be made before TensorFlow starts. tests/test_kerashub.py reads the file.
 """
 
+import io
 import string
 import sys
 
@@ -102,6 +103,31 @@ def causal_lm(seed: int, length: int = 12, units: int = 4, more: str = ""):
     )  # fmt: skip
     preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=length)
     return lively(keras_hub.models.GPT2CausalLM(backbone, preprocessor=preprocessor))
+
+
+def instructed_lm(seed: int, length: int = 16):
+    """Return a task that predicts the next token, whose preprocessor takes prompts and responses.
+
+    Whoever sets a random seed later breaks its tokenizer: TensorFlow drops the resource of SentencePiece then.
+    """
+    import sentencepiece
+
+    keras.utils.set_random_seed(seed)
+    texts, _ = reviews()
+    proto = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=proto, vocab_size=40, model_type="bpe", hard_vocab_limit=False,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>",
+        control_symbols=["<img>", "<start_of_image>", "<end_of_image>", "<start_of_turn>", "<end_of_turn>"],
+        minloglevel=2,
+    )  # fmt: skip
+    tokenizer = keras_hub.models.Gemma3Tokenizer(proto=proto.getvalue())
+    backbone = keras_hub.models.Gemma3Backbone(
+        vocabulary_size=tokenizer.vocabulary_size(), image_size=16, num_layers=1, num_query_heads=2,
+        num_key_value_heads=1, hidden_dim=8, intermediate_dim=8, head_dim=4,
+    )  # fmt: skip
+    preprocessor = keras_hub.models.Gemma3CausalLMPreprocessor(tokenizer, sequence_length=length)
+    return lively(keras_hub.models.Gemma3CausalLM(preprocessor=preprocessor, backbone=backbone))
 
 
 def image_classifier(seed: int, size: int, scale: float = 1 / 255, classes: int = 2):

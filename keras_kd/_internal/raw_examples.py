@@ -150,7 +150,7 @@ def labelled(models: Iterable[Any], data: Any, batch_size: int) -> Iterator[Labe
     for each in tasks[1:]:
         raw_views.check_vocabularies(tasks[0], each)
     data = batches.lists_as_arrays(data)
-    data = (data, None) if tasks and batches.is_array(data) else data
+    data = (data, None) if tasks and (batches.is_array(data) or isinstance(data, dict)) else data
     for x, y, sample_weight in batches.of(data, batch_size, labels=not tasks):
         x = soft_targets.inputs(x)
         if y is None:

@@ -79,15 +79,30 @@ def preprocessed(model: Any, x: Tensors, y: Tensors = None, sample_weight: Tenso
     """Return x, y and sample_weight as a model's own preprocessing returns them.
 
     Raises:
-        ValueError: numbers where it needs text.
+        ValueError: numbers where it needs text; weights that it would drop; a dict that it does not take.
     """
     if tokenizer(model) is not None and not has_text(x):
         raise ValueError(
             f"Expected raw text for {model.name!r}, whose preprocessor makes tokens of it. Received numbers. For "
             "examples that are tokens already, set its `preprocessor` to None."
         )
+    if is_per_token(model) and sample_weight is not None:
+        raise ValueError(
+            f"Expected no `sample_weight` beside raw text for {model.name!r}, whose preprocessor weights the tokens "
+            "that it makes. Received some, which it would drop. Make tokens with weights of your own by "
+            "keras_kd.language.completions, and set its `preprocessor` to None."
+        )
     x = tree.map_structure(_as_python, x) if tf.executing_eagerly() else x
-    return keras.utils.unpack_x_y_sample_weight(model.preprocess_samples(x, y, sample_weight))
+    try:
+        return keras.utils.unpack_x_y_sample_weight(model.preprocess_samples(x, y, sample_weight))
+    except (TypeError, ValueError) as error:
+        if tokenizer(model) is None or not isinstance(x, dict):
+            raise
+        raise ValueError(
+            f"Expected examples that the preprocessor of {model.name!r} takes. It refused a dict with the keys "
+            f"{sorted(x)}. If it takes plain texts alone, make tokens of prompts and answers by "
+            "keras_kd.language.completions, and set its `preprocessor` to None."
+        ) from error
 
 
 def tokenizer(model: Any) -> Any:

@@ -1,0 +1,116 @@
+"""Causal language models of KerasHub: prompts and responses, examples made by hand, adapters, quantised models."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd import language
+from tests import references
+from tests.models import assert_same, softmax
+
+pytest.importorskip("keras_hub")  # there is none for pre-releases of TensorFlow
+from tests.tasks import causal_lm, distiller, instructed_lm, reviews  # noqa: E402
+
+TEXTS, _ = reviews()
+MEAN_OF_TOKENS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+
+
+def of_tokens(student, teacher, **arguments):
+    """Return a Distiller whose means go over the tokens that count."""
+    made = kd.Distiller(student=student, teacher=teacher)
+    made.compile(keras.optimizers.SGD(0.1), MEAN_OF_TOKENS, **{"jit_compile": False, **arguments})
+    return made
+
+
+def without_preprocessor(*tasks):
+    """Return tasks that read tokens."""
+    for each in tasks:
+        each.preprocessor = None
+    return tasks
+
+
+# Prompts and responses
+
+
+def instructed():
+    """Return a student and a teacher that take prompts and responses."""
+    pytest.importorskip("sentencepiece")
+    teacher = instructed_lm(2)
+    student = instructed_lm(1)
+    teacher.preprocessor.tokenizer.set_proto(teacher.preprocessor.tokenizer.proto)  # a seed was set meanwhile
+    return student, teacher
+
+
+INSTRUCTIONS = {"prompts": [text[:-5] for text in TEXTS[:6]], "responses": [text[-5:] for text in TEXTS[:6]]}
+
+
+def test_responses_are_learned_from_a_dict_of_prompts_and_responses():
+    student, teacher = instructed()
+    tokenizer = student.preprocessor.tokenizer
+    made = of_tokens(student, teacher)
+    found = {name: float(each) for name, each in made.objective(INSTRUCTIONS).items()}
+    logs = made.fit(INSTRUCTIONS, batch_size=6, verbose=0, validation_data=(INSTRUCTIONS,)).history
+    comparison = kd.compare({"student": student}, INSTRUCTIONS, teacher=None, rounds=0)
+    assert np.log(comparison.quality["student"]["nll"]) == pytest.approx(np.log(logs["val_loss"][0]), abs=0.5)
+    trained = student.get_weights()
+    student, _ = without_preprocessor(instructed_lm(1), teacher)
+    x, y, weights = language.completions(
+        *INSTRUCTIONS.values(), length=16, start=tokenizer.start_token_id, end=tokenizer.end_token_id,
+        tokenizer=lambda texts: [tokenizer(each) for each in texts],
+    )  # fmt: skip
+    by_hand = of_tokens(student, teacher)
+    assert {name: float(each) for name, each in by_hand.objective(x, y, weights).items()} == pytest.approx(found, 1e-5)
+    by_hand.fit(x, y, sample_weight=weights, batch_size=6, verbose=0)
+    assert_same(student.get_weights(), trained, 1e-5)
+
+
+def test_a_preprocessor_of_plain_texts_refuses_prompts_and_weights_by_name():
+    made = distiller(causal_lm(1), causal_lm(2))
+    with pytest.raises(ValueError, match=r"the keys \['prompts', 'responses'\].*language.completions"):
+        made.fit(INSTRUCTIONS, verbose=0)
+    with pytest.raises(ValueError, match="no `sample_weight` beside raw text for .*language.completions"):
+        made.fit(TEXTS, np.zeros((22, 12)), sample_weight=np.ones(22), verbose=0)
+
+
+# Examples made by hand
+
+
+@pytest.mark.parametrize("pad", [0, 5])  # token 0 is the end token of GPT-2, and its padding
+def test_a_task_learns_the_answers_and_compares_both_models_at_the_same_positions(pad):
+    student, teacher = causal_lm(1), causal_lm(2)
+    tokenizer = student.preprocessor.tokenizer
+    without_preprocessor(student, teacher)
+    prompts, answers = ["the film", "a"], [" of it", "nd"]
+    x, y, weights = language.completions(prompts, answers, length=18, end=0, pad=pad, tokenizer=tokenizer)
+    found = of_tokens(student, teacher).objective(x, y, weights)
+    s, t, log_p = [], [], []
+    for prompt, answer in zip(prompts, answers, strict=True):  # each row by itself, without padding
+        ids = np.array([*tokenizer(prompt), *tokenizer(answer), 0])
+        row = {"token_ids": ids[None], "padding_mask": np.ones((1, len(ids)), bool)}
+        ours, theirs = (np.asarray(task(row), "float64")[0] for task in (student, teacher))
+        for place in range(len(tokenizer(prompt)), len(ids)):  # a token is predicted by the logits before it
+            s.append(ours[place - 1])
+            t.append(theirs[place - 1])
+            log_p.append(np.log(softmax(ours[place - 1])[ids[place]]))
+    assert len(s) == len(tokenizer(" of it")) + 1 + 3
+    assert float(found["student_loss"]) == pytest.approx(-np.mean(log_p), rel=1e-4)
+    kl = 4.0 * references.kl_divergence(np.array(s) / 2, np.array(t) / 2)
+    assert float(found["distillation_loss"]) == pytest.approx(kl.mean(), rel=1e-4)
+
+
+def test_what_a_task_has_generated_is_learned_to_its_stop_id():
+    student, teacher = causal_lm(1), causal_lm(2)
+    without_preprocessor(student, teacher)
+    teacher.compile(sampler="greedy")
+    prompts = {"token_ids": np.array([[2, 3, *[0] * 8]]), "padding_mask": np.arange(10)[None] < 2}
+    whole = np.array(teacher.generate(prompts, stop_token_ids=None)["token_ids"])
+    stop, other = int(whole[0, 4]), min(set(range(1, 29)) - set(whole[0].tolist()))
+    made = teacher.generate(prompts, stop_token_ids=[stop, other])
+    x, y, weights = language.generated(made["token_ids"], 2, stop_ids=[other, stop], padding_mask=made["padding_mask"])
+    first = 2 + whole[0, 2:].tolist().index(stop)
+    assert weights[0].tolist() == [0.0, *[1.0] * (first - 1), *[0.0] * (9 - first)]
+    assert y[0, :first].tolist() == whole[0, 1 : first + 1].tolist()
+    cut = ({name: each[:, :first] for name, each in x.items()}, y[:, :first], weights[:, :first])
+    found = [float(of_tokens(student, teacher).objective(*each)["loss"]) for each in ((x, y, weights), cut)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
