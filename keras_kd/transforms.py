@@ -130,3 +130,44 @@ class ClassMap:
     def from_config(cls, config: dict[str, Any]) -> "ClassMap":
         """Make a class map from `get_config`'s dict."""
         return cls(**config)
+
+
+@serializable
+class FirstClasses:
+    """Compare the first classes alone: language models with one vocabulary are padded to several sizes.
+
+    z[..., :classes], before the softmax. Labels of terms with it have to be among these classes.
+
+    Args:
+        classes: how many, at least two, and no more than either model has; see `language.shared_vocabulary`.
+
+    Raises:
+        ValueError: fewer than two classes; logits over fewer than `classes`.
+
+    Example:
+        >>> Term(losses.kl_divergence, transform=FirstClasses(151_665))
+    """
+
+    def __init__(self, classes: int) -> None:
+        if classes < 2:
+            raise ValueError(f"Expected `classes` to be at least 2. Received: classes={classes!r}")
+        self.classes = classes
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return logits over the first classes, (..., classes)."""
+        width = logits.shape[-1]
+        if width is not None and width < self.classes:
+            raise ValueError(
+                f"Expected logits over at least the {self.classes:,} classes that are compared. Received: "
+                f"{tuple(logits.shape)}. Compare as many as both models have."
+            )
+        return logits[..., : self.classes]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"classes": self.classes}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FirstClasses":
+        """Make the transform from `get_config`'s dict."""
+        return cls(**config)

@@ -489,4 +489,5 @@ TRANSFORMS = (
               references.standardize),
     Transform("l2_normalize", "x / norm of x", "", transforms.l2_normalize, references.l2_normalize),
     Transform("ClassMap", "logsumexp of each group", "", transforms.ClassMap(GROUPS, teacher_classes=5), class_map),
+    Transform("FirstClasses", "z of the first classes", "", transforms.FirstClasses(2), lambda x: x[..., :2]),
 )  # fmt: skip

@@ -181,3 +181,39 @@ def test_an_invalid_share_of_the_teacher_is_refused(loss, name, share):
 def test_a_loss_can_be_saved_by_its_name(loss):
     assert keras.saving.get_registered_name(loss) == f"keras_kd>{loss.__name__}"
     assert keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss)) is loss
+
+
+def generalised_divergence(student, teacher, beta):
+    """Return GKD's divergence as the code of its trainer in TRL computes it, from log-probabilities in float64.
+
+    kl_div(input, target) of PyTorch is sum target (log target - input): KL of its second argument from its first.
+    """
+
+    def kl_div(log_input, log_target):
+        return np.sum(np.exp(log_target) * (log_target - log_input), axis=-1)
+
+    student, teacher = (np.log(softmax(np.asarray(each, "float64"))) for each in (student, teacher))
+    if beta == 0:
+        return kl_div(student, teacher)
+    if beta == 1:
+        return kl_div(teacher, student)
+    mixture = np.logaddexp(np.log(1 - beta) + student, np.log(beta) + teacher)
+    return beta * kl_div(mixture, teacher) + (1 - beta) * kl_div(mixture, student)
+
+
+@pytest.mark.parametrize("beta", [0, 0.1, 0.5, 0.9, 1])
+def test_beta_goes_from_the_forward_to_the_reverse_divergence_and_not_back(beta):
+    student, teacher = np.float32([[0.0, 0.0, 5.0], [1.0, 2.0, 3.0]]), np.float32([[3.0, 0.0, 0.5], [0.0, 0.0, 4.0]])
+    values = losses.jensen_shannon(student, teacher, beta=beta)
+    np.testing.assert_allclose(values, generalised_divergence(student, teacher, beta), rtol=1e-5)
+    if beta != 0.5:
+        assert np.all(np.abs(values - generalised_divergence(student, teacher, 1 - beta)) > 1e-2)
+
+
+@pytest.mark.parametrize(("beta", "limit"), [(1e-3, losses.kl_divergence), (1 - 1e-3, losses.reverse_kl)])
+def test_near_its_ends_beta_is_as_at_them_but_for_its_factor(beta, limit):
+    student, teacher = np.float32([[0.0, 0.5, 1.0]]), np.float32([[1.0, 0.0, 0.5]])
+    scaled = np.asarray(losses.jensen_shannon(student, teacher, beta=beta)) / (beta * (1 - beta))
+    np.testing.assert_allclose(scaled, limit(student, teacher), rtol=5e-3)
+    other = losses.reverse_kl if limit is losses.kl_divergence else losses.kl_divergence
+    assert abs(float(other(student, teacher)[0]) - float(limit(student, teacher)[0])) > 1e-2 * float(scaled[0])

@@ -11,6 +11,7 @@ from keras import ops, tree
 from keras_kd._internal.layer_reader import Reader
 from keras_kd._keras import compiled, masks, step_errors
 from keras_kd._types import Tensor, Tensors
+from keras_kd.transforms import FirstClasses
 
 if TYPE_CHECKING:
     from keras_kd.term import Term
@@ -169,7 +170,13 @@ def guarded(loss: Tensor, terms: Iterable[Term], labels: Iterable[Tensor | None]
     """Stop a step before it learns from class ids that the student has no class for."""
     for term, ids in zip(terms, labels, strict=True):
         if ids is not None and not keras.backend.is_float_dtype(ids.dtype):
-            classes = student[term.student_names[0]].shape[-1]
+            classes = compared_classes(term, student[term.student_names[0]].shape[-1])
             message = f"Term {term.name!r} expected labels from 0 to {classes - 1}, the student's classes."
             loss = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < classes), message, loss)
     return loss
+
+
+def compared_classes(term: Term, classes: int) -> int:
+    """Return how many of so many classes a term compares, which its labels have to be among."""
+    transform = term.transform
+    return min(classes, transform.classes) if isinstance(transform, FirstClasses) else classes

@@ -13,3 +13,4 @@ from keras_kd.language.pieces import Pieces as Pieces
 from keras_kd.language.pieces import pieces as pieces
 from keras_kd.language.pieces import shared_tokens as shared_tokens
 from keras_kd.language.spans import align as align
+from keras_kd.language.vocabularies import shared_vocabulary as shared_vocabulary

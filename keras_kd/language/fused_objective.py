@@ -151,6 +151,7 @@ class FusedObjective:
             ),
             None if labels is None else _ids(labels),
             lambda logits, targets, ids: term.row_values(logits, targets, ids, **settings),
+            output_labels.compared_classes(term, self._head.product().classes),
         )
 
     def _part_of_labels(self, hidden: Tensor, y: Any, sample_weight: Tensors, share: Any) -> "_Part":
@@ -161,7 +162,8 @@ class FusedObjective:
         if counted is not None:
             labels = tf.where(tf.reshape(counted, (-1,)), labels, 0)
         shares = loss.weight * _shares("student_loss", hidden, sample_weight, counted, loss.counting)
-        return _Part("student_loss", share, shares, labels, lambda logits, _, ids: _cross_entropy(ids, logits))
+        classes = self._head.product().classes
+        return _Part("student_loss", share, shares, labels, lambda logits, _, ids: _cross_entropy(ids, logits), classes)
 
     def _summed(
         self, parts: list["_Part"], hidden: Tensor, theirs: Tensor | None = None
@@ -175,7 +177,8 @@ class FusedObjective:
         """
         product, of_teacher = self._head.product(), self._teacher_head.logits()
         labels = [tf.zeros_like(part.shares, "int32") if part.labels is None else part.labels for part in parts]
-        inside = [tf.clip_by_value(each, 0, product.classes - 1) for each in labels]
+        pairs = list(zip(parts, labels, strict=True))
+        inside = [tf.clip_by_value(ids, 0, part.classes - 1) for part, ids in pairs]
 
         def values(logits: Tensor, ids: Tensor, *targets: Tensor) -> list[Tensor]:
             read = (logits, targets[0] if targets else None)
@@ -193,10 +196,10 @@ class FusedObjective:
             tf.stack([ops.cast(part.weight, "float32") for part in parts]),
             with_logits,
         )
-        for part, ids in zip(parts, labels, strict=True):
-            message = f"Expected labels from 0 to {product.classes - 1} for {part.name!r}, the student's classes."
+        for part, ids in pairs:
+            message = f"Expected labels from 0 to {part.classes - 1} for {part.name!r}, the student's classes."
             if part.labels is not None:
-                total = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < product.classes), message, total)
+                total = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < part.classes), message, total)
         return total, {part.name: each for part, each in zip(parts, tf.unstack(sums), strict=True)}
 
     def _settings(self, term: Term) -> dict[str, Any]:
@@ -226,6 +229,7 @@ class _Part(NamedTuple):
         shares: by which the value of each row is multiplied in that, (rows,).
         labels: class ids, (rows,), or None.
         values: returns the value of each row, of the student's logits, the teacher's, and the labels.
+        classes: how many there are, which the labels are among.
     """
 
     name: str
@@ -233,6 +237,7 @@ class _Part(NamedTuple):
     shares: Tensor
     labels: Tensor | None
     values: Callable[[Tensor, Any, Tensor], Tensor]
+    classes: int
 
 
 def _loss_of(distiller: Any) -> compiled.CrossEntropy | None:

@@ -13,7 +13,8 @@ def require_same_shape(student: Tensor, teacher: Tensor, more: str = "") -> None
     raise ValueError(
         f"Expected the student and the teacher to have one shape. Received: student {ours}, teacher {theirs}. "
         "Give the term a `bridge` (a layer that turns the student's shape into the teacher's), "
-        f"or a `transform` that brings both to the same classes.{more}"
+        "or a `transform` that brings both to the same classes, as keras_kd.transforms.FirstClasses does for a "
+        f"vocabulary that is padded to two sizes.{more}"
     )
 
 
