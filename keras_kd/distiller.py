@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_kd import losses, preflight, schedules
 from keras_kd._internal import (
+    adapters,
     batches,
     heads,
     layer_reader,
@@ -49,7 +50,8 @@ class Distiller(Trainer):
     `distiller.teacher` before `fit`.
 
     Tasks of KerasHub, as student, teacher or both, take raw strings or images, each by its own preprocessor, until that
-    is set to None. The labels and weights are those that the student's returns.
+    is set to None. The labels and weights are those that the student's returns. A task whose adapters were enabled
+    (LoRA), or that was quantised, after its first `generate` goes on generating as before: compile it again.
 
     Args:
         student: the model that is trained.
@@ -98,6 +100,7 @@ class Distiller(Trainer):
             fused_head=False,
             loss_weights=None,
             accumulated=None,
+            adapters=0,
         )
         self.student = student
         self.student_head = student_head
@@ -240,12 +243,15 @@ class Distiller(Trainer):
                 "y=None. Pass labels as y; with alpha=1.0 nothing is learned from them."
             )
         _check_labels(y)
+        adapters.check_kept(self.student, self._untracked.adapters)
         if self.teacher is not None:
             self._untracked.looked = preflight.warn_of_probabilities(self, x)
             weights = keras_arguments.get("sample_weight")
             preflight.warn_of_a_guessing_teacher(self, x, y, weights, batch_size or 32, epochs)
             x = self.teacher.before_fit(x, verbose)
             callbacks = loops.with_callbacks(callbacks, self.teacher.callbacks())
+        if adapters.count(self.student):
+            callbacks = loops.with_callbacks(callbacks, [adapters.Revival(self.student)])
         x, y, batch_size, keras_arguments = self._preparation.for_fit(x, y, batch_size, keras_arguments)
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 
@@ -407,6 +413,7 @@ class Distiller(Trainer):
         kept = {"teacher": keras.saving.serialize_keras_object(self.teacher)} if self._teacher_is_saved() else {}
         return {
             "student": keras.saving.serialize_keras_object(self.student),
+            "adapters": max(self._untracked.adapters, adapters.count(self.student)),
             **kept,
             "terms": [keras.saving.serialize_keras_object(term) for term in self.terms],
             "student_head": self.student_head,
@@ -418,8 +425,9 @@ class Distiller(Trainer):
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "Distiller":
         """Make a Distiller, mostly without a teacher: it predicts and evaluates, and needs one before `fit`."""
         config = schedules.from_config(config, custom_objects)
-        dtype = config.pop("dtype")
+        dtype, count = config.pop("dtype"), config.pop("adapters", 0)
         distiller = cls(**{"teacher": None, **config})
+        distiller._untracked.adapters = count
         distiller.dtype_policy = dtype
         return distiller
 

@@ -24,7 +24,7 @@ def test_the_page_is_what_the_command_prints_except_for_numbers():
 
 
 def test_the_numbers_of_the_page_are_those_of_float32():
-    numbers = [float(number) for line in LINES for number in re.findall(r"(?<= )\de-\d\d(?= \|)", line)]
+    numbers = [float(number) for line in LINES for number in re.findall(r"(?<= )\de[-+]\d\d(?= \|)", line)]
     of_many_classes = sum(golden.compares_distributions for golden in conformance.LOSSES)
     assert len(numbers) == 2 * len(LINES) + 2 * of_many_classes
     assert max(numbers) < 1e-5
