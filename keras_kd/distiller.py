@@ -196,6 +196,7 @@ class Distiller(Trainer):
         )
         replicas.check_supported(self)
         self._untracked.accumulated = accumulation.Accumulation(self.optimizer)
+        self._check_tails(temperature)
         self._untracked.fused_head, self._untracked.loss_weights = fused_head, loss_weights
         self._untracked.unlabelled = False
         self.temperature = temperature
@@ -370,7 +371,9 @@ class Distiller(Trainer):
 
     @temperature.setter
     def temperature(self, temperature: Schedule) -> None:
-        self._assign("temperature", check_temperature(temperature))
+        temperature = check_temperature(temperature)
+        self._check_tails(temperature)
+        self._assign("temperature", temperature)
 
     @property
     def alpha(self) -> Any:
@@ -664,6 +667,15 @@ class Distiller(Trainer):
             if ours is not None:
                 term.prepare(ours, theirs, self._softened(term))
             term.built = True
+        if self.compiled:
+            self._check_tails(self.temperature)
+
+    def _check_tails(self, temperature: Schedule) -> None:
+        """Refuse terms and temperatures for which it is not enough what the teacher's targets name."""
+        of_outputs = [] if self.teacher is None else [term for term in self.terms if self._softened(term)]
+        for term in of_outputs:
+            for name in term.teacher_names:
+                term.check_tail(self.teacher.tail(name), temperature)
 
     def _check_outputs(self, term: Term, student: Iterable[str], teacher: Iterable[str]) -> None:
         """Refuse two outputs as a pair, unless the teacher predicts with the student's own: one learns from another."""

@@ -30,7 +30,8 @@ def TopK(ids: Any, log_probabilities: Any, classes: int) -> dict[str, np.ndarray
 
     as of a `TeacherCache` with `top_k`. What is left is spread evenly because nothing is known of it: that changes no
     mass of a class in S, and at T = 1 little else. At a high temperature, many classes of almost nothing add up: with a
-    vocabulary of a hundred thousand, take T = 1. Probabilities that add up to more than 1 by rounding are divided by
+    vocabulary of a hundred thousand, take T = 1, and `teachers.Cached(tail="bucket")`, which compares what is left as
+    one class. Probabilities that add up to more than 1 by rounding are divided by
     their sum, and a probability of 0 is taken for 1.2e-38, as that of a softmax.
 
     Args:

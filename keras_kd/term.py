@@ -4,19 +4,26 @@ The temperature of a loss and its T**2, the stop of the gradient on the teacher'
 applied here alone; `_internal` has what a loss may be, what names mean, and the reduction.
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from keras_kd import bridges, schedules
-from keras_kd._internal import ensemble_logits, loss_functions, reduction, term_names
+from keras_kd._internal import ensemble_logits, loss_functions, reduction, sparse_targets, term_names
 from keras_kd._internal.loss_functions import Loss
+from keras_kd._internal.sparse_targets import SparseTarget
 from keras_kd._internal.term_names import At
 from keras_kd._keras import compiled, masks, step_errors
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
+from keras_kd.losses._divergences import class_ids
+from keras_kd.losses._many_values import values_by_rows
+from keras_kd.losses._named_classes import named_log_probabilities
+from keras_kd.losses._shapes import require_same_shape
 from keras_kd.losses.logits import (
     binary_kl,
     decoupled_kl,
@@ -42,6 +49,9 @@ _OF_DISTRIBUTIONS = (
     hard_label,
     universal_logits,
 )
+
+#: Losses of which the named classes and the mass of all others are enough, see `sparse_targets`.
+_OF_NAMED = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, hard_label)
 
 
 @serializable
@@ -235,8 +245,9 @@ class Term(keras.layers.Layer):
 
     def read(self, student: dict[str, Tensor], teacher: dict[str, Tensor], **arguments: Any) -> Tensor:
         """Return the value of this term for outputs of the student and the teacher; see `call` for the arguments."""
+        ours, theirs = self.sides(student, teacher)
         with step_errors.in_own_words():
-            return self(*self.sides(student, teacher), **arguments)
+            return self(ours, teacher=theirs, **arguments)  # by name: a `SparseTarget` is no tensor
 
     def sides(self, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> tuple[Tensors, Tensors]:
         """Return what this term reads of what the student and the teacher output."""
@@ -245,7 +256,7 @@ class Term(keras.layers.Layer):
     def call(
         self,
         student: Tensors,
-        teacher: Tensors,
+        teacher: Tensors | SparseTarget,
         labels: Tensor | None = None,
         sample_weight: Tensor | None = None,
         counted: Tensor | None = None,
@@ -261,7 +272,7 @@ class Term(keras.layers.Layer):
 
         Args:
             student: logits or features, (batch, ...), or a tuple of them.
-            teacher: the same from the teacher.
+            teacher: the same from the teacher, or a `SparseTarget` of logits.
             labels: the dataset's y, where the loss takes labels.
             sample_weight: (batch,) or (batch, positions...), or None.
             counted: False for what the labels take out of the mean, (batch,) or (batch, positions...), or None.
@@ -273,8 +284,8 @@ class Term(keras.layers.Layer):
             student_mask: Keras mask of what is read from the student.
             teacher_mask: Keras mask of what is read from the teacher.
         """
-        teacher = tree.map_structure(ops.stop_gradient, teacher)
-        mask = reduction.merged_masks(student_mask, teacher_mask)
+        mask = reduction.merged_masks(student_mask, teacher_mask, *sparse_targets.masks_of(teacher))
+        teacher = self._stopped(teacher)
         student = reduction.blanked(student, mask)
         teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(side, mask), teacher)
         if self.bridge is not None:
@@ -294,7 +305,7 @@ class Term(keras.layers.Layer):
     def row_values(
         self,
         student: Tensor,
-        teacher: Tensor,
+        teacher: Tensor | SparseTarget,
         labels: Tensor | None = None,
         temperature: Number = 1.0,
         step: Number = 0,
@@ -303,22 +314,65 @@ class Term(keras.layers.Layer):
 
         Args:
             student: logits, (rows, classes).
-            teacher: the same from the teacher.
+            teacher: the same from the teacher, or a `SparseTarget` of these rows.
             labels: class ids, (rows,), where the loss takes labels.
             temperature: see `call`.
             step: see `call`.
         """
+        stopped: Any = self._stopped(teacher)
         if self.transform is not None:
-            student, teacher = self.transform(student), self.transform(teacher)
-        return self._compared(student, ops.stop_gradient(teacher), labels, temperature, True, step)
+            student, stopped = self.transform(student), self.transform(stopped)
+        return self._compared(student, stopped, labels, temperature, True, step)
 
     def compute_mask(self, inputs: Tensors, previous_mask: Tensors | None = None) -> None:
         """Return None: a mean has no positions left."""
 
+    def check_tail(self, tail: str | None, temperature: Schedule) -> None:
+        """Refuse targets whose rest is a bucket where a term on logits needs more than its mass at T = 1.
+
+        Args:
+            tail: one of `sparse_targets.TAILS`, or None where all classes are given.
+            temperature: the compiled one.
+
+        Raises:
+            ValueError: a temperature that is not 1, or may change; another loss, or a transform.
+        """
+        if tail != "bucket":
+            return
+        self._check_bucket()
+        temperature = schedules.plain(temperature if self.temperature is None else self.temperature)
+        if self.soften is not False and (callable(temperature) or temperature != 1.0):
+            raise ValueError(
+                f"Expected the temperature of term {self.name!r} to be 1 in all steps, under targets with "
+                'tail="bucket": softened, the mass of the classes that they do not name is not known. Received: '
+                f"{schedules.described('temperature', temperature)}. Compile with temperature=1.0 or give the term "
+                'temperature=1.0; or give Cached(tail="spread"), which takes an even rest for any temperature.'
+            )
+
+    def _check_bucket(self) -> None:
+        if self.loss in _OF_NAMED and self.transform is None:
+            return
+        name = getattr(self.loss, "__name__", type(self.loss).__name__)
+        raise ValueError(
+            f"Expected the term {self.name!r} to have no transform, and one of the losses "
+            f'{[each.__name__ for each in _OF_NAMED]}, under targets with tail="bucket": others read each class. '
+            f'Received: {name}, transform={self.transform!r}. Give Cached(tail="spread"), which spreads the rest.'
+        )
+
+    def _stopped(self, teacher: Any) -> Any:
+        """Return what is read from the teacher without a gradient; with all classes where a few are not enough."""
+        if self.transform is not None or isinstance(teacher, tuple):
+            if isinstance(teacher, SparseTarget) and teacher.tail == "bucket":
+                self._check_bucket()
+            teacher = sparse_targets.expanded(teacher)
+        if isinstance(teacher, SparseTarget):
+            return teacher.of_numbers(ops.stop_gradient)
+        return tree.map_structure(ops.stop_gradient, teacher)
+
     def _compared(
         self,
         student: Tensors,
-        teacher: Tensors,
+        teacher: Any,
         labels: Tensor | None,
         temperature: Number,
         softened: bool,
@@ -328,15 +382,69 @@ class Term(keras.layers.Layer):
         if softened:
             loss_functions.check_suits_logits(self.loss, self.student_names[0])
         softened = softened if self.soften is None else self.soften
+        if isinstance(teacher, SparseTarget):
+            values = self._sparse_values(student, teacher, labels, temperature if softened else 1.0, step)
+            return temperature**2 * values if softened else values
         teacher = ensemble_logits.averaged(teacher, temperature if softened else 1.0, self._per_label)
         if not softened:
             return self._values(student, teacher, labels, step)
         student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
         return temperature**2 * self._values(student, teacher, labels, step)
 
+    def _sparse_values(
+        self, student: Any, teacher: SparseTarget, labels: Tensor | None, temperature: Number, step: Number
+    ) -> Tensor:
+        """Return the values of the loss at a temperature, without logits of all classes from the teacher."""
+        with self._in_its_name():
+            require_same_shape(student, teacher)
+        if teacher.tail == "bucket":
+            self._check_bucket()
+        if self.loss in _OF_NAMED and (teacher.tail == "bucket" or self.loss in (kl_divergence, hard_label)):
+            return self._named_values(student / temperature, teacher, temperature, step)
+        if self.loss not in _OF_DISTRIBUTIONS:
+            return self._values(student / temperature, teacher.dense() / temperature, labels, step)
+        return self._expanded_values(student, teacher, labels, temperature, step)
+
+    def _named_values(self, student: Tensor, teacher: SparseTarget, temperature: Number, step: Number) -> Tensor:
+        """Return the values for the named classes and all others as one; of an even rest, with what that leaves out.
+
+        KL(p || q) is that of k + 1 classes, plus the mass of p's rest times the KL of the two rests.
+        """
+        ours, uneven = named_log_probabilities(student, teacher.parts()[0])
+        theirs = teacher.named(temperature)
+        if self.loss is hard_label and teacher.log_tail is not None:  # the rest is no class
+            theirs = ops.concatenate([theirs[..., :-1], ops.full_like(theirs[..., -1:], -1e30)], axis=-1)
+        values = self._values(ours, theirs, None, step)
+        if self.loss is hard_label or teacher.log_tail is None or teacher.tail == "bucket":
+            return values
+        return values + ops.softmax(theirs, axis=-1)[..., -1] * uneven
+
+    def _expanded_values(
+        self, student: Tensor, teacher: SparseTarget, labels: Tensor | None, temperature: Number, step: Number
+    ) -> Tensor:
+        """Return the values for logits of all classes, of a few rows at a time where these are many."""
+        loss: Any = inspect.unwrap(self.loss)  # it goes by rows already
+        rows = [ops.reshape(each, (-1, each.shape[-1])) for each in (student, *teacher.parts())]
+        if labels is not None and self.needs_labels:
+            rows.append(ops.reshape(class_ids(labels, student), (-1,)))
+
+        def values(student: Tensor, ids: Tensor, *others: Tensor) -> Tensor:
+            dense = sparse_targets.expanded_rows(teacher.classes, ids, *others[:2])
+            of_labels = others[2] if self.needs_labels else None
+            sides = (student / temperature, dense / temperature)
+            return loss_functions.values(loss, *sides, of_labels, step, self.loss_arguments)
+
+        with self._in_its_name():
+            return ops.reshape(values_by_rows(values, rows), ops.shape(student)[:-1])
+
     def _values(self, student: Tensors, teacher: Tensors, labels: Tensor | None, step: Number) -> Tensor:
-        try:
+        with self._in_its_name():
             return loss_functions.values(self.loss, student, teacher, labels, step, self.loss_arguments)
+
+    @contextlib.contextmanager
+    def _in_its_name(self) -> Iterator[None]:
+        try:
+            yield
         except ValueError as error:
             raise ValueError(
                 f"Term {self.name!r} reads {self._pair[0]!r} from the student and {self._pair[1]!r} from the teacher. "

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_kd._internal.sparse_targets import SparseTarget
 from keras_kd._types import Number, Tensor
 
 
@@ -35,7 +36,9 @@ def members(side: Tensor | Mixture) -> tuple[Tensor, ...]:
 
 
 def on_logits(function: Callable[[Any], Any], side: Any) -> Any:
-    """Apply a function to a tensor, to each in a tuple of them, or to the logits of each member."""
+    """Apply a function to a tensor, to each in a tuple of them, to the logits of each member, or of named classes."""
+    if isinstance(side, SparseTarget):
+        return side.of_numbers(function)
     if isinstance(side, Mixture):
         return side._replace(logits=tuple(function(each) for each in side.logits))
     return tuple(on_logits(function, each) for each in side) if isinstance(side, tuple) else function(side)

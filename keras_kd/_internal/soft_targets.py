@@ -13,6 +13,7 @@ from keras import ops, tree
 
 from keras_kd._internal import raw_views
 from keras_kd._internal.ensemble_logits import Mixture
+from keras_kd._internal.sparse_targets import SparseTarget, expanded, expanded_members, places
 from keras_kd._keras import masks
 from keras_kd._types import Tensor, Tensors, Tree
 
@@ -141,10 +142,26 @@ def of_largest(log_probabilities: Any, indices: Any, log_tail: Any, classes: int
     return {"log_probabilities": log_probabilities, f"{_INDICES}{classes}": indices, **tail}
 
 
-def decode(stored: Parts) -> Tensor | Mixture:
-    """Return logits or features from their parts, in float32; the tail of a top-k target is spread evenly."""
-    output = numbers(stored) if "values" in stored or _CENTRED in stored else _dense(stored)
+def decode(stored: Parts, tail: str | None = None) -> Any:
+    """Return logits or features from their parts, in float32; of an ensemble a `Mixture`.
+
+    Args:
+        stored: see `encode`.
+        tail: one of `sparse_targets.TAILS`, for a `SparseTarget` of a top-k target; None for logits of all classes,
+            with an even rest.
+
+    Raises:
+        ValueError: members of an ensemble whose rest is a bucket.
+    """
+    if "values" in stored or _CENTRED in stored:
+        output: Any = numbers(stored)
+    else:
+        name = _indices(stored)
+        rest = ops.cast(stored["log_tail"], "float32") if "log_tail" in stored else None
+        output = SparseTarget(stored[name], numbers(stored), rest, _classes(name), tail or "spread")
+        output = expanded(output) if tail is None else output
     if "log_weights" in stored:
+        [output] = expanded_members([output])
         members = tuple(output[:, m] for m in range(output.shape[1]))
         return Mixture(members, stored["log_weights"])
     if "mask" in stored:
@@ -211,34 +228,13 @@ def _with_offset(centred: Tensor) -> Tensor:
     return wide[..., :-2] + (wide[..., -2:-1] + wide[..., -1:])
 
 
-def _flat(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (rows, last axis) and the numbers of the rows, (rows, last axis)."""
-    flat = ops.reshape(tensor, (-1, tensor.shape[-1]))
-    numbers = ops.arange(ops.shape(flat)[0], dtype="int32")
-    return flat, ops.broadcast_to(numbers[:, None], ops.shape(flat))
-
-
 def _log_rest(logarithms: Tensor, indices: Tensor) -> Tensor:
     """Return the logarithm of the probability of all classes but some, exact where it is tiny: not log(1 - sum)."""
-    flat, _ = _flat(logarithms)
-    columns, rows = _flat(ops.cast(indices, "int32"))
-    places = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
-    nothing = ops.broadcast_to(ops.convert_to_tensor(float("-inf"), "float32"), ops.shape(places)[:1])
-    rest = ops.logsumexp(ops.scatter_update(flat, places, nothing), axis=-1)
+    flat, columns = (ops.reshape(each, (-1, each.shape[-1])) for each in (logarithms, indices))
+    named = places(ops.cast(columns, "int32"))
+    nothing = ops.broadcast_to(ops.convert_to_tensor(float("-inf"), "float32"), ops.shape(named)[:1])
+    rest = ops.logsumexp(ops.scatter_update(flat, named, nothing), axis=-1)
     return ops.reshape(rest, ops.shape(logarithms)[:-1])
-
-
-def _dense(stored: Parts) -> Tensor:
-    name = _indices(stored)
-    classes = _classes(name)
-    largest = ops.cast(stored["log_probabilities"], "float32")
-    outside = classes - largest.shape[-1]
-    tail = ops.cast(stored["log_tail"], "float32") - np.log(outside) if outside else ops.zeros_like(largest[..., 0])
-    columns, rows = _flat(ops.cast(stored[name], "int32"))
-    places = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
-    flat = ops.broadcast_to(ops.reshape(tail, (-1, 1)), (ops.shape(columns)[0], classes))
-    dense = ops.scatter_update(flat, places, ops.reshape(largest, (-1,)))
-    return ops.reshape(dense, (*ops.shape(largest)[:-1], classes))
 
 
 def _indices(stored: Parts) -> str:

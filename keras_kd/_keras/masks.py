@@ -7,7 +7,7 @@ from keras import ops
 from keras_kd._types import Tensor
 
 
-def of(tensor: Tensor) -> Tensor | None:
+def of(tensor: Any) -> Tensor | None:
     """Return the mask of a tensor, or None where no layer has set one."""
     return getattr(tensor, "_keras_mask", None)
 

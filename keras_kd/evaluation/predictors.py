@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from keras_kd._internal import layer_reader, raw_views
+from keras_kd._internal import layer_reader, raw_views, sparse_targets
 from keras_kd._keras import masks
 from keras_kd._types import Tensors
 from keras_kd.distiller import Distiller
@@ -58,7 +58,7 @@ class Predictor:
         return self.teacher(x, {})
 
     def _output(self, x: Tensors) -> dict[str, tuple[Any, Any]]:
-        offered = self.teacher(x, {})
+        offered = {name: sparse_targets.expanded(each) for name, each in self.teacher(x, {}).items()}
         outputs = ["logits"] if "logits" in offered else sorted(offered)
         return {name: (offered[name], masks.of(offered[name])) for name in outputs}
 

@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import tensorflow as tf
 
@@ -82,6 +82,43 @@ def _wrapped(
         return values
 
     return wrapped
+
+
+def by_rows(function: Callable[..., list[Tensor]], rows: list[Tensor], widths: tuple[int | None, ...]) -> list[Tensor]:
+    """Return what a function of rows returns for all of them, from a few at a time where they are of many classes.
+
+    No gradient is found through it.
+
+    Args:
+        function: returns tensors of as many rows as it is given.
+        rows: its arguments, (rows, ...) each; the first are logits, (rows, classes).
+        widths: of what it returns: (rows, width) each, or (rows,) for None.
+    """
+    size = _chunk_of(rows[0])
+    if size is None:
+        return function(*rows)
+    count = tf.shape(rows[0])[:1]
+    empty = [_empty(count if width is None else tf.concat([count, [width]], 0), rows[0].dtype) for width in widths]
+    found: Any = _filled(function, rows, empty, size)
+    for each, width in zip(found, widths, strict=True):
+        each.set_shape((None,) if width is None else (None, width))
+    return found
+
+
+def values_by_rows(loss: Callable[..., Tensor], rows: list[Tensor]) -> Tensor:
+    """Return the values of a loss, (rows,), with its gradient for the first argument alone; see `by_rows`."""
+    size = _chunk_of(rows[0])
+    if size is None:
+        return loss(*rows)
+    return _run(loss, functools.partial(_by_chunks, size=size))(*rows)
+
+
+def _chunk_of(logits: Tensor) -> int | None:
+    """Return how many rows of logits, (rows, classes), are a chunk; None where all are computed at once."""
+    classes = logits.shape[-1]
+    if classes is None or classes < LARGE or gradients.under_xla():
+        return None
+    return max(1, (_CHUNK if _on_processors_alone() else _ACCELERATOR_CHUNK) // classes)
 
 
 def _way(student: Tensor, teacher: Tensor) -> Callable[..., list[Tensor]] | None:
@@ -172,13 +209,18 @@ def _compiled(function: Callable[..., list[Tensor]], rows: list[Tensor], outputs
 def _by_chunks(function: Callable[..., list[Tensor]], rows: list[Tensor], outputs: int, size: int) -> list[Tensor]:
     """Return what a function returns for all rows, values and perhaps slopes, from `size` of them at a time."""
     shape, dtype = tf.shape(rows[0]), rows[0].dtype
-    empty = [_empty(shape[:1], dtype), _empty(shape, dtype)][:outputs]
+    return _filled(function, rows, [_empty(shape[:1], dtype), _empty(shape, dtype)][:outputs], size)
+
+
+def _filled(function: Callable[..., list[Tensor]], rows: list[Tensor], empty: list[Tensor], size: int) -> list[Tensor]:
+    """Return tensors filled with what a function returns, from `size` rows at a time."""
+    count = tf.shape(rows[0])[0]
 
     def more(start: Tensor, *_: Tensor) -> Tensor:
-        return start < shape[0]
+        return start < count
 
     def body(start: Tensor, *filled: Tensor) -> list[Tensor]:
-        stop = tf.minimum(start + size, shape[0])
+        stop = tf.minimum(start + size, count)
         places = tf.range(start, stop)
         # In place: the row-wise updates of tensors copy all of it for each chunk.
         parts = zip(filled, function(*(each[start:stop] for each in rows)), strict=True)

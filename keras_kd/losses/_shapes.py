@@ -1,11 +1,13 @@
 """What losses demand of the shapes they are given."""
 
+from typing import Any
+
 from keras import ops, tree
 
 from keras_kd._types import Number, Shape, Tensor
 
 
-def require_same_shape(student: Tensor, teacher: Tensor, more: str = "") -> None:
+def require_same_shape(student: Tensor, teacher: Any, more: str = "") -> None:
     """Raise a `ValueError` where the static shapes of `student` and `teacher` differ; `more` is what else to do."""
     theirs, ours = tuple(teacher.shape), tuple(student.shape)
     if _may_be_equal(ours, theirs):

@@ -10,6 +10,7 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import averaged, on_logits
 from keras_kd._internal.output_labels import of_output
+from keras_kd._internal.sparse_targets import expanded
 from keras_kd._keras import compiled, masks
 from keras_kd._types import Tensor, Tensors
 from keras_kd.losses.logits import binary_kl
@@ -79,7 +80,7 @@ class View:
         term: Any = self.term
         reader = self.distiller._untracked.reader
         _, student = self.distiller._read_student(x, training=False)
-        predicted = self.distiller._read_teacher(x, student, y)[term.teacher_names[0]]
+        predicted = expanded(self.distiller._read_teacher(x, student, y)[term.teacher_names[0]])
         seen = predicted if term.transform is None else on_logits(term.transform, predicted)
         softened = averaged(seen, self.temperature, self.per_label) / self.temperature
         logits = student[term.student_names[0]]

@@ -8,6 +8,7 @@ import keras
 from keras_kd import schedules
 from keras_kd._internal import ensemble_logits, heads, raw_views, soft_targets
 from keras_kd._internal.estimators import Estimator
+from keras_kd._internal.sparse_targets import SparseTarget
 from keras_kd._keras import step_errors
 from keras_kd._types import Number, Tensor, Tensors
 
@@ -100,6 +101,10 @@ class Teacher(keras.layers.Layer):
         """Return the teachers in this one whose outputs are taken for logits because their head is unknown."""
         return []
 
+    def tail(self, name: str) -> str | None:
+        """Return how classes are read that the targets under a name leave out, see `teachers.Cached`; None for none."""
+        return None
+
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return the targets for a batch.
 
@@ -110,8 +115,8 @@ class Teacher(keras.layers.Layer):
             step: the optimizer's step.
 
         Returns:
-            A dict from each name that was bound to a tensor, or to a `ensemble_logits.Mixture` of several teachers'
-            logits.
+            A dict from each name that was bound to a tensor, to an `ensemble_logits.Mixture` of several teachers'
+            logits, or to a `sparse_targets.SparseTarget` of a few classes.
         """
         raise NotImplementedError(f"{type(self).__name__} must define call(x, student, labels, step).")
 
@@ -132,7 +137,10 @@ def taken_for_logits(teacher: Teacher, x: Tensors, names: tuple[str, ...]) -> li
     for each in teacher.unrecognised(names):
         outputs = each(x, {})
         kinds = [
-            heads.resembles(one) for name in names if name in outputs for one in ensemble_logits.members(outputs[name])
+            heads.resembles(one)
+            for name in names
+            if name in outputs and not isinstance(outputs[name], SparseTarget)  # which has logarithms
+            for one in ensemble_logits.members(outputs[name])
         ]
         kind = next(filter(None, kinds), None)
         if kind is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal import batches, heads, soft_targets
+from keras_kd._internal import batches, heads, soft_targets, sparse_targets
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
@@ -23,24 +23,37 @@ class Cached(Teacher):
         cache: the cache that the dataset was joined with. With it, names, shapes and classes are checked before the
             first step, `bridge="auto"` works, and each epoch gets its view of a cache that has several.
         head: what targets joined by hand mean, see `teachers.Frozen`; a cache knows it of its own.
+        tail: how the classes are read that top-k targets do not name, of which the mass alone is known. "spread":
+            evenly over all of them, an approximation that has a value for each loss and temperature: the student
+            learns an even rest. "bucket": as one class, at T = 1 alone; the divergence of the k + 1 masses is a lower
+            bound of that of all classes, and the student orders the rest as it likes. For language models, take
+            "bucket" and `temperature=1.0`.
+
+    Of top-k targets, no tensor of all classes is made for `kl_divergence` and `hard_label`; nor, with "bucket", for
+    `reverse_kl`, `jensen_shannon` and `skew_kl`, the losses that it has besides. Others make it of a few rows at a time
+    from 8,192 classes on, and as a whole below, under XLA, and for a `transform` or a loss of your own.
 
     Raises:
         TypeError: `cache` is no cache; in `fit`: a column of lists among the targets.
-        ValueError: an unknown head.
+        ValueError: an unknown head or tail; a bucket of an ensemble's members. Of a `Distiller`: a bucket under a
+            temperature that is not 1, or a loss that reads each class.
 
     Example:
         >>> train = cache.join(dataset).shuffle(10_000).batch(128)
         >>> distiller = Distiller(student=student, teacher=Cached(cache))
     """
 
-    def __init__(self, cache: TeacherCache | None = None, head: str = "auto") -> None:
+    def __init__(self, cache: TeacherCache | None = None, head: str = "auto", tail: str = "spread") -> None:
         if cache is not None and not isinstance(cache, TeacherCache):
             raise TypeError(
                 f"Expected `cache` to be a keras_kd.TeacherCache. Received: {cache!r} of type {type(cache).__name__}"
             )
+        if tail not in sparse_targets.TAILS:
+            raise ValueError(f"Expected `tail` to be one of {sparse_targets.TAILS}. Received: tail={tail!r}")
         super().__init__(name="cached")
         self._cache = cache
         self.head = heads.check(head)
+        self._tail = tail
         self._undo = heads.Head(head)
         self.built = True
 
@@ -59,6 +72,10 @@ class Cached(Teacher):
     def kind(self, name: str) -> str:
         """Return the head of the teacher that the cache was built with, or the one given here."""
         return self.head if self._cache is None else self._cache.kind(name)
+
+    def tail(self, name: str) -> str | None:
+        """Return how classes are read that the targets under a name do not name; None where a cache has all."""
+        return self._tail if self._cache is None or self._cache.names_few(name) else None
 
     def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
         """Return nothing: there are targets in the place of views."""
@@ -105,11 +122,11 @@ class Cached(Teacher):
     def _read(self, name: str, stored: Any) -> Any:
         if not isinstance(stored, dict):
             return self._undo(stored)
-        return of_kind(soft_targets.decode(stored), self.kind(name))
+        return of_kind(soft_targets.decode(stored, self._tail), self.kind(name))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the head; the cache is a place on a disk, to be given again."""
-        return {"head": self.head}
+        """Return head and tail; the cache is a place on a disk, to be given again."""
+        return {"head": self.head, "tail": self._tail}
 
     def _follow(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._cache is not None:

@@ -11,6 +11,7 @@ from keras import ops, tree
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import Mixture, of_kind
 from keras_kd._internal.estimators import is_estimator
+from keras_kd._internal.sparse_targets import expanded_members
 from keras_kd._keras import masks
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Shape, Tensor, Tensors
@@ -161,6 +162,7 @@ class Ensemble(Teacher):
             raise ValueError(
                 f"{self.name!r} has an ensemble among its members. Give one Ensemble all teachers, with their weights."
             )
+        members = expanded_members(members)
         _check_shapes(name, [(each.name, one.shape) for each, one in zip(self.teachers, members, strict=True)])
         members = [_masked(ops.cast(each, "float32"), [each]) for each in members]
         log_weights = self._log_weights(members, labels, step, is_output=self.kind(name) != "values")

@@ -137,6 +137,10 @@ class TeacherCache:
         """Return the head of one of the teacher's outputs; features are "values"."""
         return self._settings["taps"][name]
 
+    def names_few(self, name: str) -> bool:
+        """Return whether `top_k` classes of each row are kept under a name, and not all."""
+        return self._settings["top_k"] is not None and self.kind(name) != "values"
+
     def specs(self) -> dict[str, Any] | None:
         """Return symbolic tensors of what terms will read, (None, ...) each, or None where they are not known yet."""
         if self._manifest is None:
