@@ -104,8 +104,10 @@ def encode(output: Any, kind: str, top_k: int | None, dtype: str) -> Parts:
         kind: their head, see `heads.KINDS`. Features and values are "values"; all else saturates: what is too large for
             float16 becomes the largest that it holds. "sigmoid" has a meaning for each label alone and is not centred.
         top_k: number of classes to keep of logits, or None.
-        dtype: "float32" or "float16", of what is stored.
+        dtype: "float32" or "float16", of what is stored; "packed" for a top-k target that will be packed.
     """
+    if dtype == "packed":
+        dtype = "float16" if top_k is None or kind == "values" else "float32"
     parts: Parts = {}
     mask = masks.of(output)
     if mask is not None:

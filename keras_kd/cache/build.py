@@ -18,6 +18,7 @@ from keras_kd.cache import row_fingerprints, shards
 from keras_kd.cache.elements import Augment, Examples, Key, augmented, inputs_of, key_of
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.plan import Job
+from keras_kd.cache.top_classes import KEPT_BITS
 
 
 class TargetSpec(NamedTuple):
@@ -28,12 +29,14 @@ class TargetSpec(NamedTuple):
         kinds: the head under each name; features are "values".
         key: see `TeacherCache`.
         check_bytes: see `TeacherCache`.
+        packed: whether top-k targets are.
     """
 
     predict: Callable[[Tensors], dict[str, soft_targets.Parts]]
     kinds: dict[str, str]
     key: Key | None
     check_bytes: int
+    packed: bool = False
 
 
 class TeacherProgram:
@@ -60,12 +63,29 @@ class TeacherProgram:
                 f"The teacher cannot read examples like these: {inputs_of(x)}. If the dataset is batched: "
                 f"dataset.unbatch(). Caches are built and joined example by example. {error}"
             ) from error
-        self.layout = Layout.of(self.predict.structured_outputs, spec.key is not None, spec.check_bytes)
-        keys = tf.TensorSpec((None,), tf.int64)
-        self.rows = tf.function(self._rows).get_concrete_function(batch, keys)
+        count = examples.weights_of_positions
+        self.layout = Layout.of(
+            self.predict.structured_outputs, spec.key is not None, spec.check_bytes, spec.packed, count
+        )
+        self._is_weighted = any(field.part == KEPT_BITS for field in self.layout.fields)
+        keys, run = tf.TensorSpec((None,), tf.int64), self._rows
+        if self._is_weighted:
+            weights = tf.TensorSpec((None, count), examples.weights(examples.spec).dtype)
+            self._run = tf.function(run).get_concrete_function(batch, keys, weights)
+        else:  # an argument that is None would be asked for by name
+            self._run = tf.function(lambda x, key: run(x, key)).get_concrete_function(batch, keys)
 
-    def _rows(self, x: Tensors, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows of a batch, and whether all numbers in it can be kept."""
+    def rows(self, x: Tensors, key: Tensor, weights: Tensor | None = None) -> tuple[Any, Any]:
+        """Return the rows of a batch, and whether all numbers in it can be kept.
+
+        Args:
+            x: of the batch.
+            key: of its examples, or their places.
+            weights: of their positions, where they have some.
+        """
+        return self._run(x, key, weights) if self._is_weighted else self._run(x, key)
+
+    def _rows(self, x: Tensors, key: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         targets = self.predict(x)
         sound = [tf.constant(True)]
         for name, parts in targets.items():
@@ -74,9 +94,8 @@ class TeacherProgram:
                     is_output = self._spec.kinds[name] != "values"
                     good = tf.logical_not(tf.math.is_nan(parts[part])) if is_output else tf.math.is_finite(parts[part])
                     sound.append(tf.reduce_all(good))
-        return self.layout.pack(targets, row_fingerprints.fingerprints(x, self._spec.check_bytes), key), tf.reduce_all(
-            sound
-        )
+        checks = row_fingerprints.fingerprints(x, self._spec.check_bytes)
+        return self.layout.pack(targets, checks, key, weights), tf.reduce_all(sound)
 
 
 class Build:
@@ -148,14 +167,14 @@ class Build:
         for places, element in self._batches(view, first):
             x = self.examples.x(element)
             keys = tf.constant(places) if self.key is None else key_of(self.key, element)
-            written, sound = self.program.rows(x, keys)
+            written, sound = self.program.rows(x, keys, self.examples.weights(element))
             start, end = int(places[0]), int(places[-1]) + 1
             if not sound:
                 self._refuse(start, end)
             path = shards.shard_path(self.folder, view, start // size)
             if writer is None or writer.path != path:
                 rows, started = self._finish(writer, rows, started)
-                writer = shards.Writer(path, self.plan["rows_per_record"])
+                writer = shards.Writer(path, self.plan["rows_per_record"], self.program.layout)
             writer.write(written.numpy())
             rows += end - start
             self._done += end - start
@@ -179,7 +198,8 @@ class Build:
         """Yield the places of the examples of a batch, and the examples."""
         size, jobs, batch_size = self.plan["rows_per_shard"], self.job.count, self.plan["batch_size"]
         if self.augment is None:
-            batches = self.examples.batches(batch_size, first * size, whole=self.key is not None)
+            whole = self.key is not None or self.examples.weights_of_positions is not None
+            batches = self.examples.batches(batch_size, first * size, whole=whole)
             # a shard ends with a batch
             yield from (each for each in batches if each[0][0] // size % jobs == self.job.index)
             return

@@ -8,6 +8,7 @@ import numpy as np
 from keras_kd._internal.number_formats import duration, size
 from keras_kd._internal.tables import aligned
 from keras_kd.cache.layout import Layout
+from keras_kd.cache.top_classes import KEPT_BITS, MASK_BITS, TopClasses
 
 
 class Estimate(NamedTuple):
@@ -27,11 +28,11 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(
-        cls, examples: int | None, views: int, seconds_per_example: float, row_bytes: int, memory: int
+        cls, examples: int | None, views: int, seconds_per_example: float, row_bytes: float, memory: int
     ) -> "Estimate":
         """Return the estimate for what was measured on a few batches."""
         rows = views * (1 if examples is None else examples)
-        return cls(examples, rows * seconds_per_example, rows * row_bytes, memory)
+        return cls(examples, rows * seconds_per_example, round(rows * row_bytes), memory)
 
     def __str__(self) -> str:
         rows = "one example" if self.examples is None else f"{self.examples:,} examples"
@@ -136,6 +137,8 @@ def _dense_bytes(layout: Layout, dtype: str) -> int:
         if field.part.startswith("indices_of_"):
             classes = int(field.part.removeprefix("indices_of_"))
             total += int(np.prod(field.shape[:-1])) * classes * np.dtype(dtype).itemsize
-        elif field.part not in ("log_probabilities", "log_tail"):
+        elif (top := TopClasses.named(field.part)) is not None:
+            total += int(np.prod(field.shape[:-1])) * top.classes * (4 if top.dtype == "float32" else 2)
+        elif field.part not in ("log_probabilities", "log_tail", MASK_BITS, KEPT_BITS):
             total += field.nbytes
     return total

@@ -5,7 +5,8 @@ from typing import Any
 from keras_kd.cache import row_fingerprints
 from keras_kd.cache.elements import Augment, Key
 
-_DTYPES = ("float16", "float32")
+#: "packed" is for top-k targets, see `packed_classes`; what else is kept beside them is float16.
+DTYPES = ("float16", "float32", "packed")
 
 
 def make_settings(
@@ -35,8 +36,13 @@ def make_settings(
     Raises:
         ValueError: settings out of range, or targets that they do not fit.
     """
-    if dtype not in _DTYPES:
-        raise ValueError(f"Expected `dtype` to be one of {_DTYPES}. Received: dtype={dtype!r}")
+    if dtype not in DTYPES:
+        raise ValueError(f"Expected `dtype` to be one of {DTYPES}. Received: dtype={dtype!r}")
+    if dtype == "packed" and top_k is None:
+        raise ValueError(
+            'Expected `top_k`, the number of classes to keep, with dtype="packed", which is the code of a few classes. '
+            'Received: top_k=None. Give top_k, as 50, or dtype="float16" for all classes.'
+        )
     if isinstance(views, bool) or not isinstance(views, int) or views < 1:
         raise ValueError(f"Expected `views` to be a whole number from 1 on. Received: views={views!r}")
     if views > 1 and augment is None:

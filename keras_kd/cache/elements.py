@@ -82,6 +82,14 @@ class Examples:
         return all(isinstance(leaf, tf.TensorSpec) and leaf.shape.is_fully_defined() for leaf in leaves)
 
     @property
+    def weights_of_positions(self) -> int | None:
+        """How many weights an example has, one for each of its positions; None where it has none, or one alone."""
+        weights = self.weights(self.spec)
+        if not (self.is_dense and isinstance(weights, tf.TensorSpec) and weights.shape.rank == 1):
+            return None
+        return int(weights.shape[0])
+
+    @property
     def block(self) -> int:
         """How many examples to join at once: one, where y or weights are of several shapes."""
         return max(1, min(256, _BLOCK_BYTES // max(1, self.nbytes))) if self.is_dense else 1
@@ -123,6 +131,11 @@ class Examples:
     def x(element: Any) -> Tensors:
         """Return the x of an element."""
         return element[0] if isinstance(element, tuple) else element
+
+    @staticmethod
+    def weights(element: Any) -> Any:
+        """Return the weights of an element, (x, y, sample_weight), or None."""
+        return element[2] if isinstance(element, tuple) and len(element) == 3 else None
 
     @staticmethod
     def with_x(element: Any, x: Tensors) -> Any:

@@ -14,9 +14,10 @@ from keras_kd._internal import soft_targets
 from keras_kd._internal.soft_targets import MARK, Joined
 from keras_kd._keras import step_errors
 from keras_kd._types import Tensor, Tensors
-from keras_kd.cache import row_fingerprints, shards
+from keras_kd.cache import records, row_fingerprints, shards
 from keras_kd.cache.elements import Augment, Examples, Key, key_of, spec_of
 from keras_kd.cache.layout import Layout
+from keras_kd.cache.top_classes import KEPT_BITS
 
 _OTHER = (
     "is not the one that the teacher saw there: it was changed or moved, or is augmented or shuffled before the join. "
@@ -112,12 +113,13 @@ class Source:
 
     def decode(self, found: tf.Tensor) -> tf.Tensor:
         """Return rows, uint8, (rows, row_bytes), of an element of `records`."""
-        return shards.decode(found, self.layout.row_bytes) if found.dtype == tf.string else found
+        return records.decode(self.layout, found) if found.dtype == tf.string else found
 
 
 def by_position(source: Source, examples: Examples, augment: Augment | None) -> tf.data.Dataset:
     """Return the examples with their targets, in their order; fails if one side has more than the other."""
     block = examples.block
+    check_weights(source, examples)
 
     def one_pass(view: Tensor) -> tf.data.Dataset:
         elements = examples.seen(augment, None, view).map(_second) if augment else examples.dataset
@@ -138,6 +140,7 @@ def by_position(source: Source, examples: Examples, augment: Augment | None) -> 
 def by_key(source: Source, examples: Examples, augment: Augment | None, key: Key) -> tf.data.Dataset:
     """Return the examples with their targets, whatever their order and number, each found by its key."""
     index = Index(source)
+    check_weights(source, examples)
 
     def one_pass(view: Tensor) -> tf.data.Dataset:
         elements = examples.seen(augment, key, view).map(_second) if augment else examples.dataset
@@ -168,7 +171,7 @@ class Known(NamedTuple):
 
     Attributes:
         view: its number.
-        records: the rows, mapped from the files: each uint8, (rows of a record, row_bytes).
+        records: the rows, mapped from the files: each (rows of a record, row_bytes).
         keys: in their order, int64, (count,).
         order: the place of the example of each key, (count,).
         whole: by place, what `row_fingerprints.of_rows` returned when the files were as they had been written, int32,
@@ -176,7 +179,7 @@ class Known(NamedTuple):
     """
 
     view: int
-    records: list[np.ndarray]
+    records: list[Any]
     keys: np.ndarray
     order: np.ndarray
     whole: np.ndarray
@@ -229,13 +232,16 @@ class Index:
     def _read(self, view: int) -> Known:
         source = self._source
         shards.check_sizes(source.folder, source.files(view))  # or they could not be mapped
-        records = shards.rows_of_view(source.folder, source.manifest, view, source.count)
-        keys = np.concatenate([source.layout.unpack_arrays(rows)[2] for rows in records])
-        with tf.device("CPU:0"):
-            whole = np.concatenate([row_fingerprints.of_rows(tf.constant(rows)).numpy() for rows in records])
+        mapped = shards.rows_of_view(source.folder, source.manifest, view, source.count)
+        found = []
+        for each in mapped:
+            rows = np.asarray(each)
+            with tf.device("CPU:0"):
+                found.append((source.layout.keys(rows), row_fingerprints.of_rows(tf.constant(rows)).numpy()))
+        keys, whole = map(np.concatenate, zip(*found, strict=True))
         source.check(view, again=True)  # after reading: what was read is what had been written
         order = np.argsort(keys)
-        return Known(view, records, keys[order], order.astype(np.min_scalar_type(source.count)), whole)
+        return Known(view, mapped, keys[order], order.astype(np.min_scalar_type(source.count)), whole)
 
 
 def arrays(source: Source, x: Tensors) -> Joined:
@@ -245,8 +251,9 @@ def arrays(source: Source, x: Tensors) -> Joined:
         ValueError: other examples than the teacher saw, or another number of them.
     """
     rows = shards.rows_of_view(source.folder, source.manifest, 0, source.count)
-    targets, expected, _ = source.layout.unpack_arrays(np.concatenate(rows))
+    targets, expected, _ = source.layout.unpack_arrays(np.concatenate([np.asarray(each) for each in rows]))
     examples = Examples(x)
+    check_weights(source, examples)
     if examples.inputs != source.manifest["inputs"]:
         raise ValueError(
             f"Expected examples of the types and shapes {source.manifest['inputs']}, for which the cache at "
@@ -281,7 +288,40 @@ def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:
     wrong = start + tf.argmin(tf.cast(tf.concat([same, [True]], 0), tf.int32))
     message = ["Example ", tf.strings.as_string(wrong), f" {_OTHER} The cache: {source.folder}"]
     targets = row_fingerprints.assert_all(same, message, targets)
+    for name, parts in targets.items():
+        if "kept" in parts:
+            targets[name] = _with_kept_positions(source, element, parts, start)
     return Examples.with_x(element, Joined(x, {**targets, **source.mark}))
+
+
+def check_weights(source: Source, examples: Examples) -> None:
+    """Refuse data without the weights by which positions were left out of a cache.
+
+    Raises:
+        ValueError: there are none, or of another number of positions.
+    """
+    of_weights = [field for field in source.layout.fields if field.part == KEPT_BITS]
+    counts = {each.shape[0] for each in source.layout.positions if each.name in {field.name for field in of_weights}}
+    if counts - {examples.weights_of_positions}:
+        raise ValueError(
+            f"Expected examples (x, y, sample_weight) with {sorted(counts)[0]} weights each, for the cache at "
+            f"{str(source.folder)!r}, which was built without the positions of weight 0. Received: {examples.spec}."
+        )
+
+
+def _with_kept_positions(source: Source, element: Any, parts: Any, start: Tensor) -> Any:
+    """Return the parts of a target, and stop where a position counts now that was of weight 0 in the build."""
+    kept = parts["kept"]
+    left_out = tf.logical_and(tf.not_equal(Examples.weights(element), 0), tf.logical_not(kept))
+    left_out = tf.logical_and(left_out, parts["mask"]) if "mask" in parts else left_out
+    message = (
+        f"Expected weights of 0 where they were 0 when the cache at {source.folder} was built, without these "
+        "positions. Received others, from example "
+    )
+    examples = tf.concat([tf.reduce_any(left_out, axis=-1), [True]], 0)  # which there may be none of
+    number = tf.strings.as_string(start + tf.argmax(tf.cast(examples, tf.int32)))
+    remedy = " on or later. Build the cache again, in another folder."
+    return row_fingerprints.assert_all(tf.logical_not(left_out), [message, number, remedy], parts)
 
 
 def _second(place: Tensor, element: Any) -> Any:

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_kd._internal import heads
-from keras_kd.cache import format_1, layout, manifest, row_fingerprints, shards
+from keras_kd.cache import cache_settings, format_1, layout, manifest, row_fingerprints, shards, top_classes
 
 #: What `soft_targets.encode` stores, and the types that it stores it in.
-_PARTS = re.compile(r"values|centred|mask|log_weights|log_probabilities|log_tail|indices_of_[1-9][0-9]{0,9}")
+_PARTS = re.compile(
+    r"values|centred|mask|log_weights|log_probabilities|log_tail|indices_of_[1-9][0-9]{0,9}|mask_bits|kept_bits"
+    r"|top_[1-9][0-9]{0,9}_of_[1-9][0-9]{0,9}_in_(float16|float32|packed)"
+)
 _DTYPES = ("bool", "uint8", "uint16", "int32", "int64", "float16", "float32")
 
 #: More than anybody has: a number beyond would only keep a loop busy.
@@ -38,7 +41,7 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
         for number in range(per_view):
             name = shards.shard_path(pathlib.Path(), view, number).as_posix()
             rows = min(content["rows_per_shard"], count - number * content["rows_per_shard"])
-            _check_file(path, name, files.get(name), shards.nbytes(rows, content))
+            _check_file(path, name, files.get(name), shards.size_bounds(rows, content))
     return content
 
 
@@ -73,7 +76,7 @@ def _read_settings(path: pathlib.Path) -> dict[str, Any]:
         f"one of {list(row_fingerprints.TYPES)}",
         lambda each: each in list(row_fingerprints.TYPES),
     )
-    _expect(path, content, "dtype", "float16 or float32", lambda each: each in ("float16", "float32"))
+    _expect(path, content, "dtype", f"one of {cache_settings.DTYPES}", lambda each: each in cache_settings.DTYPES)
     _expect(path, content, "top_k", "a whole number from 1 on, or null", lambda each: each is None or _is_whole(each))
     _expect(path, content, "augmented", "true or false", lambda each: isinstance(each, bool))
     _expect(path, content, "key", "a name, or null", lambda each: each is None or isinstance(each, str))
@@ -96,11 +99,13 @@ def _unfit(path: pathlib.Path, name: str, what: str, received: Any) -> ValueErro
     )
 
 
-def _check_file(path: pathlib.Path, name: str, described: Any, nbytes: int) -> None:
+def _check_file(path: pathlib.Path, name: str, described: Any, nbytes: tuple[int, int]) -> None:
     """Refuse the entry of a file that does not fit to the number of rows; other files have no place in it."""
-    fits = isinstance(described, dict) and set(described) == {"bytes", "sha256"} and described["bytes"] == nbytes
+    fits = isinstance(described, dict) and set(described) == {"bytes", "sha256"} and _is_whole(described["bytes"])
+    fits = fits and nbytes[0] <= described["bytes"] <= nbytes[1]
     if not fits or not re.fullmatch("[0-9a-f]{64}", str(described["sha256"])):
-        raise _unfit(path, "files", f"{name!r} with {nbytes:,} bytes and a checksum, and others like it", described)
+        size = f"{nbytes[0]:,} bytes" if nbytes[0] == nbytes[1] else f"{nbytes[0]:,} to {nbytes[1]:,} bytes"
+        raise _unfit(path, "files", f"{name!r} with {size} and a checksum, and others like it", described)
 
 
 def _is_whole(value: Any) -> bool:
@@ -125,6 +130,9 @@ def _is_layout(fields: Any, content: dict[str, Any]) -> bool:
     for field in fields[len(own) :]:
         shapes.setdefault(field["name"], {})[field["part"]] = field["shape"]
     distinct = sum(map(len, shapes.values())) == len(fields) - len(own)
+    found = layout.Layout.from_config(fields)
+    if found.positions != found.fields[len(fields) - len(found.positions) :]:
+        return False
     return distinct and set(shapes) == set(content["taps"]) and all(_can_be_read(parts) for parts in shapes.values())
 
 
@@ -136,11 +144,18 @@ def _is_field(field: Any) -> bool:
         return False
     if field["dtype"] not in _DTYPES or not isinstance(field["part"], str):
         return False
+    if field["part"].startswith(("top_", "mask_bits", "kept_bits")) and field["dtype"] != "uint8":
+        return False
     return field["name"] == "" or _PARTS.fullmatch(field["part"]) is not None
 
 
 def _can_be_read(shapes: dict[str, list[int]]) -> bool:
     """Return whether the shapes of a target's parts, of one example each, fit together; see `soft_targets.decode`."""
+    rows = [(top_classes.TopClasses.named(part), shape) for part, shape in shapes.items() if part.startswith("top_")]
+    if rows:
+        return len(rows) == 1 and _are_rows(*rows[0], shapes)
+    if "mask_bits" in shapes or "kept_bits" in shapes:
+        return False
     classes = [(int(part.rpartition("_")[2]), shape) for part, shape in shapes.items() if part.startswith("indices_")]
     numbers = [shapes[part] for part in ("values", "centred", "log_probabilities") if part in shapes]
     if len(numbers) != 1 or len(classes) != ("log_probabilities" in shapes):
@@ -154,3 +169,15 @@ def _can_be_read(shapes: dict[str, list[int]]) -> bool:
             return False
     weights = shapes.get("log_weights")
     return weights is None or (len(weights) == len(shape) - 1 and weights[-1] == shape[0])
+
+
+def _are_rows(top: Any, shape: list[int], shapes: dict[str, list[int]]) -> bool:
+    """Return whether a target that is stored row by row can be read; see `Layout.of`."""
+    others = {part: each for part, each in shapes.items() if part != top.part}
+    bits = {others.pop(part, None) is not None and tuple(shapes[part]) for part in ("mask_bits", "kept_bits")} - {False}
+    whole = top.classes >= 2 and top.k <= top.classes and bool(shape) and shape[-1] == top.nbytes
+    if not whole or (bits and (len(shape) != 2 or bits != {(-(-shape[0] // 8),)})):
+        return False
+    weights = others.pop("log_weights", None)
+    others.pop("mask", None)
+    return not others and (weights is None or (len(weights) == len(shape) - 1 and weights[-1] == shape[0]))

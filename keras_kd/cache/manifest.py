@@ -18,7 +18,7 @@ from keras_kd.cache.shards import REMEDY
 PLAN, MANIFEST = "plan.json", "manifest.json"
 
 #: Of the format on the disk, and those that can be read.
-FORMAT, FORMATS = 2, (1, 2)
+FORMAT, FORMATS = 3, (1, 2, 3)
 
 _REMEDIES = {
     "teacher_architecture": "The teacher is another. Build a cache of it in another folder.",

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal.files import partial_path, partial_prefix, publish
+from keras_kd.cache import records as record_codec
 from keras_kd.cache.layout import Layout
 
 #: A TFRecord's length (8 bytes) and its checksum (4) stand before the data, the data's checksum (4) behind.
@@ -90,20 +91,22 @@ class Writer:
     Args:
         path: of the shard.
         rows: in a record.
+        layout: of a row, or None where all of it is written.
     """
 
-    def __init__(self, path: pathlib.Path, rows: int) -> None:
+    def __init__(self, path: pathlib.Path, rows: int, layout: Layout | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.partial = partial_path(path)
         self.rows = rows
+        self._layout = layout or Layout([])
         self._file = tf.io.TFRecordWriter(str(self.partial))
 
     def write(self, rows: np.ndarray) -> None:
         """Write the rows of a batch, uint8, (batch, row_bytes)."""
         with self._explained():
             for start in range(0, len(rows), self.rows):
-                self._file.write(rows[start : start + self.rows].tobytes())
+                self._file.write(record_codec.encode(self._layout, rows[start : start + self.rows]))
 
     def finish(self) -> None:
         """Bring all to the disk, and give the file its name."""
@@ -183,51 +186,66 @@ def records(paths: Any) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(paths, buffer_size=_RECORD_BYTES)
 
 
-def decode(record: tf.Tensor, row_bytes: int) -> tf.Tensor:
-    """Return the rows of a record, uint8, (rows, row_bytes)."""
-    return tf.reshape(tf.io.decode_raw(record, tf.uint8), [-1, row_bytes])
-
-
-def nbytes(rows: int, plan: dict[str, Any]) -> int:
-    """Return the size of a shard with so many rows."""
-    records = -(-rows // plan["rows_per_record"])
-    return rows * Layout.from_config(plan["layout"]).row_bytes + records * (_BEFORE + _BEHIND)
+def size_bounds(rows: int, plan: dict[str, Any]) -> tuple[int, int]:
+    """Return the smallest and the largest size of a shard with so many rows."""
+    count = -(-rows // plan["rows_per_record"])
+    fewest, most = record_codec.bounds(Layout.from_config(plan["layout"]), rows, count)
+    return fewest + count * (_BEFORE + _BEHIND), most + count * (_BEFORE + _BEHIND)
 
 
 def rows_in(path: pathlib.Path, plan: dict[str, Any]) -> int:
-    """Return how many rows a finished shard holds, from its size."""
-    row_bytes = Layout.from_config(plan["layout"]).row_bytes
-    record = _BEFORE + plan["rows_per_record"] * row_bytes + _BEHIND
+    """Return how many rows a finished shard holds."""
+    layout = Layout.from_config(plan["layout"])
+    if layout.positions:
+        return sum(map(len, mapped(path, layout, plan["rows_per_record"])))
+    record = _BEFORE + plan["rows_per_record"] * layout.row_bytes + _BEHIND
     whole, rest = divmod(path.stat().st_size, record)
-    return whole * plan["rows_per_record"] + max(0, rest - _BEFORE - _BEHIND) // row_bytes
+    return whole * plan["rows_per_record"] + max(0, rest - _BEFORE - _BEHIND) // layout.row_bytes
 
 
-def rows_of_view(folder: pathlib.Path, plan: dict[str, Any], view: int, count: int) -> list[np.ndarray]:
-    """Return the rows of a view without reading them: arrays uint8, (rows of a record, row_bytes), in their order."""
-    row_bytes = Layout.from_config(plan["layout"]).row_bytes
+def rows_of_view(folder: pathlib.Path, plan: dict[str, Any], view: int, count: int) -> list[Any]:
+    """Return the rows of a view without reading them: (rows of a record, row_bytes) each, in their order."""
+    layout = Layout.from_config(plan["layout"])
     numbers = range(-(-count // plan["rows_per_shard"]))
     paths = [shard_path(folder, view, number) for number in numbers]
-    return [record for path in paths for record in mapped(path, row_bytes, plan["rows_per_record"])]
+    return [record for path in paths for record in mapped(path, layout, plan["rows_per_record"])]
 
 
 def keys(folder: pathlib.Path, plan: dict[str, Any], count: int, view: int) -> np.ndarray:
     """Return the keys of all examples in a view, int64, (count,)."""
     layout = Layout.from_config(plan["layout"])
-    return np.concatenate([layout.unpack_arrays(rows)[2] for rows in rows_of_view(folder, plan, view, count)])
+    return np.concatenate([layout.keys(np.asarray(rows)) for rows in rows_of_view(folder, plan, view, count)])
 
 
-def mapped(path: pathlib.Path, row_bytes: int, rows: int) -> list[np.ndarray]:
-    """Return the rows of a shard without reading them: arrays uint8, (rows of a record, row_bytes), in their order.
+def mapped(path: pathlib.Path, layout: Layout, rows: int) -> list[Any]:
+    """Return the rows of a shard without reading them, in their order.
 
     Args:
         path: of the shard.
-        row_bytes: bytes of a row.
+        layout: of a row.
         rows: in a record; the last may hold fewer.
+
+    Returns:
+        Of each record an array, uint8, (rows of the record, row_bytes), or what numpy.asarray makes one of.
     """
     octets = np.memmap(path, dtype=np.uint8, mode="r")
-    step = _BEFORE + rows * row_bytes + _BEHIND
+    if layout.positions:
+        return [record_codec.Rows(layout, record) for record in _split(octets)]
+    step = _BEFORE + rows * layout.row_bytes + _BEHIND
     records = [octets[start : start + step] for start in range(0, len(octets), step)]
-    return [record[_BEFORE:-_BEHIND].reshape(-1, row_bytes) for record in records]
+    return [record[_BEFORE:-_BEHIND].reshape(-1, layout.row_bytes) for record in records]
+
+
+def _split(octets: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the records of a file of TFRecord; what is cut off at its end is none."""
+    start = 0
+    while start + _BEFORE <= len(octets):
+        length = int.from_bytes(octets[start : start + 8].tobytes(), "little")
+        stop = start + _BEFORE + length
+        if stop + _BEHIND > len(octets):
+            return
+        yield octets[start + _BEFORE : stop]
+        start = stop + _BEHIND
 
 
 #: What to do about a cache that cannot be trusted.

@@ -1,5 +1,7 @@
 """Predict the targets of a sample again, and compare."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -48,4 +50,9 @@ def _picked(joined: tf.data.Dataset, chosen: np.ndarray) -> tf.data.Dataset:
 def _difference(kept: soft_targets.Parts, predicted: soft_targets.Parts) -> np.ndarray:
     """Return the absolute differences of the targets that are kept and those predicted now, in float32."""
     numbers = [np.asarray(soft_targets.numbers(parts), np.float64) for parts in (predicted, kept)]
+    if "log_probabilities" in kept:  # which are stored in another order
+        numbers = [np.sort(each, axis=-1) for each in numbers]
+    counts: Any = kept.get("kept", kept.get("mask"))
+    if counts is not None and np.ndim(counts) < numbers[0].ndim and "log_probabilities" in kept:
+        numbers = [each[np.asarray(counts)] for each in numbers]
     return np.abs(numbers[0] - numbers[1]).ravel()

@@ -22,7 +22,7 @@ def named_log_probabilities(student: Tensor, ids: Tensor) -> tuple[Tensor, Tenso
 
     With q = softmax(student), r the classes that `ids` does not name, and n their number::
 
-        log q_c  for c in ids,   log q_r = log sum_{c in r} q_c,   KL(even || q given r) = mean_{c in r} log(q_r / n q_c)
+        log q_c  for c in ids,  log q_r = log sum_{c in r} q_c,  KL(even || q / q_r) = mean_{c in r} log(q_r / n q_c)
 
     The rest is summed up by itself: of 1 - sum q_c, nothing is left in float32 where that is 1e-7.
 
