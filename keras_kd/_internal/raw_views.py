@@ -6,6 +6,8 @@ student and a teacher are in a step, it takes what the preprocessor returns. Any
 installed.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -146,6 +148,50 @@ def check_vocabularies(student: Any, teacher: Any) -> None:
             f"{theirs.vocabulary_size():,}. Give the student the teacher's tokenizer, or take a teacher with the "
             "student's; or compare the spans of the text at which both meet: keras_kd.language.align."
         )
+
+
+def tokens_of(model: Any) -> dict[str, Any] | None:
+    """Return what distinguishes the tokens for which a model predicts from others, as plain values.
+
+    Returns:
+        A checksum of the tokenizer's vocabulary and merges, the size of the vocabulary, and how many tokens an example
+        has; None of a model that does not predict for each token of its own preprocessing.
+    """
+    if not is_per_token(model):
+        return None
+    made = tokenizer(model)
+    content = json.dumps([list(made.get_vocabulary()), list(getattr(made, "merges", None) or [])])
+    return {
+        "vocabulary": hashlib.sha256(content.encode()).hexdigest(),
+        "size": int(made.vocabulary_size()),
+        "length": getattr(model.preprocessor, "sequence_length", None),
+    }
+
+
+def check_tokens(model: Any, known: dict[str, Any] | None, owner: str) -> None:
+    """Refuse a model that predicts for other tokens than targets are of.
+
+    Args:
+        model: the student.
+        known: what `tokens_of` has returned for the model that the targets are of.
+        owner: of the targets, for the message.
+
+    Raises:
+        ValueError: another vocabulary, or another number of tokens.
+    """
+    ours = tokens_of(model)
+    if ours is None or known is None or ours == known:
+        return
+    if ours["vocabulary"] != known["vocabulary"]:
+        what = f"the tokenizer with which {owner} was built, of {known['size']:,} tokens"
+        received, remedy = f"another one, of {ours['size']:,}", "Give the student the teacher's tokenizer"
+    else:
+        what, received = f"examples of {known['length']} tokens, as {owner} has", f"{ours['length']}"
+        remedy = f"Set sequence_length={known['length']} on the student's preprocessor"
+    raise ValueError(
+        f"Expected a student with {what}, as targets are compared token by token. {model.name!r} has {received}. "
+        f"{remedy}, or build another cache."
+    )
 
 
 def has_text(x: Tensors) -> bool:

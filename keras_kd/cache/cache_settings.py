@@ -1,5 +1,7 @@
 """The settings of a cache."""
 
+import contextlib
+import json
 from typing import Any
 
 from keras_kd.cache import row_fingerprints
@@ -7,6 +9,9 @@ from keras_kd.cache.elements import Augment, Key
 
 #: "packed" is for top-k targets, see `packed_classes`; what else is kept beside them is float16.
 DTYPES = ("float16", "float32", "packed")
+
+#: Settings that earlier formats do not have.
+NEW = ("tokens", "template")
 
 
 def make_settings(
@@ -63,6 +68,23 @@ def make_settings(
         "augmented": augment is not None,
         "key": None if key is None else key if isinstance(key, str) else "a function",
     }
+
+
+def check_template(template: Any) -> Any:
+    """Return a template as the file will have it.
+
+    Raises:
+        TypeError: it is neither a string nor a dict of plain values.
+    """
+    if template is None or isinstance(template, str):
+        return template
+    with contextlib.suppress(TypeError, ValueError):
+        if isinstance(template, dict):
+            return json.loads(json.dumps(template, sort_keys=True))
+    raise TypeError(
+        "Expected `template` to be a string, or a dict of strings, numbers and lists of these. Received: "
+        f"{template!r} of type {type(template).__name__}"
+    )
 
 
 def check_taps(taps: Any) -> tuple[str, ...]:

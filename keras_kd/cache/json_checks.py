@@ -80,6 +80,9 @@ def _read_settings(path: pathlib.Path) -> dict[str, Any]:
     _expect(path, content, "top_k", "a whole number from 1 on, or null", lambda each: each is None or _is_whole(each))
     _expect(path, content, "augmented", "true or false", lambda each: isinstance(each, bool))
     _expect(path, content, "key", "a name, or null", lambda each: each is None or isinstance(each, str))
+    if content["format"] == manifest.FORMAT:
+        _expect(path, content, "tokens", "a tokenizer's checksum and sizes, or null", _are_tokens)
+        _expect(path, content, "template", "text, values by name, or null", _is_template)
     _expect(path, content, "inputs", "types and shapes", lambda each: isinstance(each, list))
     _expect(path, content, "taps", "heads by name", _are_taps)
     _expect(path, content, "layout", "the fields of a row", lambda each: _is_layout(each, content))
@@ -110,6 +113,18 @@ def _check_file(path: pathlib.Path, name: str, described: Any, nbytes: tuple[int
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST
+
+
+def _are_tokens(tokens: Any) -> bool:
+    if tokens is None:
+        return True
+    known = isinstance(tokens, dict) and set(tokens) == {"vocabulary", "size", "length"}
+    whole = known and _is_whole(tokens["size"]) and (tokens["length"] is None or _is_whole(tokens["length"]))
+    return whole and isinstance(tokens["vocabulary"], str)
+
+
+def _is_template(template: Any) -> bool:
+    return template is None or isinstance(template, (str, dict))
 
 
 def _are_taps(taps: Any) -> bool:

@@ -26,6 +26,8 @@ _REMEDIES = {
     "teacher_code": "A function or class of the teacher, or a value that it uses, is another. Build a cache of it in "
     "another folder. If it outputs the same all the same, open the cache without a teacher: TeacherCache(path).",
     "augmentation": "The augmentation is another. Give the one that the cache was built with, or build another cache.",
+    "template": "The examples were made by another template. Give that one, or build another cache.",
+    "tokens": "The tokenizer of the teacher, or the length of its examples, is another. Build another cache.",
     "first_examples": "The dataset, or its order, is another. Join it as it was, before any random step.",
     "count": "The dataset has another number of examples. Build the cache again, in another folder.",
     "inputs": "The examples have other types or shapes. If the dataset is batched: dataset.unbatch().",

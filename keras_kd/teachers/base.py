@@ -101,6 +101,10 @@ class Teacher(keras.layers.Layer):
         """Return the teachers in this one whose outputs are taken for logits because their head is unknown."""
         return []
 
+    def tokens(self) -> dict[str, Any] | None:
+        """Return what distinguishes the tokens of a language model from others, see `raw_views.tokens_of`, or None."""
+        return None
+
     def tail(self, name: str) -> str | None:
         """Return how classes are read that the targets under a name leave out, see `teachers.Cached`; None for none."""
         return None

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal import batches, heads, soft_targets, sparse_targets
+from keras_kd._internal import batches, heads, raw_views, soft_targets, sparse_targets
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
@@ -58,7 +58,9 @@ class Cached(Teacher):
         self.built = True
 
     def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
-        """Check that the cache holds what the terms read."""
+        """Check that the cache holds what the terms read, for the student's tokens where it is a language model."""
+        if self._cache is not None:
+            raw_views.check_tokens(student, self._cache.tokens, f"the cache at {str(self._cache.path)!r}")
         if self._cache is not None and not set(names) <= set(self._cache.taps):
             raise ValueError(
                 f"Expected the cache to hold what the terms read: {sorted(set(names))}. {str(self._cache.path)!r} "

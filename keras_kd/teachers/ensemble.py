@@ -112,6 +112,10 @@ class Ensemble(Teacher):
         found = [schedules.Range(f"weight {m} of the ensemble", each, 0.0) for m, each in enumerate(own)]
         return [*found, *(one for each in self.teachers for one in each.ranges())]
 
+    def tokens(self) -> dict[str, Any] | None:
+        """Return what distinguishes the tokens of the first member that has some; all are compared with the student."""
+        return next(filter(None, (each.tokens() for each in self.teachers)), None)
+
     def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return whether members and weights stay as they are."""
         weights = self.weights_of_teachers

@@ -106,6 +106,10 @@ class Frozen(Teacher):
             return super().views(x)
         return {f"of_{id(self.model)}": lambda raw: raw_views.view(self.model, raw)}
 
+    def tokens(self) -> dict[str, Any] | None:
+        """Return what distinguishes the model's own tokens from others."""
+        return raw_views.tokens_of(self.model) if self.preprocess is None else None
+
     def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return whether the model reads the same of an example in every epoch, which no masked language model does."""
         return super().cacheable(names) and not raw_views.is_random(self.model)

@@ -16,7 +16,7 @@ from keras_kd._internal.log import info
 from keras_kd.cache import format_1, json_checks, manifest, records, shards
 from keras_kd.cache.build import Build, TargetSpec, TeacherProgram, read_timing
 from keras_kd.cache.cache_reports import Estimate, Info, Verification
-from keras_kd.cache.cache_settings import check_taps, make_settings
+from keras_kd.cache.cache_settings import NEW, check_taps, check_template, make_settings
 from keras_kd.cache.elements import Augment, Examples, Key, key_of
 from keras_kd.cache.join import Source, arrays, by_key, by_position, mark
 from keras_kd.cache.layout import Layout
@@ -71,6 +71,10 @@ class TeacherCache:
         key: joins by a key instead of by position: the name of an entry of a dict x, or a function of the element
             (x, y, ...), in batches, to int or string keys, (batch,). The order of the dataset is then free, and it may
             hold fewer examples. Takes 8 bytes an example on disk, and 16 in memory.
+        template: what the examples of a language model were made by, as you name it: a string or a dict of plain
+            values, such as a chat template and the name of a tokenizer. A cache is opened with the template that it was
+            built with, or with None and no teacher. The vocabulary and the length of a task of KerasHub are known
+            without it, and compared with the student's.
         check_bytes: how much of the fingerprint of each example is stored and compared: 2 bytes, by which 1 of 65,536
             changed rows is not noticed (15,000 of a billion), or 8, by which none is.
 
@@ -103,7 +107,9 @@ class TeacherCache:
         augment: Augment | None = None,
         key: Key | None = None,
         check_bytes: int = 2,
+        template: str | dict[str, Any] | None = None,
     ) -> None:
+        self.template = check_template(template)
         self.path = pathlib.Path(path)
         self.augment = augment
         self.key = key
@@ -119,7 +125,8 @@ class TeacherCache:
         kinds = {name: self._teacher.kind(name) for name in taps}
         fingerprint = teacher_fingerprints.with_code(self._teacher, taps)
         specs = self._teacher.specs()
-        self._settings = make_settings(fingerprint, kinds, specs, top_k, dtype, views, augment, key, check_bytes)
+        made = make_settings(fingerprint, kinds, specs, top_k, dtype, views, augment, key, check_bytes)
+        self._settings = {**made, "tokens": self._teacher.tokens(), "template": self.template}
         if (self.path / manifest.MANIFEST).exists():
             self._read()
 
@@ -138,6 +145,11 @@ class TeacherCache:
     def mark(self) -> str | None:
         """What distinguishes targets of this cache from others, or None before it is built."""
         return None if self._manifest is None else mark(self._manifest)
+
+    @property
+    def tokens(self) -> dict[str, Any] | None:
+        """What distinguishes the tokens of the teacher from others, where it is a task of KerasHub; None elsewhere."""
+        return self._settings.get("tokens")
 
     def kind(self, name: str) -> str:
         """Return the head of one of the teacher's outputs; features are "values"."""
@@ -349,6 +361,8 @@ class TeacherCache:
         content = json_checks.read_manifest(path)
         if self._teacher is not None:
             here = code_fingerprints.comparable(self._settings, content)
+            if content["format"] < manifest.FORMAT:
+                here = {name: each for name, each in here.items() if name not in NEW}
             if content["format"] == format_1.FORMAT:
                 here = format_1.comparable({**here, "format": format_1.FORMAT}, self._teacher)
             manifest.refuse_difference(path, content, here)
@@ -357,6 +371,8 @@ class TeacherCache:
                 f"{str(path)!r} was built {'with' if content['augmented'] else 'without'} `augment`, and with key = "
                 f"{content['key']!r}. Received: augment={self.augment!r}, key={self.key!r}. Give the same."
             )
+        elif self.template is not None:
+            manifest.refuse_difference(path, content, {"template": self.template})
         self._manifest = content
         return content
 
