@@ -113,13 +113,14 @@ def an_average(folder):
 
 
 def targets_from_elsewhere(folder):
-    """The most probable classes alone, joined by hand."""
+    """The most probable classes alone, joined by hand, and the others as one."""
     x, y, _ = data(73)
     logarithms = tf.nn.log_softmax(mlp(2)(x)).numpy()
     ids = np.argsort(-logarithms, axis=-1)[:, :2]
     targets = kd.targets.TopK(ids, np.take_along_axis(logarithms, ids, axis=-1), CLASSES)
     examples = (kd.Joined(x, {"logits": targets}), y)
-    return compiled(mlp(1), kd.teachers.Cached()), tf.data.Dataset.from_tensor_slices(examples)
+    distiller = compiled(mlp(1), kd.teachers.Cached(tail="bucket"), temperature=1.0)
+    return distiller, tf.data.Dataset.from_tensor_slices(examples)
 
 
 def a_forest(folder):

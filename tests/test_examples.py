@@ -27,6 +27,7 @@ OF_THEIR_OWN = {
     "benchmarks/loss_cost.py",
     "benchmarks/run_all.py",
     "benchmarks/serving.py",
+    "benchmarks/sparse_targets.py",
     "benchmarks/training.py",
     "benchmarks/xla.py",
     "serve.py",

@@ -11,6 +11,8 @@ import keras_kd as kd
 from keras_kd import losses, schedules
 from keras_kd._internal import soft_targets
 from keras_kd._internal.sparse_targets import SparseTarget
+from keras_kd.language import vocabulary_heads
+from keras_kd.language.fused import fused
 from tests import references
 from tests.caches import built
 from tests.models import assert_same
@@ -314,6 +316,36 @@ def test_an_even_rest_is_expanded_where_each_class_is_read(term):
         for each in (x, kd.Joined(TOKENS, {"logits": counted}))
     )
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tail", ["bucket", "spread"])
+def test_a_compiled_step_is_the_eager_one(tail):
+    expected, _ = trained(joined(), tail, optimizer="sgd")
+    for jit in (False, True):
+        found, _ = trained(joined(), tail, optimizer="sgd", run_eagerly=False, jit_compile=jit)
+        assert_same(found, expected, 1e-6)
+
+
+@pytest.mark.parametrize(("tail", "temperature"), [("bucket", 1.0), ("spread", 2.0)])
+def test_blocks_of_rows_read_targets_of_their_own(tail, temperature):
+    random, term = np.random.default_rng(0), kd.Term(losses.kl_divergence)
+    hidden, kernel = (
+        tf.constant(random.normal(size=(10, 4)), tf.float32),
+        tf.Variable(random.normal(size=(4, 9)), dtype="float32"),
+    )
+    whole = target(random.normal(0, 3, (10, 9)), random.permuted(np.tile(np.arange(9), (10, 1)), axis=-1)[:, :3], tail)
+    product = vocabulary_heads.Product(kernel, None, False, None, "float32")
+
+    def of_block(logits, *rows):
+        ids, log_probabilities, log_tail = rows
+        theirs = SparseTarget(ids, log_probabilities, log_tail[:, 0], 9, tail)
+        return [term.row_values(logits, theirs, temperature=temperature)]
+
+    with tf.GradientTape(persistent=True) as tape:
+        total, _ = fused(hidden, product, of_block, list(whole.parts()), tf.fill([10, 1], 0.1), tf.ones(1), size=4)
+        expected = tf.reduce_mean(term.row_values(hidden @ kernel, whole, temperature=temperature))
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    np.testing.assert_allclose(tape.gradient(total, kernel), tape.gradient(expected, kernel), rtol=1e-4, atol=1e-6)
 
 
 def test_a_bucket_is_no_member_of_an_ensemble():
