@@ -123,6 +123,17 @@ def targets_from_elsewhere(folder):
     return distiller, tf.data.Dataset.from_tensor_slices(examples)
 
 
+def positions_that_count(folder):
+    """Packed targets of the positions that a mask and weights leave in, read by an even rest."""
+    random = np.random.default_rng(4)
+    words = random.integers(1, 6, (73, 5)) * (np.arange(5) < random.integers(1, 6, (73, 1)))
+    y, weights = random.integers(0, CLASSES, (73, 5)), random.integers(0, 3, (73, 5)).astype("float32")
+    examples = tf.data.Dataset.from_tensor_slices((words, y, weights))
+    cache = kd.TeacherCache(pathlib.Path(folder) / "positions", tagger(2), top_k=2, dtype="packed")
+    cache.build(examples, batch_size=8, verbose=0)
+    return compiled(tagger(1), kd.teachers.Cached(cache), metrics=None), cache.join(examples)
+
+
 def a_forest(folder):
     """An estimator, which each replica calls."""
     x, y, _ = data(73)
@@ -139,6 +150,7 @@ CASES = [
     cached_views,
     an_average,
     targets_from_elsewhere,
+    positions_that_count,
     a_forest,
 ]
 

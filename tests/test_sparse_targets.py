@@ -13,6 +13,7 @@ from keras_kd._internal import soft_targets
 from keras_kd._internal.sparse_targets import SparseTarget
 from keras_kd.language import vocabulary_heads
 from keras_kd.language.fused import fused
+from keras_kd.losses import _many_values
 from tests import references
 from tests.caches import built
 from tests.models import assert_same
@@ -370,3 +371,21 @@ def test_a_target_has_the_shape_of_its_logits():
     parts = soft_targets.encode(tf.random.normal((2, 3, 7)), "logits", 4, "float32")
     read = soft_targets.decode(parts, "bucket")
     assert read.shape == (2, 3, 7) and read.outside == 3 and read.dense().shape == (2, 3, 7)
+
+
+@pytest.mark.parametrize("of_classes", [False, True])
+def test_chunks_are_read_under_a_persistent_tape(of_classes, monkeypatch):
+    monkeypatch.setattr(_many_values, "MANY", 2**40)  # what XLA would compile goes by chunks, as what is larger
+    random, term = np.random.default_rng(0), kd.Term(losses.kl_divergence)
+    student, teacher = (random.normal(0, 3, (150, 9000)).astype("float32") for _ in range(2))
+    whole = target(teacher, np.argsort(-teacher, -1)[:, :3], "spread")
+
+    @tf.function
+    def gradient(student):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(student)
+            values = term.row_values(student, whole.dense() if of_classes else whole)
+        return tape.gradient(values, student)
+
+    _, expected = value_and_gradient(term, student, whole)
+    np.testing.assert_allclose(gradient(tf.constant(student)), expected, rtol=1e-4, atol=1e-6)

@@ -214,6 +214,7 @@ def _by_chunks(function: Callable[..., list[Tensor]], rows: list[Tensor], output
 
 def _filled(function: Callable[..., list[Tensor]], rows: list[Tensor], empty: list[Tensor], size: int) -> list[Tensor]:
     """Return tensors filled with what a function returns, from `size` rows at a time."""
+    rows = [tf.stop_gradient(each) for each in rows]  # a persistent tape would ask for the loop's gradient
     count = tf.shape(rows[0])[0]
 
     def more(start: Tensor, *_: Tensor) -> Tensor:
