@@ -395,14 +395,15 @@ class Term(keras.layers.Layer):
         self, student: Any, teacher: SparseTarget, labels: Tensor | None, temperature: Number, step: Number
     ) -> Tensor:
         """Return the values of the loss at a temperature, without logits of all classes from the teacher."""
-        with self._in_its_name():
-            require_same_shape(student, teacher)
         if teacher.tail == "bucket":
             self._check_bucket()
-        if self.loss in _OF_NAMED and (teacher.tail == "bucket" or self.loss in (kl_divergence, hard_label)):
-            return self._named_values(student / temperature, teacher, temperature, step)
         if self.loss not in _OF_DISTRIBUTIONS:
             return self._values(student / temperature, teacher.dense() / temperature, labels, step)
+        if self.loss is not universal_logits:  # which compares other vocabularies
+            with self._in_its_name():
+                require_same_shape(student, teacher)
+        if self.loss in _OF_NAMED and (teacher.tail == "bucket" or self.loss in (kl_divergence, hard_label)):
+            return self._named_values(student / temperature, teacher, temperature, step)
         return self._expanded_values(student, teacher, labels, temperature, step)
 
     def _named_values(self, student: Tensor, teacher: SparseTarget, temperature: Number, step: Number) -> Tensor:

@@ -360,6 +360,16 @@ def test_targets_of_other_classes_are_refused():
         distill(tagger(3, classes=7), kd.teachers.Cached(tail="bucket"), temperature=1.0).objective(joined(), LABELS)
 
 
+@pytest.mark.parametrize("classes", [7, 8200])
+def test_another_vocabulary_is_compared_by_an_even_rest(classes):
+    random, term = np.random.default_rng(0), kd.Term(losses.universal_logits)
+    student, teacher = (random.normal(0, 3, (5, size)).astype("float32") for size in (classes, classes + 3))
+    theirs = target(teacher, np.argsort(-teacher, -1)[:, :3], "spread")
+    expected = value_and_gradient(term, student, theirs.dense(), 2.0)
+    for found, known in zip(value_and_gradient(term, student, theirs, 2.0), expected, strict=True):
+        np.testing.assert_allclose(found, known, rtol=1e-5, atol=1e-7)
+
+
 def test_a_tail_is_one_of_two_and_is_saved():
     with pytest.raises(ValueError, match="spread.*bucket.*tail='even'"):
         kd.teachers.Cached(tail="even")
