@@ -51,7 +51,7 @@ _OF_DISTRIBUTIONS = (
 )
 
 #: Losses of which the named classes and the mass of all others are enough, see `sparse_targets`.
-_OF_NAMED = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, hard_label)
+_OF_NAMED = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, skew_reverse_kl, hard_label)
 
 
 @serializable

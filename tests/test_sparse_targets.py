@@ -24,6 +24,7 @@ OF_NAMED = {
     losses.reverse_kl: references.reverse_kl,
     losses.jensen_shannon: references.jensen_shannon,
     losses.skew_kl: references.skew_kl,
+    losses.skew_reverse_kl: references.skew_reverse_kl,
 }
 
 
