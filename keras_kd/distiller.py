@@ -163,10 +163,10 @@ class Distiller(Trainer):
             alpha: weight of the teacher, 0 to 1. 0 is plain training, 1 needs no labels. A number, a Keras schedule, or
                 a function of the optimizer's step. Values of schedules and functions are checked in each step.
             fused_head: whether the objective is computed from what both models multiply with their vocabularies, some
-                positions at a time, so that no tensor of all logits exists. For language models under a live teacher,
-                with losses of `keras_kd.losses` on the logits, `SparseCategoricalCrossentropy(from_logits=True)` or no
-                loss, and no metrics. "auto": where that holds, from 16,384 classes on. True: or an error says what is
-                missing. False: never.
+                positions at a time, so that no tensor of all logits exists. For language models under a live or cached
+                teacher, with losses of `keras_kd.losses` on the logits,
+                `SparseCategoricalCrossentropy(from_logits=True)` or no loss, and no metrics. "auto": where that holds,
+                from 16,384 classes on. True: or an error says what is missing. False: never.
 
         Raises:
             ValueError: `alpha` or `temperature` out of range; `fused_head=True` where that cannot be; `alpha` below 1

@@ -280,7 +280,7 @@ def test_heads_are_fused_by_themselves_from_a_size_on():
 
 def test_another_teacher_is_fused_or_not():
     made = distiller("auto", large(1), large(2))
-    made.teacher = kd.teachers.Cached()
+    made.teacher = kd.teachers.EMA()
     assert not is_fused(made)
     made.teacher = large(3)
     assert is_fused(made)
@@ -304,8 +304,8 @@ def softmax_headed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"teacher": kd.teachers.EMA()}, "the teacher is not a live model that ends in a product"),
-        ({"teacher": softmax_headed()}, "the teacher is not a live model"),
+        ({"teacher": kd.teachers.EMA()}, "the teacher is neither a live model that ends in a product"),
+        ({"teacher": softmax_headed()}, "the teacher is neither a live model"),
         ({"teacher": kd.teachers.Frozen(language_model(5, 6), device="CPU:0")}, "a device or a dtype of its own"),
         ({"student": softmax_headed()}, "the student does not end in a product"),
         ({"terms": lambda: [kd.Term(losses.squared_error)]}, "the loss of the term 'squared_error' is not one of .*kl"),

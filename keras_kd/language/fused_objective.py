@@ -14,7 +14,9 @@ from keras_kd._keras import compiled, masks, step_errors
 from keras_kd._types import Tensor, Tensors
 from keras_kd.language import vocabulary_heads
 from keras_kd.language.fused import fused
+from keras_kd.language.teacher_rows import LiveTeacher, StoredTeacher, TeacherRows, as_rows
 from keras_kd.language.vocabulary_heads import VocabularyHead
+from keras_kd.teachers.cached import Cached
 from keras_kd.teachers.frozen import Frozen
 from keras_kd.term import Term
 
@@ -35,14 +37,18 @@ _BY_ROW = (
 
 _OUTPUT = ("logits",)
 
+#: Of the loss on labels alone.
+_NO_TEACHER = TeacherRows()
+
 
 def hindrance(distiller: Any) -> str:
     """Return why a Distiller needs its models' logits as a whole, or nothing where it does not."""
     student, teacher = distiller.student, distiller.teacher
-    if not isinstance(teacher, Frozen) or vocabulary_heads.find(teacher.model) is None:
-        return "the teacher is not a live model that ends in a product with its vocabulary"
-    if teacher.device is not None or teacher.dtype_of_copy is not None:
-        return "the teacher has a device or a dtype of its own"
+    if not isinstance(teacher, Cached):
+        if not isinstance(teacher, Frozen) or vocabulary_heads.find(teacher.model) is None:
+            return "the teacher is neither a live model that ends in a product with its vocabulary nor cached"
+        if teacher.device is not None or teacher.dtype_of_copy is not None:
+            return "the teacher has a device or a dtype of its own"
     head = vocabulary_heads.find(student)
     if head is None or head.is_quantized or head.layer.activity_regularizer is not None:
         return "the student does not end in a product with its vocabulary: a Dense without activation, or an embedding"
@@ -80,7 +86,11 @@ class FusedObjective:
         self._of_output = [term for term in distiller.terms if term.student_names == _OUTPUT]
         self._of_layers = [term for term in distiller.terms if term.student_names != _OUTPUT]
         self._head, self._student = _without_head(distiller.student, self._of_layers, "student")
-        self._teacher_head, self._teacher = _without_head(distiller.teacher.model, self._of_layers, "teacher")
+        self._teacher = (
+            StoredTeacher(distiller)
+            if isinstance(distiller.teacher, Cached)
+            else LiveTeacher(distiller, *_without_head(distiller.teacher.model, self._of_layers, "teacher"))
+        )
 
     def parts(
         self,
@@ -103,14 +113,14 @@ class FusedObjective:
         distiller = self._distiller
         student = self._hidden(x, training)
         with unrecorded():
-            teacher = self._teacher_head.masked_as_output(distiller.teacher.read_by(self._teacher, x))
+            teacher = self._teacher.read(x, student, y)
         step = distiller.optimizer.iterations
         of_teacher, of_labels = distiller.shares(self._has_labels(y))
-        mask = reduction.merged_masks(masks.of(student["logits"]), masks.of(teacher["logits"]))
+        mask = reduction.merged_masks(masks.of(student["logits"]), self._teacher.mask(teacher["logits"]))
         read = [self._part(term, student, y, sample_weight, mask, of_teacher) for term in self._of_output]
         if self._has_labels(y):
             read.append(self._part_of_labels(student["logits"], y, sample_weight, of_labels))
-        total, parts = self._summed(read, student["logits"], reduction.blanked(teacher["logits"], mask))
+        total, parts = self._summed(read, student["logits"], self._teacher.rows(teacher["logits"], mask))
         soft = ops.zeros((), "float32")
         for term in distiller.terms:
             if term in self._of_layers:
@@ -166,35 +176,32 @@ class FusedObjective:
         return _Part("student_loss", share, shares, labels, lambda logits, _, ids: _cross_entropy(ids, logits), classes)
 
     def _summed(
-        self, parts: list["_Part"], hidden: Tensor, theirs: Tensor | None = None
+        self, parts: list["_Part"], hidden: Tensor, theirs: TeacherRows = _NO_TEACHER
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of all that reads the logits, and its parts.
 
         Args:
             parts: of the sum.
             hidden: of the student, (batch, ..., width).
-            theirs: of the teacher, or None where nothing is compared with it.
+            theirs: rows of the teacher.
         """
-        product, of_teacher = self._head.product(), self._teacher_head.logits()
+        product = self._head.product()
         labels = [tf.zeros_like(part.shares, "int32") if part.labels is None else part.labels for part in parts]
         pairs = list(zip(parts, labels, strict=True))
         inside = [tf.clip_by_value(ids, 0, part.classes - 1) for part, ids in pairs]
 
-        def values(logits: Tensor, ids: Tensor, *targets: Tensor) -> list[Tensor]:
-            read = (logits, targets[0] if targets else None)
-            return [part.values(*read, ids[:, number]) for number, part in enumerate(parts)]
-
-        def with_logits(ids: Tensor, *theirs: Tensor) -> list[Tensor]:
-            return [ids, *(of_teacher(each) for each in theirs)]
+        def values(logits: Tensor, ids: Tensor, *rows: Tensor) -> list[Tensor]:
+            targets = theirs.targets(*rows)
+            return [part.values(logits, targets, ids[:, number]) for number, part in enumerate(parts)]
 
         total, sums = fused(
-            _rows(hidden),
+            as_rows(hidden),
             product,
             values,
-            [tf.stack(inside, axis=-1), *([] if theirs is None else [_rows(theirs)])],
+            [tf.stack(inside, axis=-1), *theirs.tensors],
             tf.stack([part.shares for part in parts], axis=-1),
             tf.stack([ops.cast(part.weight, "float32") for part in parts]),
-            with_logits,
+            lambda ids, *rows: [ids, *theirs.prepared(*rows)],
         )
         for part, ids in pairs:
             message = f"Expected labels from 0 to {part.classes - 1} for {part.name!r}, the student's classes."
@@ -262,10 +269,6 @@ def _shares(name: str, hidden: Tensor, weight: Any, mask: Any, counting: compile
         weight = reduction.fitting_weight(weight, values, "logits", of_layers=False)
         reduced = reduction.reduced(values, weight, mask, counting, name)
     return tf.stop_gradient(tf.reshape(tape.gradient(reduced, values), (-1,)))
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tf.reshape(tensor, (-1, tensor.shape[-1]))
 
 
 def _ids(labels: Any) -> Tensor:
