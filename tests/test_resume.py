@@ -14,14 +14,14 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def start(folder, kind, *arguments, index=None, ports=()):
-    """Start one process of tests/resumed.py."""
+def start(folder, *arguments, index=None, ports=(), module="tests.resumed"):
+    """Start one process of a module."""
     folder.mkdir(exist_ok=True)
     environment = dict(os.environ)
     if index is not None:
         cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
         environment["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-    command = [sys.executable, "-m", "tests.resumed", str(folder), kind, *arguments]
+    command = [sys.executable, "-m", module, str(folder), *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -66,3 +66,15 @@ def test_a_killed_run_continues_as_if_never_killed_on_two_replicas_and_among_two
     assert not list(cut.glob("*.npz")) and len(list(cut.glob("backup-*"))) == 3
     end_well(*workers(cut), start(cut, "mirrored"))
     assert_same(cut, whole, ["mirrored", "worker-0", "worker-1"])
+
+
+@pytest.mark.one_in(2, group="kills")
+@pytest.mark.slow
+def test_a_language_model_continues_from_packed_targets_between_two_accumulated_steps(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    killed = start(cut, "kill", module="tests.resumed_language")
+    end_well(start(whole, module="tests.resumed_language"))
+    killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL and not (cut / "student.npz").exists()
+    end_well(start(cut, module="tests.resumed_language"))
+    assert_same(cut, whole, ["student"])
