@@ -238,3 +238,26 @@ def test_a_distiller_that_was_saved_with_adapters_does_not_go_on_with_all_weight
     frozen = [np.array(each) for each in loaded.student.non_trainable_variables]
     fit(loaded)
     assert_same([np.array(each) for each in loaded.student.non_trainable_variables], frozen, 0.0)
+
+
+# Which tokens are the same
+
+
+def with_vocabulary(task, change):
+    """Return a task with another table of its tokens."""
+    tokenizer = task.preprocessor.tokenizer
+    tokenizer.set_vocabulary_and_merges(change(dict(tokenizer.vocabulary)), list(tokenizer.merges))
+    return task
+
+
+def swapped(table):
+    return {**table, "a": table["b"], "b": table["a"]}
+
+
+def test_a_vocabulary_is_compared_by_its_ids_not_by_the_order_in_which_it_was_written():
+    reordered = with_vocabulary(causal_lm(2), lambda table: dict(reversed(table.items())))
+    kd.Distiller(student=causal_lm(1), teacher=reordered)
+    with pytest.raises(ValueError, match="the vocabulary of the student"):
+        kd.Distiller(student=causal_lm(1), teacher=with_vocabulary(causal_lm(2), swapped))
+    found = kd.compare({"teacher": causal_lm(1), "other": with_vocabulary(causal_lm(2), swapped)}, TEXTS, rounds=0)
+    assert list(found.quality["other"]) == ["bits_per_byte"]

@@ -42,7 +42,7 @@ def test_bytes_for_models_of_no_language_are_refused():
 # Tasks of KerasHub
 
 pytest.importorskip("keras_hub")  # there is none for pre-releases of TensorFlow
-from tests.tasks import causal_lm, reviews  # noqa: E402
+from tests.tasks import causal_lm, instructed_lm, reviews  # noqa: E402
 
 TEXTS, _ = reviews()
 
@@ -113,3 +113,12 @@ def test_a_comparison_shows_what_it_costs_to_generate():
     assert comparison.costs["teacher"][0].tokens_per_second > 0
     assert "tokens generated per second" in str(comparison) and "cache of one text" in str(comparison)
     assert tf.nest.flatten(comparison.to_dict()["models"]["teacher"]["quality"])
+
+
+def test_prompts_and_responses_are_measured_on_the_responses():
+    pytest.importorskip("sentencepiece")
+    task = instructed_lm(1)
+    x = {"prompts": [text[:-5] for text in TEXTS[:6]], "responses": [text[-5:] for text in TEXTS[:6]]}
+    size = len("".join(x["responses"]).encode())
+    assert measure(task, x)["bits_per_byte"] == pytest.approx(bits(task, x) / size, rel=1e-5)
+    assert generation_costs.of({"student": task}, x)["student"]["tokens_per_second"] > 0

@@ -127,9 +127,9 @@ def is_random(model: Any) -> bool:
 
 def by_vocabulary(models: dict[str, Any]) -> list[list[str]]:
     """Return the names of models in groups that share a vocabulary; a model without tokenizer belongs to the first."""
-    words = {name: tuple(tokenizer(model).get_vocabulary()) for name, model in models.items() if is_per_token(model)}
-    vocabularies = list(dict.fromkeys(words.values())) or [()]
-    return [[name for name in models if words.get(name, vocabularies[0]) == each] for each in vocabularies]
+    tokens = {name: tuple(vocabulary(tokenizer(model))) for name, model in models.items() if is_per_token(model)}
+    vocabularies = list(dict.fromkeys(tokens.values())) or [()]
+    return [[name for name in models if tokens.get(name, vocabularies[0]) == each] for each in vocabularies]
 
 
 def check_vocabularies(student: Any, teacher: Any) -> None:
@@ -141,7 +141,7 @@ def check_vocabularies(student: Any, teacher: Any) -> None:
     if not (is_per_token(student) and is_per_token(teacher)):
         return
     ours, theirs = tokenizer(student), tokenizer(teacher)
-    if list(ours.get_vocabulary()) != list(theirs.get_vocabulary()):
+    if vocabulary(ours) != vocabulary(theirs):
         raise ValueError(
             f"Expected a teacher with the vocabulary of the student, as the two are compared token by token. "
             f"{student.name!r} has {ours.vocabulary_size():,} tokens, {teacher.name!r} other ones, "
@@ -160,7 +160,7 @@ def tokens_of(model: Any) -> dict[str, Any] | None:
     if not is_per_token(model):
         return None
     made = tokenizer(model)
-    content = json.dumps([list(made.get_vocabulary()), list(getattr(made, "merges", None) or [])])
+    content = json.dumps([vocabulary(made), list(getattr(made, "merges", None) or [])])
     return {
         "vocabulary": hashlib.sha256(content.encode()).hexdigest(),
         "size": int(made.vocabulary_size()),
@@ -219,6 +219,12 @@ def check_text(model: Any, x: Tensors, owner: str) -> None:
             "Received strings. Take a task of KerasHub with its preprocessor, put a keras.layers.TextVectorization "
             "into the model, or pass tokens."
         )
+
+
+def vocabulary(tokenizer: Any) -> list[str]:
+    """Return the tokens of a vocabulary in the order of their ids: byte pairs have them in any order."""
+    tokens, ids = tokenizer.get_vocabulary(), getattr(tokenizer, "vocabulary", None)
+    return sorted(tokens, key=ids.__getitem__) if isinstance(ids, dict) else list(tokens)
 
 
 def _as_python(leaf: Any) -> Any:

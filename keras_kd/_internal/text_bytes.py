@@ -17,12 +17,12 @@ def of_tokens(tokenizer: Any, texts: Any, ids: Any, counted: Any) -> int:
 
     Args:
         tokenizer: of KerasHub.
-        texts: strings, (batch,).
+        texts: strings, (batch,), or a dict of "prompts" and "responses", of which these are predicted.
         ids: what is predicted, (batch, positions).
         counted: which of these count: weights or a mask, (batch, positions).
     """
     special, total = set(getattr(tokenizer, "special_token_ids", ())), 0
-    given = strings(texts)
+    given = strings(texts["responses"] if isinstance(texts, dict) else texts)
     wholes = [len(each) for each in tokenizer(given)]
     for text, whole, row, weights in zip(given, wholes, np.asarray(ids), np.asarray(counted), strict=True):
         kept = [token for token in row[weights > 0].tolist() if token not in special]

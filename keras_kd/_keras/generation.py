@@ -1,5 +1,6 @@
 """The memory in which a language model keeps what it has read while it generates."""
 
+import inspect
 import math
 from typing import Any
 
@@ -14,7 +15,7 @@ def cache_bytes(task: Any, length: int) -> int | None:
         length: tokens of the text, prompt included.
     """
     build = getattr(task, "_build_cache", None)
-    if build is None:
+    if build is None or len(inspect.signature(build).parameters) != 1:  # those of images take these too
         return None
     traced = tf.function(build, autograph=False).get_concrete_function(tf.TensorSpec((1, length), "int32"))
     cache = tf.nest.flatten(traced.structured_outputs)[-1]

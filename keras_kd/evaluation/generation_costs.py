@@ -20,9 +20,9 @@ _PROMPT = 0.25
 def of(models: dict[str, Any], x: Tensors) -> dict[str, dict[str, Any]]:
     """Return "tokens_per_second" and "cache_bytes" of the models that generate texts, by name.
 
-    The first quarter of each text is a prompt, and all are continued at once, up to the length that a model's
-    preprocessor has, whatever ends a text; the sampler is the one with which the model was compiled. What counts is
-    what is generated. The cache is that of one text.
+    The prompts, or the first quarter of each text, are given, and all are continued at once, up to the length that a
+    model's preprocessor has, whatever ends a text; the sampler is the one with which the model was compiled. What
+    counts is what is generated. The cache is that of one text; None where the model does not tell.
 
     Args:
         models: by name.
@@ -31,7 +31,7 @@ def of(models: dict[str, Any], x: Tensors) -> dict[str, dict[str, Any]]:
     tasks = {name: model for name, model in models.items() if _generates(model) and raw_views.has_text(x)}
     if not tasks:
         return {}
-    prompts = [text[: max(1, round(_PROMPT * len(text)))] for text in text_bytes.strings(x)]
+    prompts = _prompts(x)
     calls: dict[str, Any] = {
         name: functools.partial(task.generate, prompts, stop_token_ids=None) for name, task in tasks.items()
     }
@@ -45,11 +45,17 @@ def of(models: dict[str, Any], x: Tensors) -> dict[str, dict[str, Any]]:
     }
 
 
+def _prompts(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {"prompts": text_bytes.strings(x["prompts"])}
+    return [text[: max(1, round(_PROMPT * len(text)))] for text in text_bytes.strings(x)]
+
+
 def _generates(model: Any) -> bool:
     return callable(getattr(model, "generate", None)) and raw_views.is_per_token(model)
 
 
-def _generated(task: Any, prompts: list[str]) -> int:
+def _generated(task: Any, prompts: Any) -> int:
     """Return how many tokens are not of the prompts."""
     given = np.array(task.preprocessor.generate_preprocess(prompts)["padding_mask"])
     return int(given.size - given.sum())

@@ -125,7 +125,7 @@ def _of_other_tokens(distiller: Any) -> list[str]:
     """Return advice for each term that compares features of tokens, of models with tokenizers that differ."""
     teacher = distiller.teacher.teacher if isinstance(distiller.teacher, InMemory) else distiller.teacher
     ours, theirs = raw_views.tokenizer(distiller.student), raw_views.tokenizer(getattr(teacher, "model", None))
-    if ours is None or theirs is None or list(ours.get_vocabulary()) == list(theirs.get_vocabulary()):
+    if ours is None or theirs is None or raw_views.vocabulary(ours) == raw_views.vocabulary(theirs):
         return []
     known = distiller._untracked.reader.specs or {}
     return [
