@@ -244,6 +244,7 @@ class Distiller(Trainer):
                 "y=None. Pass labels as y; with alpha=1.0 nothing is learned from them."
             )
         _check_labels(y)
+        _check_batch_size(batch_size)
         adapters.check_kept(self.student, self._untracked.adapters)
         if self.teacher is not None:
             self._untracked.looked = preflight.warn_of_probabilities(self, x)
@@ -729,6 +730,16 @@ def _check_labels(y: Any) -> None:
         raise TypeError(
             "Expected labels as numbers. Received text. Make class ids of it: classes, y = np.unique(y, "
             "return_inverse=True)."
+        )
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    """Refuse weights in the place of a batch size, as `fit(*examples)` gives them."""
+    shape = getattr(batch_size, "shape", ())
+    if len(shape):
+        raise TypeError(
+            "Expected `batch_size` to be a number, the third argument of Keras's `fit`. Received an array of shape "
+            f"{tuple(shape)}. Weights are given by name: fit(x, y, sample_weight=weights)."
         )
 
 

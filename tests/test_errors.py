@@ -342,6 +342,12 @@ def test_labels_share_of_the_objective_needs_a_loss(alpha):
     refused(ValueError, ["`loss`", "alpha=1.0"], distil().compile, "sgd", alpha=alpha)
 
 
+def test_weights_in_the_place_of_the_batch_size_are_refused():
+    distiller = distil()
+    distiller.compile("sgd", CROSS_ENTROPY, alpha=0.5)
+    fit_is_refused(TypeError, ["`batch_size`", "sample_weight=weights", "(8,)"], distiller, X, Y, np.ones(8))
+
+
 def test_labels_share_of_the_objective_needs_labels():
     distiller = distil()
     distiller.compile("sgd", CROSS_ENTROPY, alpha=0.5)

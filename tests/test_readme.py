@@ -68,6 +68,22 @@ def a_causal_language_model():
     return {"small_task": tasks.causal_lm(1), "large_task": tasks.causal_lm(2), "x": texts, "y": None}
 
 
+def prompts_and_answers():
+    def made(seed, units):
+        keras.utils.set_random_seed(seed)
+        ids, mask = keras.Input((None,), dtype="int32", name="token_ids"), keras.Input((None,), name="padding_mask")
+        hidden = layers.Conv1D(units, 3, padding="causal", activation="tanh")(layers.Embedding(9, units)(ids))
+        return keras.Model({"token_ids": ids, "padding_mask": mask}, layers.Dense(9)(hidden))
+
+    prompts = [list(RANDOM.integers(1, 9, 3)) for _ in range(32)]
+    answers = [list(np.repeat(each, 2)) for each in prompts]
+    x, y, weights = kd.language.completions(prompts, answers, length=16, end=0)
+    model = made(1, 16)
+    model.compile(keras.optimizers.Adam(0.02), CROSS_ENTROPY)
+    model.fit(x, y, sample_weight=weights, epochs=20, verbose=0)
+    return {"student": made(0, 4), "model": model, "prompts": prompts, "answers": answers}
+
+
 def trees():
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
@@ -159,6 +175,7 @@ MADE = {
     "a model of `keras.applications`": a_model_of_keras_applications,
     "a KerasHub classifier": a_kerashub_classifier,
     "a causal language model": a_causal_language_model,
+    "prompts and answers": prompts_and_answers,
     "trees": trees,
     "a pipeline": a_pipeline,
     "an ONNX file": an_onnx_file,
@@ -174,9 +191,9 @@ MADE = {
 
 
 def code_of(cell):
-    """Return the code of a cell: what stands in backticks, of which statements alone run."""
+    """Return the code of a cell: what stands in backticks, of which assignments alone run."""
     parts = re.findall(r"`([^`]*)`", html.unescape(cell))
-    return "\n".join(part for part in parts if re.match(r"\w+ = ", part))
+    return "\n".join(part for part in parts if re.match(r"\w+(, \w+)* = ", part))
 
 
 @pytest.mark.one_in(3)
@@ -189,7 +206,8 @@ def test_each_row_trains(have, tmp_path, monkeypatch):
     exec(code_of(ROWS[have]), names)
     distiller, loss = names["distiller"], names["loss"]
     distiller.compile(keras.optimizers.Adam(0.01), loss, temperature=2.0, alpha=0.9, jit_compile=False)
-    logs = distiller.fit(names["x"], names["y"], epochs=4, verbose=0).history["distillation_loss"]
+    given = {"sample_weight": names["weights"]} if "weights" in names else {}
+    logs = distiller.fit(names["x"], names["y"], epochs=4, verbose=0, **given).history["distillation_loss"]
     assert logs[-1] < logs[0]
 
 
