@@ -73,6 +73,20 @@ def test_an_aim_that_a_benchmark_prints_is_found(monkeypatch):
     assert aims.found_in(table) == [aims.Aim("Batches of 64", "live / plain", "1.203", "1.10", "missed")]
 
 
+def test_the_language_model_reads_the_most_frequent_pairs_as_one_token(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    byte_pairs = importlib.import_module("language_model").byte_pairs
+    tokens, names = byte_pairs({b"aaab": 3, b"ab": 2, b"bc": 4, b"cc": 0}, vocabulary=259)
+    # "ab" is there 5 times and "aa" 6, of which only the first of "aaab" can be merged; then "ab" and "bc" are left.
+    assert names[256:] == [b"aa", b"ab", b"bc"]
+    assert {word: [names[token] for token in ids] for word, ids in tokens.items()} == {
+        b"aaab": [b"aa", b"ab"],
+        b"ab": [b"ab"],
+        b"bc": [b"bc"],
+        b"cc": [b"c", b"c"],
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", SMOKED)
