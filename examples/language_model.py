@@ -20,7 +20,6 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -68,7 +67,6 @@ class Way:
     """How a student is trained: on its labels alone where there is no alpha."""
 
     alpha: float | None = None
-    terms: Callable[[], list[kd.Term]] | None = None
     text: str = "few"
     cached: bool = False
 
@@ -79,7 +77,6 @@ WAYS = {
     f"distilled, top {TOP_K}": Way(alpha=0.9, cached=True),
     "alone, all texts": Way(text="train"),
     "distilled, all texts": Way(alpha=0.9, text="train"),
-    "distilled by distillm": Way(alpha=0.9, terms=kd.methods.distillm),
 }
 
 
@@ -249,7 +246,7 @@ def teach(trainer: Trainer, teacher: keras.Model, cache: kd.TeacherCache, name: 
     numbers: dict[str, Any] = {}
     if way.alpha is not None:
         source = kd.teachers.Cached(cache, tail="bucket") if way.cached else teacher
-        model = kd.Distiller(student=student, teacher=source, terms=way.terms and way.terms())
+        model = kd.Distiller(student=student, teacher=source)
         numbers = {"temperature": 1.0, "alpha": way.alpha}
     examples = examples_of(getattr(trainer.texts, way.text))
     if way.cached:
