@@ -2,10 +2,26 @@
 
     python examples/language_model.py
 
-The docstrings of the standard library as tokens of a vocabulary of byte pairs, in files for training, validation and
-test. The teacher, a transformer of two blocks, is trained once on all files for training; the students, of one narrow
-block, have an eighth of these files. All students are trained for the same steps, and keep the weights that are best on
-validation text. Bits a byte can be compared with those of any other vocabulary.
+The docstrings of the standard library, as 2,048 tokens of byte pairs, in files for training, validation and test. The
+teacher, a transformer of two blocks, is trained once, for 600 steps on all files for training. The students, of one
+narrow block, have an eighth of these files or, where it says so, all. They are trained for 300 steps each, with
+alpha=0.9, which was not tuned, and keep the weights that are best on validation text: here always the last.
+
+Perplexity, bits a byte, which can be compared with those of any vocabulary, and seconds of a training, seeds 0, 1 and 2
+of the students; Python 3.11. 15 minutes of processor time on two cores; the seconds were measured beside other work:
+
+                                   validation   test perplexity      bits a byte  seconds    targets
+    teacher                            105.35            118.32            2.294      156
+    alone                       233.58 ± 2.35     258.62 ± 3.18    2.670 ± 0.006       67
+    distilled                   153.28 ± 0.60     168.44 ± 0.25    2.464 ± 0.001       92
+    distilled, top 20           204.39 ± 1.55     231.20 ± 3.87    2.616 ± 0.008       53    7.98 MB
+    alone, all texts            182.87 ± 3.93     201.26 ± 4.23    2.549 ± 0.010       44
+    distilled, all texts        146.59 ± 2.45     161.28 ± 2.41    2.443 ± 0.007       80
+
+The teacher's probabilities say more of each token than the token that follows: distilled, a student of few files is
+better than one that learns alone from all of them, and on all files it gains, too. The 20 most probable tokens, with
+all others as one class, bring a third of that: so unsure a teacher probably leaves much of what it knows to the others.
+None of the students has learned to the end in so few steps.
 """
 
 import quiet
