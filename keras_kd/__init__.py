@@ -5,6 +5,7 @@ import sys
 import typing
 
 if typing.TYPE_CHECKING:
+    from keras_kd import evaluation as evaluation
     from keras_kd.evaluation import Comparison as Comparison
     from keras_kd.evaluation import compare as compare
     from keras_kd.experiments import BenchmarkResult as BenchmarkResult
@@ -45,9 +46,12 @@ _LATER = {
     "TuneResult": "keras_kd.experiments",
     "tune": "keras_kd.experiments",
 }
+_LATER_MODULES = ("evaluation",)
 
 
 def __getattr__(name: str) -> typing.Any:
+    if name in _LATER_MODULES:
+        return importlib.import_module(f"keras_kd.{name}")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     globals()[name] = found = getattr(importlib.import_module(_LATER[name]), name)
@@ -55,4 +59,4 @@ def __getattr__(name: str) -> typing.Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER} - {"_LATER"})
+    return sorted({*globals(), *_LATER, *_LATER_MODULES} - {"_LATER", "_LATER_MODULES"})

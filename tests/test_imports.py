@@ -28,6 +28,7 @@ def test_names_that_are_imported_later_are_listed_and_found():
     later = {"BenchmarkResult", "Comparison", "TuneResult", "benchmark", "compare", "export", "tune"}
     assert later <= set(dir(kd))
     assert {getattr(kd, name).__name__ for name in later} == later
+    assert "evaluation" in dir(kd) and callable(kd.evaluation.measure)
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error():
