@@ -5,7 +5,8 @@ model reads all tokens again for each new one. Random numbers come from outside,
 neither the batch nor an interruption changes what is drawn.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -46,6 +47,27 @@ class Completions(NamedTuple):
     counts: Tensor
     score: Tensor
     finished: Tensor
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse a length, a temperature or a top_p out of range."""
+    check_whole({"length": sampling.length})
+    if not 0 <= sampling.temperature < math.inf:
+        raise ValueError(f"Expected `temperature` to be at least 0. Received: temperature={sampling.temperature!r}")
+    check_share("top_p", sampling.top_p)
+
+
+def check_whole(numbers: Mapping[str, Any]) -> None:
+    """Refuse what is no whole number from 1 on."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"Expected `{name}` to be a whole number from 1 on. Received: {name}={value!r}")
+
+
+def check_share(name: str, share: float) -> None:
+    """Refuse a share that is not above 0, at most 1."""
+    if not 0 < share <= 1:
+        raise ValueError(f"Expected `{name}` to be above 0, at most 1. Received: {name}={share!r}")
 
 
 def decoder(teacher: Teacher, sampling: Sampling) -> Callable[[Tensor, Tensor, Tensor], Completions]:

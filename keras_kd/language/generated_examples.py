@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_kd._internal import raw_views, teacher_fingerprints
-from keras_kd.language.decoding import Sampling, decoder
+from keras_kd._internal import teacher_fingerprints
+from keras_kd.language import prompt_tokens
+from keras_kd.language.decoding import Sampling, check_sampling, check_share, check_whole, decoder
 from keras_kd.language.generated_parts import Parts
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import AnyTeacher, Teacher
@@ -102,11 +103,11 @@ def generate(
     Reference: Kim and Rush, Sequence-Level Knowledge Distillation, 2016, arXiv 1606.07947.
     """
     teacher = as_teacher(teacher)
-    stops = _stop_ids(teacher, stop_ids)
+    stops = prompt_tokens.stop_ids(teacher, stop_ids)
     sampling = Sampling(length, temperature, top_p, stops)
     _check(sampling, samples, best, keep, batch_size)
-    rows = _tokens(teacher, prompts)
-    _check_fit(teacher, rows, length)
+    rows = prompt_tokens.of(teacher, prompts)
+    prompt_tokens.check_fit(teacher, rows, length)
     settings = {
         **sampling._asdict(),
         "stop_ids": sorted(stops),
@@ -148,7 +149,7 @@ class _Writer:
         rows = range(first, last)
         prompts = [self._prompts[row // self._samples] for row in rows]
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
-        ids = np.zeros((len(prompts), _width(self._teacher, int(lengths.max()) + length)), "int32")
+        ids = np.zeros((len(prompts), prompt_tokens.width(self._teacher, int(lengths.max()) + length)), "int32")
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
         ids, counts, score, finished = (np.asarray(each) for each in self._run(ids, lengths, self._uniforms(rows)))
@@ -192,80 +193,11 @@ def _examples(prompts: list[np.ndarray], completions: list[np.ndarray], pad: int
     return {"token_ids": ids[:, :-1], "padding_mask": present[:, :-1]}, ids[:, 1:], learned[:, 1:].astype("float32")
 
 
-def _tokens(teacher: Teacher, prompts: Sequence[Any]) -> list[np.ndarray]:
-    """Return the token ids of each prompt."""
-    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    if texts:
-        prompts = _tokens_of_texts(teacher, prompts)
-    rows = [np.asarray(prompt) for prompt in prompts]
-    wrong = [number for number, row in enumerate(rows) if row.ndim != 1 or not len(row) or row.dtype.kind not in "iu"]
-    if wrong or not rows:
-        raise ValueError(
-            "Expected prompts of one token id or more each, without padding. Received "
-            + (f"{prompts[wrong[0]]!r} as prompt {wrong[0]}." if wrong else "no prompts.")
-        )
-    return [row.astype("int32") for row in rows]
-
-
-def _tokens_of_texts(teacher: Any, prompts: Sequence[Any]) -> list[np.ndarray]:
-    """Return what the preprocessor of a task makes of texts, whatever their length."""
-    tokenizer = raw_views.tokenizer(getattr(teacher, "model", None))
-    if tokenizer is None or not all(isinstance(prompt, str) for prompt in prompts):
-        raise TypeError(
-            f"Expected token ids, or texts alone for a task of KerasHub with its preprocessor. Received {prompts[0]!r}."
-        )
-    longest = max(len(each) for each in tokenizer(list(prompts)))
-    made = teacher.model.preprocessor.generate_preprocess(list(prompts), sequence_length=longest + 2)  # and a start
-    ids, mask = (np.asarray(made[name]) for name in ("token_ids", "padding_mask"))
-    return [row[present] for row, present in zip(ids, mask.astype(bool), strict=True)]
-
-
-def _stop_ids(teacher: Any, stop_ids: Sequence[int] | None) -> tuple[int, ...]:
-    if stop_ids is not None:
-        return tuple(int(each) for each in stop_ids)
-    tokenizer = raw_views.tokenizer(getattr(teacher, "model", None))
-    # Some tokenizers have a second one, as those of Llama 3.
-    ends = [getattr(tokenizer, name, None) for name in ("end_token_id", "end_token2_id")]
-    return tuple(int(each) for each in ends if each is not None)
-
-
-def _limit(teacher: Any) -> int | None:
-    """Return how many tokens a model reads at most, where it declares that."""
-    model = getattr(teacher, "model", None)
-    declared = getattr(getattr(model, "backbone", None), "max_sequence_length", None)
-    if declared is not None:
-        return int(declared)
-    inputs = getattr(model, "inputs", None)
-    return inputs[0].shape[1] if inputs else None
-
-
-def _width(teacher: Any, needed: int) -> int:
-    """Return how many tokens a model is given: all that it takes where these are fixed."""
-    inputs = getattr(getattr(teacher, "model", None), "inputs", None)
-    fixed = inputs[0].shape[1] if inputs else None
-    return needed if fixed is None else fixed
-
-
-def _check_fit(teacher: Any, prompts: list[np.ndarray], length: int) -> None:
-    limit = _limit(teacher)
-    longest = max(map(len, prompts))
-    if limit is not None and longest + length > limit:
-        raise ValueError(
-            f"Expected prompts and completions of at most {limit} tokens together, which the teacher reads. Received "
-            f"prompts of up to {longest} and length={length}. Lower `length`, or leave out long prompts."
-        )
-
-
 def _check(sampling: Sampling, samples: int, best: int, keep: float, batch_size: int) -> None:
     """Refuse numbers out of range."""
-    for name, value in {"length": sampling.length, "samples": samples, "best": best, "batch_size": batch_size}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"Expected `{name}` to be a whole number from 1 on. Received: {name}={value!r}")
-    if not 0 <= sampling.temperature < math.inf:
-        raise ValueError(f"Expected `temperature` to be at least 0. Received: temperature={sampling.temperature!r}")
-    for name, share in {"top_p": sampling.top_p, "keep": keep}.items():
-        if not 0 < share <= 1:
-            raise ValueError(f"Expected `{name}` to be above 0, at most 1. Received: {name}={share!r}")
+    check_sampling(sampling)
+    check_whole({"samples": samples, "best": best, "batch_size": batch_size})
+    check_share("keep", keep)
     if samples > 1 and sampling.temperature == 0:
         raise ValueError(f"Expected a `temperature` above 0 for samples={samples}, which would be equal at 0.")
     if best > samples:
