@@ -27,8 +27,9 @@ from keras_kd._keras import accumulation, compiled, gradients, layer_tree, loops
 from keras_kd._keras.trainer import Trainer
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
-from keras_kd.language import fused_objective
+from keras_kd.language import fused_objective, rollouts
 from keras_kd.language.fused_objective import FusedObjective
+from keras_kd.language.rollout_logs import RolloutLogs
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.teachers.base import AnyTeacher
 from keras_kd.term import Term, check_temperature
@@ -101,6 +102,7 @@ class Distiller(Trainer):
             loss_weights=None,
             accumulated=None,
             adapters=0,
+            rollouts=None,
         )
         self.student = student
         self.student_head = student_head
@@ -254,6 +256,11 @@ class Distiller(Trainer):
             callbacks = loops.with_callbacks(callbacks, self.teacher.callbacks())
         if adapters.count(self.student):
             callbacks = loops.with_callbacks(callbacks, [adapters.Revival(self.student)])
+        self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None
+        if isinstance(x, rollouts.Rollouts):
+            x.follow(self, keras_arguments.pop("steps_per_epoch", None))
+            callbacks = loops.with_callbacks(callbacks, [RolloutLogs(x)])
+            keras_arguments["shuffle"] = False  # they are in an order of their own seed
         x, y, batch_size, keras_arguments = self._preparation.for_fit(x, y, batch_size, keras_arguments)
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 
@@ -463,6 +470,9 @@ class Distiller(Trainer):
         counted = self._untracked.accumulated.state() if self.compiled else None
         if counted is not None:
             store["counted"] = counted
+        if self._untracked.rollouts is not None:
+            for name, value in self._untracked.rollouts.state().items():
+                store[f"rollouts_{name}"] = value
 
     def load_own_variables(self, store: Any) -> None:
         """Restore temperature and alpha as they were assigned last, and random layers where they were."""
@@ -474,6 +484,8 @@ class Distiller(Trainer):
                 self._assign(name, float(store[name][()]))
         if "counted" in store and self.compiled:
             self._untracked.accumulated.restore(store["counted"][()])
+        if "rollouts_settings" in store and self._untracked.rollouts is not None:
+            self._untracked.rollouts.restore({name: store[f"rollouts_{name}"][()] for name in rollouts.STATE})
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Send the teacher past Keras's tracker, which would count its weights as the Distiller's."""

@@ -12,5 +12,6 @@ from keras_kd.language.packing import packed as packed
 from keras_kd.language.pieces import Pieces as Pieces
 from keras_kd.language.pieces import pieces as pieces
 from keras_kd.language.pieces import shared_tokens as shared_tokens
+from keras_kd.language.rollouts import Rollouts as Rollouts
 from keras_kd.language.spans import align as align
 from keras_kd.language.vocabularies import shared_vocabulary as shared_vocabulary

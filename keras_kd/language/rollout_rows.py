@@ -1,0 +1,104 @@
+"""The rows of an epoch of rollouts: tokens, those that follow, which of these are learned, and their origin."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+#: Where a row comes from.
+STUDENT, TEACHER, DATA = range(3)
+
+
+class Rows(NamedTuple):
+    """Rows in arrays whose first axis is theirs.
+
+    Attributes:
+        token_ids: that are read, (rows, width), int32.
+        padding_mask: where these are a text's, (rows, width), bool.
+        y: the tokens that follow, (rows, width), int32.
+        sample_weight: 1 where they are learned, (rows, width), float32.
+        origin: `STUDENT`, `TEACHER` or `DATA`, (rows,), int8.
+        step: of the optimizer, when they were written, (rows,), int64.
+    """
+
+    token_ids: np.ndarray
+    padding_mask: np.ndarray
+    y: np.ndarray
+    sample_weight: np.ndarray
+    origin: np.ndarray
+    step: np.ndarray
+
+    def blank(self, place: int, pad: int) -> None:
+        """Fill a row up, so that nothing of what was there is left."""
+        for whole, value in zip(self[:4], (pad, False, pad, 0.0), strict=True):
+            whole[place] = value
+
+    def put(self, place: int, prompt: np.ndarray, tokens: np.ndarray, pad: int) -> None:
+        """Put a prompt and what was written behind it, which is learned, in the place of a row."""
+        self.blank(place, pad)
+        ids = np.concatenate([prompt, tokens])
+        read = slice(len(ids) - 1)
+        self.token_ids[place, read], self.padding_mask[place, read], self.y[place, read] = ids[:-1], True, ids[1:]
+        self.sample_weight[place, len(prompt) - 1 : len(ids) - 1] = 1.0
+
+
+def empty(count: int, width: int, pad: int) -> Rows:
+    """Return rows in which nothing is written."""
+    shape = (count, width)
+    return Rows(
+        np.full(shape, pad, "int32"),
+        np.zeros(shape, bool),
+        np.full(shape, pad, "int32"),
+        np.zeros(shape, "float32"),
+        np.zeros(count, "int8"),
+        np.zeros(count, "int64"),
+    )
+
+
+def of_examples(data: Any, pad: int) -> Rows:
+    """Return given examples as rows.
+
+    Args:
+        data: x, y and sample_weight, x with or without its mask.
+        pad: token that fills rows up.
+
+    Raises:
+        ValueError: shapes that do not belong together.
+    """
+    x, y, weights = data[:3]
+    ids = np.asarray(x["token_ids"] if isinstance(x, dict) else x)
+    mask = np.asarray(x["padding_mask"]) if isinstance(x, dict) else np.ones(ids.shape, bool)
+    shapes = [np.shape(each) for each in (ids, mask, y, weights)]
+    if len(set(shapes)) != 1 or ids.ndim != 2:
+        raise ValueError(
+            "Expected `data` of token ids, their mask, the tokens that follow and their weights, (examples, tokens) "
+            f"each. Received the shapes {shapes}."
+        )
+    rows = empty(len(ids), ids.shape[1], pad)
+    for whole, part in zip(rows, (ids, mask, y, weights), strict=False):
+        whole[:] = part
+    rows.origin[:] = DATA
+    return rows
+
+
+def widened(rows: Rows, width: int, pad: int) -> Rows:
+    """Return rows that are filled up to a width."""
+    made = empty(len(rows.y), width, pad)
+    for whole, part in zip(made[:4], rows, strict=False):
+        whole[:, : part.shape[1]] = part
+    made.origin[:], made.step[:] = rows.origin, rows.step
+    return made
+
+
+def in_order(seed: list[int], first: int, count: int, size: int) -> np.ndarray:
+    """Return numbers below a size for the draws from a first one on: each pass over all has another order.
+
+    Args:
+        seed: of the orders.
+        first: draws before these.
+        count: of the draws, at least 1.
+        size: how many numbers there are.
+    """
+    passes = range(first // size, (first + count - 1) // size + 1)
+    order = [np.random.default_rng([*seed, each]).permutation(size) for each in passes]
+    begin = first - passes[0] * size
+    return np.concatenate(order)[begin : begin + count]

@@ -1,0 +1,300 @@
+"""Data of what a student writes while it learns, mixed with a teacher's text and with given examples.
+
+On-policy distillation trains a student where it goes wrong: on its own continuations of prompts, scored by the teacher.
+What is written is data, made between epochs; the step does not know where a row came from.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd._internal import raw_views, teacher_fingerprints
+from keras_kd._types import Schedule
+from keras_kd.language import prompt_tokens
+from keras_kd.language.completions import Examples
+from keras_kd.language.decoding import Sampling, check_sampling, check_whole
+from keras_kd.language.rollout_rows import DATA, STUDENT, TEACHER, Rows, empty, in_order, of_examples, widened
+from keras_kd.language.rollout_shares import Shares
+from keras_kd.language.rollout_writers import Writer
+from keras_kd.teachers import as_teacher
+from keras_kd.teachers.base import AnyTeacher, Teacher
+
+#: What a file holds of rollouts, by name.
+STATE = (*Rows._fields, "counters", "settings")
+
+
+class Rollouts(keras.utils.PyDataset):
+    """Let the student that is trained continue prompts, and give that to `fit` as examples.
+
+    An epoch has `every` steps. Before it, the student as it is then writes the rows of `every * batch_size` examples,
+    or, with `replay=k`, a k-th part of them in the place of the oldest, so that each is used in k epochs (of the first
+    ones, some in fewer). Learned is what was written, to the first stop token; prompts are not.
+
+    A row is the student's with a probability of `student_share`, the teacher's with `teacher_share`, else one of
+    `data`. Shares are read at the optimizer's step at which rows are written. The logs have what the rows of an epoch
+    are: `rollouts_student` and `rollouts_teacher`, their shares; `rollouts_age`, how many steps ago they were written,
+    on average, at the beginning of the epoch; `rollouts_time`, the share of the epoch's time in which they were.
+
+    Files of the Distiller hold the rows and what is drawn next: `keras.callbacks.BackupAndRestore` goes on with both.
+
+    Args:
+        prompts: token ids of each, at least one token; of a task of KerasHub with its preprocessor, texts as well. Each
+            pass over them is in another order.
+        student: the student of the Distiller that is trained: a causal language model of token ids, (batch, tokens), or
+            of a dict of "token_ids" and "padding_mask". A task of KerasHub generates by its `generate_step`, any other
+            model reads all tokens again for each new one. Its `preprocessor` has to be None in `fit`.
+        teacher: writes the rows of `teacher_share`, with the same settings. Not needed without these.
+        data: examples for the other rows, as `language.completions` and `language.generate` return them: x, y and
+            sample_weight, (examples, tokens).
+        length: tokens of a completion, at least 1, with its stop token.
+        student_share: probability that a row is the student's, 0 to 1: a number, or a schedule of the optimizer's step.
+        teacher_share: that it is the teacher's.
+        batch_size: rows of a step, and of what is generated at a time.
+        every: steps of an epoch, which all read what was written before it.
+        replay: epochs in which a row is used.
+        temperature: T of the distribution that tokens are drawn from; 0 takes the most likely token.
+        top_p: tokens are drawn from the most likely ones that together have this probability, above 0 to 1. As long as
+            both are 1, what is learned from is what the student writes.
+        stop_ids: tokens that end a completion. None: the end tokens of a task's own tokenizer; without one, all
+            completions have `length` tokens.
+        pad: token that fills rows up.
+        seed: of all that is drawn.
+
+    Attributes:
+        origins: where each row of the epoch comes from: 0 the student, 1 the teacher, 2 `data`; (rows,).
+        seconds: that the writing before the epoch took.
+
+    Raises:
+        ValueError: a number out of range; shares that sum to more than 1, or to less without `data`; a `teacher_share`
+            without a teacher; an empty prompt; what does not fit into a model; a model that predicts NaN.
+        TypeError: `student` is no Keras model; texts for a model without a tokenizer.
+
+    Example:
+        >>> ramp = schedules.Ramp(0.0, 1.0, steps=1000)
+        >>> rollouts = Rollouts(prompts, student=student, data=examples, length=64, student_share=ramp)
+        >>> distiller = Distiller(student=student, teacher=teacher, terms=methods.gkd(beta=1.0))
+        >>> distiller.compile("adam", alpha=1.0)
+        >>> distiller.fit(rollouts, epochs=100)
+
+    Reference: Agarwal et al., On-Policy Distillation of Language Models, 2023, arXiv 2306.13649; `replay`: Ko et al.,
+    DistiLLM, 2024, arXiv 2402.03898.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Any],
+        *,
+        student: keras.Model,
+        teacher: AnyTeacher | None = None,
+        data: Examples | None = None,
+        length: int,
+        student_share: Schedule = 1.0,
+        teacher_share: Schedule = 0.0,
+        batch_size: int = 32,
+        every: int = 16,
+        replay: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        stop_ids: Sequence[int] | None = None,
+        pad: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(student, keras.Model):
+            raise TypeError(f"Expected the student to be a keras.Model. Received: {student!r}")
+        self.student = student
+        writer = as_teacher(student)
+        sampling = Sampling(length, temperature, top_p, prompt_tokens.stop_ids(writer, stop_ids))
+        check_sampling(sampling)
+        check_whole({"batch_size": batch_size, "every": every, "replay": replay})
+        self._count, self._batch_size, self._replay = batch_size * every, batch_size, replay
+        if replay > self._count:
+            raise ValueError(f"Expected `replay` to be at most the rows of an epoch, {self._count}. Received: {replay}")
+        self._prompts = prompt_tokens.of(writer, prompts)
+        self._pad, self._seed, self._length = pad, seed, length
+        models = [writer] if teacher is None else [writer, as_teacher(teacher)]
+        self._writers = [self._writer(each, sampling) for each in models]
+        self._width = prompt_tokens.width(writer, max(map(len, self._prompts)) + length - 1)
+        self._data = None if data is None else self._of_width(data, writer)
+        self._shares = Shares(student_share, teacher_share, teacher is not None, data is not None)
+        self._shares.check()
+        self._settings = {
+            **sampling._asdict(),
+            "stop_ids": list(sampling.stop_ids),
+            "batch_size": batch_size,
+            "every": every,
+            "replay": replay,
+            "pad": pad,
+            "seed": seed,
+            "prompts": teacher_fingerprints.of_arrays(self._prompts),
+        }
+        self._optimizer: Any = None
+        self._epoch, self._drawn, self._began = -1, 0, 0
+        self._rows: Rows | None = None
+        self._is_ahead, self._waits = False, False
+        self.seconds = 0.0
+
+    @property
+    def origins(self) -> np.ndarray:
+        """Where each row comes from."""
+        return self._written.origin
+
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch."""
+        return self._count // self._batch_size
+
+    def __getitem__(self, index: int) -> Any:
+        """Return a batch of x, y and sample_weight."""
+        rows = self._empty() if self._rows is None and self._waits else self._written
+        order = np.random.default_rng([self._seed, 0, max(self._epoch, 0)]).permutation(self._count)
+        places = order[index * self._batch_size : (index + 1) * self._batch_size]
+        batch = Rows(*(each[places] for each in rows))
+        x = {"token_ids": batch.token_ids, "padding_mask": batch.padding_mask}
+        return (x if _takes_dict(self.student) else batch.token_ids), batch.y, batch.sample_weight
+
+    def on_epoch_begin(self) -> None:
+        """Let the student, as it is now, write the rows of the epoch, or some of them."""
+        self._waits = False
+        if not self._is_ahead or self._began != self._step():
+            self._write()
+        self._is_ahead = False
+
+    def follow(self, distiller: Any, steps_per_epoch: int | None = None) -> None:
+        """Prepare for the `fit` of a Distiller: its optimizer counts the steps.
+
+        Raises:
+            ValueError: another student is trained; it still preprocesses examples of its own; `fit` was given another
+                number of steps.
+        """
+        if steps_per_epoch not in (None, len(self)):
+            raise ValueError(
+                f"Expected no `steps_per_epoch`: an epoch of these rollouts has {len(self)} steps, between which the "
+                f"student writes. Received: {steps_per_epoch}. Make them with every={steps_per_epoch}."
+            )
+        if distiller.student is not self.student:
+            raise ValueError(
+                f"Expected rollouts of the student that is trained, {distiller.student.name!r}. Received: those of "
+                f"{self.student.name!r}. Make them with student=distiller.student."
+            )
+        if raw_views.preprocessing(self.student) is not None:
+            raise ValueError(
+                f"Expected a student that reads tokens, as rollouts are. {self.student.name!r} has a preprocessor. Set "
+                "it to None, and that of the teacher, once the Rollouts are made: student.preprocessor = None."
+            )
+        self._optimizer = distiller.optimizer
+        # Keras looks at two batches before callbacks restore what was saved: nothing is to be written for these.
+        self._waits = True
+
+    def report(self) -> dict[str, float]:
+        """Return what the rows of the epoch are, by its names in the logs."""
+        rows = self._written
+        age = np.mean(self._began - rows.step[rows.origin != DATA]) if np.any(rows.origin != DATA) else 0.0
+        return {
+            "rollouts_student": float(np.mean(rows.origin == STUDENT)),
+            "rollouts_teacher": float(np.mean(rows.origin == TEACHER)),
+            "rollouts_age": float(age),
+        }
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what a file has to hold, as arrays by name; empty before the first epoch."""
+        if self._rows is None:
+            return {}
+        settings = np.frombuffer(json.dumps(self._settings).encode(), "uint8")
+        return {**self._rows._asdict(), "counters": np.array([self._epoch, self._drawn]), "settings": settings}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` has returned.
+
+        Raises:
+            ValueError: it is of rollouts with other settings, with what differs.
+        """
+        there = json.loads(bytes(np.asarray(state["settings"])).decode())
+        for name, value in self._settings.items():
+            if there[name] != value:
+                raise ValueError(
+                    f"Expected the rollouts that were saved, with {name} = {there[name]!r}. Received: {value!r}. Make "
+                    "them with the same arguments, or begin in another folder."
+                )
+        self._rows = Rows(*(np.asarray(state[name]) for name in Rows._fields))
+        self._epoch, self._drawn = (int(each) for each in state["counters"])
+        self._is_ahead = False
+
+    @property
+    def _written(self) -> Rows:
+        """The rows of the epoch; those of the first are written when they are asked for before it begins."""
+        if self._rows is None:
+            self._is_ahead = True
+            return self._write()
+        return self._rows
+
+    def _write(self) -> Rows:
+        """Write rows in the place of those that were used `replay` times, and return all."""
+        began = time.perf_counter()
+        self._began = self._step()
+        epoch, slots = self._epoch + 1, np.arange(self._count)
+        if self._rows is None:
+            rows = self._empty()
+        else:
+            rows = Rows(*map(np.array, self._rows))
+            slots = slots[slots % self._replay == epoch % self._replay]
+        uniform = np.random.default_rng([self._seed, 4, epoch]).random(self._count)[slots]
+        origins = self._shares.origins(self._began, uniform)
+        for origin, writer in enumerate(self._writers):
+            self._put(rows, epoch, slots, origins == origin, writer)
+        chosen = origins == DATA
+        if self._data is not None and chosen.any():
+            numbers = in_order([self._seed, 2], self._drawn, len(slots), len(self._data.y))[chosen]
+            for whole, part in zip(rows, self._data, strict=True):
+                whole[slots[chosen]] = part[numbers]
+        rows.origin[slots], rows.step[slots] = origins, self._began
+        self._rows, self._epoch, self._drawn = rows, epoch, self._drawn + len(slots)
+        self.seconds = time.perf_counter() - began
+        return rows
+
+    def _put(self, rows: Rows, epoch: int, slots: np.ndarray, chosen: np.ndarray, writer: Writer) -> None:
+        """Let a model write those of the rows in some places that are its own."""
+        if not chosen.any():
+            return
+        numbers = in_order([self._seed, 1], self._drawn, len(slots), len(self._prompts))[chosen]
+        prompts = [self._prompts[number] for number in numbers]
+        places = slots[chosen]
+        drawn = [np.random.default_rng([self._seed, 3, epoch, place]) for place in places]
+        uniforms = np.stack([each.random(self._length, "float32") for each in drawn])
+        for place, prompt, tokens in zip(places, prompts, writer.write(prompts, uniforms), strict=True):
+            rows.put(place, prompt, tokens, self._pad)
+
+    def _step(self) -> int:
+        optimizer = self._optimizer or getattr(self.student, "optimizer", None)  # of a student that is trained alone
+        return 0 if optimizer is None else int(optimizer.iterations)
+
+    def _writer(self, model: Teacher, sampling: Sampling) -> Writer:
+        prompt_tokens.check_fit(model, self._prompts, sampling.length)
+        longest = max(map(len, self._prompts))
+        width = prompt_tokens.width(model, longest + sampling.length)
+        return Writer(model, sampling, width, self._batch_size)
+
+    def _empty(self) -> Rows:
+        return empty(self._count, self._width, self._pad)
+
+    def _of_width(self, data: Examples, model: Teacher) -> Rows:
+        """Return given examples as rows of a width in which all have room."""
+        rows = of_examples(data, self._pad)
+        self._width = prompt_tokens.width(model, max(self._width, rows.y.shape[1]))
+        if rows.y.shape[1] > self._width:
+            raise ValueError(
+                f"Expected `data` of at most {self._width} tokens, which {self.student.name!r} reads. Received: "
+                f"{rows.y.shape[1]}"
+            )
+        return widened(rows, self._width, self._pad)
+
+
+def _takes_dict(model: Any) -> bool:
+    """Return whether a model reads tokens by the names that rows have, rather than as one array."""
+    if not getattr(model, "inputs", None):  # of a subclassed model
+        return False
+    read = getattr(model, "input", None)  # of a `Sequential` that was not called there is none
+    return "token_ids" in (read if isinstance(read, dict) else {each.name for each in model.inputs})
