@@ -18,6 +18,7 @@ def test_nothing_leaks():
     found = json.loads(run.stdout.splitlines()[-1])
     # 160 epochs of 2 steps; the first 40 may warm up. A leak of one batch's tensors would be 160 * 2 * 1 kB = 0.3 MB.
     assert found["epochs"][-1] - found["epochs"][1] < 2, found["epochs"]
+    assert found["rollouts"][-1] - found["rollouts"][1] < 2, found["rollouts"]
     assert found["alive"] == 0
     # Each has 24 MB of weights: those of the last ten would be 240.
     assert max(found["distillers"][10:]) - max(found["distillers"][:10]) < 40, found["distillers"]

@@ -251,6 +251,19 @@ def test_a_run_that_is_continued_with_other_settings_is_refused(tmp_path):
     distiller(student, teacher).load_weights(tmp_path / "state.weights.h5")  # without rollouts: as any other
 
 
+def test_nothing_is_written_before_callbacks_have_restored_what_was_saved():
+    # Keras looks at batches before: at two of a PyDataset, and at the first of an epoch under a strategy.
+    student, teacher = small(1), small(5)
+    data = rollouts(student, teacher)
+    found = []
+    look = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: (data.on_epoch_begin(), found.append(data.state()))
+    )
+    history = distiller(student, teacher).fit(data, callbacks=[look], verbose=0).history
+    assert found == [{}] and history["rollouts_age"] == [0]
+    np.testing.assert_array_equal(data.state()["counters"], [0, 12])
+
+
 def test_many_epochs_trace_nothing_twice():
     calls = []
 
@@ -465,6 +478,17 @@ def test_a_model_of_one_length_reads_rows_of_that_length():
     data = Rollouts(PROMPTS, student=student, length=6, temperature=0.0, batch_size=8, every=1)
     distiller(student, teacher).fit(data, verbose=0)
     assert data[0][1].shape == (8, 16)
+
+
+def test_rows_are_there_before_a_training_and_are_those_of_its_first_epoch():
+    student, teacher = small(1), small(5)
+    data = rollouts(student, teacher)
+    before = texts(data)
+    assert len(before) == 12
+    seen = []
+    look = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: seen.append(texts(data)))
+    distiller(student, teacher).fit(data, callbacks=[look], verbose=0)
+    assert seen == [before] * 3
 
 
 def test_the_public_name_is_that_of_the_package():

@@ -9,7 +9,7 @@ from keras_kd.language.rollouts import Rollouts
 
 
 class RolloutLogs(keras.callbacks.Callback):
-    """Log what the rows of an epoch are, and which share of its time was spent on writing them.
+    """Let rollouts begin with a training; log what the rows of each epoch are, and how much time their writing took.
 
     Args:
         rollouts: that are trained on.
@@ -19,6 +19,10 @@ class RolloutLogs(keras.callbacks.Callback):
         super().__init__()
         self._rollouts = rollouts
         self._began = 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Let the student write, once the callbacks before this one have restored it."""
+        self._rollouts.begin()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the time."""

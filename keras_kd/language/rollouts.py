@@ -158,7 +158,8 @@ class Rollouts(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Let the student, as it is now, write the rows of the epoch, or some of them."""
-        self._waits = False
+        if self._waits:
+            return
         if not self._is_ahead or self._began != self._step():
             self._write()
         self._is_ahead = False
@@ -186,8 +187,12 @@ class Rollouts(keras.utils.PyDataset):
                 "it to None, and that of the teacher, once the Rollouts are made: student.preprocessor = None."
             )
         self._optimizer = distiller.optimizer
-        # Keras looks at two batches before callbacks restore what was saved: nothing is to be written for these.
+        # Keras looks at some batches before callbacks restore what was saved: nothing is to be written for these.
         self._waits = True
+
+    def begin(self) -> None:
+        """Write from now on: what was saved is restored."""
+        self._waits = False
 
     def report(self) -> dict[str, float]:
         """Return what the rows of the epoch are, by its names in the logs."""
@@ -269,7 +274,7 @@ class Rollouts(keras.utils.PyDataset):
 
     def _step(self) -> int:
         optimizer = self._optimizer or getattr(self.student, "optimizer", None)  # of a student that is trained alone
-        return 0 if optimizer is None else int(optimizer.iterations)
+        return 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
 
     def _writer(self, model: Teacher, sampling: Sampling) -> Writer:
         prompt_tokens.check_fit(model, self._prompts, sampling.length)
