@@ -26,11 +26,12 @@ class Writer:
         self._width, self._rows = width, rows
         self._run: Any = None
         self._variables: list[Any] = []
+        self._earlier = 0
 
     @property
     def traces(self) -> int:
-        """How often generation was traced since the variables of the model are these."""
-        return 0 if self._run is None else self._run.experimental_get_tracing_count()
+        """How often generation was traced."""
+        return self._earlier + (0 if self._run is None else self._run.experimental_get_tracing_count())
 
     def write(self, prompts: list[np.ndarray], uniforms: np.ndarray) -> list[np.ndarray]:
         """Return the tokens behind each prompt, up to its first stop token.
@@ -68,6 +69,7 @@ class Writer:
         variables = list(self._model.variables)
         same = len(variables) == len(self._variables) and all(map(_is, variables, self._variables))
         if self._run is None or not same:
+            self._earlier = self.traces
             self._run, self._variables = decoder(self._model, self._sampling), variables
 
 
