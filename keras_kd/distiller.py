@@ -52,7 +52,7 @@ class Distiller(Trainer):
 
     Tasks of KerasHub, as student, teacher or both, take raw strings or images, each by its own preprocessor, until that
     is set to None. The labels and weights are those that the student's returns. A task whose adapters were enabled
-    (LoRA), or that was quantised, after its first `generate` goes on generating as before: compile it again.
+    (LoRA) after its first `generate` goes on generating as before: compile it again.
 
     Args:
         student: the model that is trained.

@@ -124,13 +124,8 @@ class Rollouts(keras.utils.PyDataset):
         self._shares.check()
         self._settings = {
             **sampling._asdict(),
-            "stop_ids": list(sampling.stop_ids),
-            "batch_size": batch_size,
-            "every": every,
-            "replay": replay,
-            "pad": pad,
-            "seed": seed,
-            "prompts": teacher_fingerprints.of_arrays(self._prompts),
+            **{"stop_ids": list(sampling.stop_ids), "batch_size": batch_size, "every": every, "replay": replay},
+            **{"pad": pad, "seed": seed, "prompts": teacher_fingerprints.of_arrays(self._prompts)},
         }
         self._optimizer: Any = None
         self._epoch, self._drawn, self._began = -1, 0, 0
