@@ -155,6 +155,7 @@ def fit(made, epochs=1, **arguments):
     return made.fit(TEXTS[:8], batch_size=8, epochs=epochs, verbose=0, **arguments).history
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [None, "int8", "int4"])
 def test_a_student_with_adapters_trains_them_alone_and_is_saved_and_exported_with_them(mode, tmp_path):
@@ -177,6 +178,7 @@ def test_a_student_with_adapters_trains_them_alone_and_is_saved_and_exported_wit
     assert kd.export(student, tmp_path / "1", **arguments)["saved_model"].passed
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_teacher_of_integers_teaches_is_saved_and_generates(mode, tmp_path):

@@ -27,13 +27,16 @@ ANY_MAPS = {"attention_transfer", "nst"}
 #: The student may have other classes than the teacher, at the same positions.
 ANY_CLASSES = {"universal_logits"}
 
+#: Vectors of any width at the same tokens: refused in tests/test_token_relations.py.
+TOKENS = {"token_relations"}
+
 #: Several maps on each side.
 STAGES = {"fsp", "review"}
 
 #: Losses of which a single logit or position would be a distribution that is always certain.
 WANTS_CLASSES = {golden.name for golden in LOSSES if golden.needs in ("L", "L, Y")} - {"binary_kl", "teacher_bounded"}
 
-SAME = {golden.name for golden in LOSSES} - RELATIONS - ANY_MAPS - STAGES - ANY_CLASSES
+SAME = {golden.name for golden in LOSSES} - RELATIONS - ANY_MAPS - STAGES - ANY_CLASSES - TOKENS
 
 
 def of(names):
@@ -58,10 +61,10 @@ def refused(golden, student_shape, teacher_shape, words=None):
 
 
 def test_every_public_loss_is_in_one_of_the_groups():
-    names = [*RELATIONS, *ANY_MAPS, *STAGES, *ANY_CLASSES, *SAME]
+    names = [*RELATIONS, *ANY_MAPS, *STAGES, *ANY_CLASSES, *TOKENS, *SAME]
     assert sorted(names) == sorted(golden.name for golden in LOSSES)
     differ = {golden.name for golden in LOSSES if any(s != t for s, t in golden.shapes)}
-    assert differ == RELATIONS | ANY_MAPS | ANY_CLASSES | {"fsp"}
+    assert differ == RELATIONS | ANY_MAPS | ANY_CLASSES | TOKENS | {"fsp"}
 
 
 @of(SAME)
