@@ -86,6 +86,38 @@ def test_stored_targets_fuse_heads_by_themselves():
     assert made("auto", large, teachers.Cached(), metrics=["accuracy"])._untracked.fused is None
 
 
+HIDDEN = np.random.default_rng(3).normal(size=(*X.shape, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("labels", [Y, None], ids=["labels", "no labels"])
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "live"])
+def test_a_term_on_hidden_states_needs_no_logits_of_the_teacher(stored, labels):
+    teacher, x = (teachers.Cached(), kd.Joined(X, {"body": HIDDEN})) if stored else (language_model(5, 4), X)
+    alpha, loss = (0.5, cross_entropy()) if labels is not None else (1.0, None)
+
+    def make(way):
+        distilled = kd.Distiller(
+            student=language_model(*STUDENT),
+            teacher=teacher,
+            terms=[kd.Term(losses.squared_error, at=("body", "body"), soften=False)],
+        )
+        distilled.compile(keras.optimizers.SGD(0.1), loss, alpha=alpha, jit_compile=False, fused_head=way)
+        return distilled
+
+    arguments = {"batch_size": 4, "epochs": 2, "verbose": 0, "shuffle": False}
+    logs = [make(way).fit(x, labels, **arguments).history for way in (False, True)]
+    assert logs[1].keys() == logs[0].keys()
+    for name, values in logs[0].items():
+        np.testing.assert_allclose(logs[1][name], values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fused_head", [False, True])
+def test_logits_that_are_not_among_the_targets_are_named(fused_head):
+    distilled = made(fused_head, language_model(*STUDENT), teachers.Cached())
+    with pytest.raises(ValueError, match="'kl_divergence' reads 'logits' from the teacher, which offers .'body'."):
+        distilled.fit(kd.Joined(X, {"body": HIDDEN}), Y, verbose=0)
+
+
 def test_targets_of_an_ensemble_are_refused(tmp_path):
     cache, joined = cached(tmp_path)
     pair = kd.TeacherCache(tmp_path / "pair", [language_model(*TEACHER), language_model(7, 6)])

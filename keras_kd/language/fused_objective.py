@@ -37,7 +37,7 @@ _BY_ROW = (
 
 _OUTPUT = ("logits",)
 
-#: Of the loss on labels alone.
+#: Where no term compares the logits.
 _NO_TEACHER = TeacherRows()
 
 
@@ -116,11 +116,11 @@ class FusedObjective:
             teacher = self._teacher.read(x, student, y)
         step = distiller.optimizer.iterations
         of_teacher, of_labels = distiller.shares(self._has_labels(y))
-        mask = reduction.merged_masks(masks.of(student["logits"]), self._teacher.mask(teacher["logits"]))
+        theirs, mask = self._compared(student, teacher)
         read = [self._part(term, student, y, sample_weight, mask, of_teacher) for term in self._of_output]
         if self._has_labels(y):
             read.append(self._part_of_labels(student["logits"], y, sample_weight, of_labels))
-        total, parts = self._summed(read, student["logits"], self._teacher.rows(teacher["logits"], mask))
+        total, parts = self._summed(read, student["logits"], theirs)
         soft = ops.zeros((), "float32")
         for term in distiller.terms:
             if term in self._of_layers:
@@ -142,6 +142,14 @@ class FusedObjective:
     def _hidden(self, x: Tensors, training: bool) -> dict[str, Tensor]:
         """Return the student's hidden states, as "logits", and the layers that terms read."""
         return self._head.masked_as_output(self._student(self._distiller._view(x), training=training)[1])
+
+    def _compared(self, student: dict[str, Tensor], teacher: dict[str, Any]) -> tuple[TeacherRows, Tensor | None]:
+        """Return what the terms on the logits compare with, and the mask of both models."""
+        if not self._of_output:
+            return _NO_TEACHER, None
+        _, theirs = self._of_output[0].sides(student, teacher)
+        mask = reduction.merged_masks(masks.of(student["logits"]), self._teacher.mask(theirs))
+        return self._teacher.rows(theirs, mask), mask
 
     def _has_labels(self, y: Tensors) -> bool:
         return y is not None and compiled.has_loss(self._distiller)
@@ -185,6 +193,8 @@ class FusedObjective:
             hidden: of the student, (batch, ..., width).
             theirs: rows of the teacher.
         """
+        if not parts:
+            return tf.zeros(()), {}
         product = self._head.product()
         labels = [tf.zeros_like(part.shares, "int32") if part.labels is None else part.labels for part in parts]
         pairs = list(zip(parts, labels, strict=True))

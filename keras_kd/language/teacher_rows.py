@@ -68,7 +68,7 @@ class StoredTeacher:
     def read(self, x: Tensors, student: dict[str, Tensor], y: Tensors) -> dict[str, Any]:
         """Return what the terms read of the teacher, by name."""
         found: dict[str, Any] = self._distiller._read_teacher(x, student, y)
-        if isinstance(found["logits"], Mixture):
+        if isinstance(found.get("logits"), Mixture):
             raise ValueError(
                 "Expected targets of one teacher for `fused_head`. Received those of the members of an ensemble. "
                 "Compile with fused_head=False."
