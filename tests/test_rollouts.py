@@ -431,7 +431,6 @@ def test_kerashub_itself_generates_as_before_adapters_until_the_task_is_compiled
         ({"data": ([[1, 2]], [[1, 2]], [1.0])}, r"\(examples, tokens\) each. Received the shapes .*\(1,\)"),
         ({"prompts": [[0], []]}, r"one token id or more each.*\[\] as prompt 1"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_is_refused(arguments, words):
     given = {"prompts": [[0]], "length": 1, "batch_size": 4, "every": 2, **arguments}
