@@ -378,6 +378,13 @@ def test_a_tail_is_one_of_two_and_is_saved():
     assert kd.teachers.Cached.from_config(config).tail("logits") == "bucket"
 
 
+@pytest.mark.parametrize("tail", ["bucket", "spread"])
+def test_a_target_is_looked_at_as_logits_of_all_classes(tail):
+    logits = np.random.default_rng(0).normal(size=(2, 3, 6)).astype("float32") * 3
+    ids = np.argsort(-logits, -1)[..., :2]
+    np.testing.assert_allclose(target(logits, ids, tail).dense(), spread(logits, ids), rtol=1e-5)
+
+
 def test_a_target_has_the_shape_of_its_logits():
     parts = soft_targets.encode(tf.random.normal((2, 3, 7)), "logits", 4, "float32")
     read = soft_targets.decode(parts, "bucket")

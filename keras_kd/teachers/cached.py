@@ -32,7 +32,7 @@ class Cached(Teacher):
     Of top-k targets, no tensor of all classes is made for `kl_divergence` and `hard_label`; nor, with "bucket", for
     `reverse_kl`, `jensen_shannon`, `skew_kl` and `skew_reverse_kl`, the losses that it has besides. Others make it of a
     few rows at a time from 8,192 classes on, and as a whole below, under XLA, and for a `transform` or a loss of your
-    own.
+    own. To look at them: `teacher(x, {})["logits"].dense()` has logits of all classes, the rest spread evenly.
 
     Raises:
         TypeError: `cache` is no cache; in `fit`: a column of lists among the targets.
