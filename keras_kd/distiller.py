@@ -248,6 +248,11 @@ class Distiller(Trainer):
         _check_labels(y)
         _check_batch_size(batch_size)
         adapters.check_kept(self.student, self._untracked.adapters)
+        self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None
+        if isinstance(x, rollouts.Rollouts):
+            x.follow(self, keras_arguments.pop("steps_per_epoch", None))
+            callbacks = loops.with_callbacks(callbacks, [RolloutLogs(x)])
+            keras_arguments["shuffle"] = False  # they are in an order of their own seed
         if self.teacher is not None:
             self._untracked.looked = preflight.warn_of_probabilities(self, x)
             weights = keras_arguments.get("sample_weight")
@@ -256,11 +261,6 @@ class Distiller(Trainer):
             callbacks = loops.with_callbacks(callbacks, self.teacher.callbacks())
         if adapters.count(self.student):
             callbacks = loops.with_callbacks(callbacks, [adapters.Revival(self.student)])
-        self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None
-        if isinstance(x, rollouts.Rollouts):
-            x.follow(self, keras_arguments.pop("steps_per_epoch", None))
-            callbacks = loops.with_callbacks(callbacks, [RolloutLogs(x)])
-            keras_arguments["shuffle"] = False  # they are in an order of their own seed
         x, y, batch_size, keras_arguments = self._preparation.for_fit(x, y, batch_size, keras_arguments)
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 

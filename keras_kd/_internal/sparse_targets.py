@@ -91,6 +91,38 @@ class SparseTarget:
         return ops.cast(self.ids, "int32"), self.log_probabilities, tail
 
 
+def check_tail(tail: str) -> str:
+    """Return a tail, or raise a `ValueError` where there is no such."""
+    if tail not in TAILS:
+        raise ValueError(f"Expected `tail` to be one of {TAILS}. Received: tail={tail!r}")
+    return tail
+
+
+def check_top_k(top_k: Any, kinds: dict[str, str], specs: dict[str, Any] | None) -> None:
+    """Check how many classes are to be kept.
+
+    Args:
+        top_k: a whole number, or None for all.
+        kinds: the heads of what is kept, by name.
+        specs: symbolic tensors by name, or None where they are not known.
+
+    Raises:
+        ValueError: it is out of range, or nothing has classes of which some could be kept.
+    """
+    if top_k is None:
+        return
+    outputs = [name for name, kind in kinds.items() if kind != "values"]
+    if not outputs or "sigmoid" in kinds.values():
+        raise ValueError(
+            f"Expected `top_k` for logits of a softmax. Received: top_k={top_k!r} for {kinds}. Leave it out."
+        )
+    classes = [specs[name].shape[-1] for name in outputs if specs is not None]
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= min(classes, default=top_k):
+        raise ValueError(
+            f"Expected `top_k` to be from 1 to the number of classes, {classes}. Received: top_k={top_k!r}"
+        )
+
+
 def expanded_rows(classes: int, ids: Tensor, log_probabilities: Tensor, log_tail: Tensor) -> Tensor:
     """Return logits of all classes, (rows, classes), whose rest is even.
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 from typing import Any
 
+from keras_kd._internal import sparse_targets
 from keras_kd.cache import row_fingerprints
 from keras_kd.cache.elements import Augment, Key
 
@@ -57,7 +58,7 @@ def make_settings(
             f"Expected `check_bytes` to be one of {tuple(row_fingerprints.TYPES)}. Received: "
             f"check_bytes={check_bytes!r}"
         )
-    _check_top_k(top_k, kinds, specs)
+    sparse_targets.check_top_k(top_k, kinds, specs)
     return {
         **fingerprint,
         "taps": kinds,
@@ -96,18 +97,3 @@ def check_taps(taps: Any) -> tuple[str, ...]:
     if isinstance(taps, str) or not taps or not all(isinstance(name, str) for name in taps):
         raise ValueError(f'Expected `taps` to be names, as ("logits",). Received: taps={taps!r}')
     return tuple(dict.fromkeys(taps))
-
-
-def _check_top_k(top_k: Any, kinds: dict[str, str], specs: dict[str, Any] | None) -> None:
-    if top_k is None:
-        return
-    outputs = [name for name, kind in kinds.items() if kind != "values"]
-    if not outputs or "sigmoid" in kinds.values():
-        raise ValueError(
-            f"Expected `top_k` for logits of a softmax. Received: top_k={top_k!r} for {kinds}. Leave it out."
-        )
-    classes = [specs[name].shape[-1] for name in outputs if specs is not None]
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= min(classes, default=top_k):
-        raise ValueError(
-            f"Expected `top_k` to be from 1 to the number of classes, {classes}. Received: top_k={top_k!r}"
-        )

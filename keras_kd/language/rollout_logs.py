@@ -9,7 +9,7 @@ from keras_kd.language.rollouts import Rollouts
 
 
 class RolloutLogs(keras.callbacks.Callback):
-    """Let rollouts begin with a training; log what the rows of each epoch are, and how much time their writing took.
+    """Let rollouts begin with a training; log what the rows of each epoch are, and the shares of its time.
 
     Args:
         rollouts: that are trained on.
@@ -31,5 +31,6 @@ class RolloutLogs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add to the logs."""
         if logs is not None:
-            share = self._rollouts.seconds / (time.perf_counter() - self._began)
-            logs.update(self._rollouts.report(), rollouts_time=share)
+            whole = time.perf_counter() - self._began
+            logs.update(self._rollouts.report())
+            logs.update({name: seconds / whole for name, seconds in self._rollouts.times.items()})

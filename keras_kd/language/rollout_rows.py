@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_kd._types import Tensors
+
 #: Where a row comes from.
 STUDENT, TEACHER, DATA = range(3)
 
@@ -27,6 +29,12 @@ class Rows(NamedTuple):
     origin: np.ndarray
     step: np.ndarray
 
+    def read_by(self, model: Any) -> Tensors:
+        """Return what a model reads of rows, by the names that it has inputs of, or as one array."""
+        return (
+            {"token_ids": self.token_ids, "padding_mask": self.padding_mask} if _takes_dict(model) else self.token_ids
+        )
+
     def blank(self, place: int, pad: int) -> None:
         """Fill a row up, so that nothing of what was there is left."""
         for whole, value in zip(self[:4], (pad, False, pad, 0.0), strict=True):
@@ -39,6 +47,14 @@ class Rows(NamedTuple):
         read = slice(len(ids) - 1)
         self.token_ids[place, read], self.padding_mask[place, read], self.y[place, read] = ids[:-1], True, ids[1:]
         self.sample_weight[place, len(prompt) - 1 : len(ids) - 1] = 1.0
+
+
+def _takes_dict(model: Any) -> bool:
+    """Return whether a model reads tokens by the names that rows have, rather than as one array."""
+    if not getattr(model, "inputs", None):  # of a subclassed model
+        return False
+    read = getattr(model, "input", None)  # of a `Sequential` that was not called there is none
+    return "token_ids" in (read if isinstance(read, dict) else {each.name for each in model.inputs})
 
 
 def empty(count: int, width: int, pad: int) -> Rows:

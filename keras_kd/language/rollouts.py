@@ -12,13 +12,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd._internal import raw_views, teacher_fingerprints
+from keras_kd._internal import raw_views, soft_targets, teacher_fingerprints
+from keras_kd._internal.written_examples import Targets, WrittenExamples
 from keras_kd._types import Schedule
 from keras_kd.language import prompt_tokens
 from keras_kd.language.completions import Examples
 from keras_kd.language.decoding import Sampling, check_sampling, check_whole
 from keras_kd.language.rollout_rows import DATA, STUDENT, TEACHER, Rows, empty, in_order, of_examples, widened
 from keras_kd.language.rollout_shares import Shares
+from keras_kd.language.rollout_targets import RolloutTargets
 from keras_kd.language.rollout_writers import Writer
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import AnyTeacher, Teacher
@@ -27,7 +29,7 @@ from keras_kd.teachers.base import AnyTeacher, Teacher
 STATE = (*Rows._fields, "counters", "settings")
 
 
-class Rollouts(keras.utils.PyDataset):
+class Rollouts(WrittenExamples):
     """Let the student that is trained continue prompts, and give that to `fit` as examples.
 
     An epoch has `every` steps. Before it, the student as it is then writes the rows of `every * batch_size` examples,
@@ -38,6 +40,10 @@ class Rollouts(keras.utils.PyDataset):
     `data`. Shares are read at the optimizer's step at which rows are written. The logs have what the rows of an epoch
     are: `rollouts_student` and `rollouts_teacher`, their shares; `rollouts_age`, how many steps ago they were written,
     on average, at the beginning of the epoch; `rollouts_time`, the share of the epoch's time in which they were.
+
+    Under `teachers.InMemory`, a row is given to the teacher once, when it is written, and its targets are kept as long
+    as the row: with `replay`, the teacher has less to do. `rollouts_teacher_time` is its share of the epoch's time; the
+    rest is the student's. A run that is continued makes the targets of the rows that it finds anew.
 
     Files of the Distiller hold the rows and what is drawn next: `keras.callbacks.BackupAndRestore` goes on with both.
 
@@ -130,6 +136,7 @@ class Rollouts(keras.utils.PyDataset):
         self._optimizer: Any = None
         self._epoch, self._drawn, self._began = -1, 0, 0
         self._rows: Rows | None = None
+        self._targets: RolloutTargets | None = None
         self._is_ahead, self._waits = False, False
         self.seconds = 0.0
 
@@ -144,12 +151,16 @@ class Rollouts(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         """Return a batch of x, y and sample_weight."""
-        rows = self._empty() if self._rows is None and self._waits else self._written
+        is_empty = self._rows is None and self._waits
+        rows = self._empty() if is_empty else self._written
         order = np.random.default_rng([self._seed, 0, max(self._epoch, 0)]).permutation(self._count)
         places = order[index * self._batch_size : (index + 1) * self._batch_size]
         batch = Rows(*(each[places] for each in rows))
-        x = {"token_ids": batch.token_ids, "padding_mask": batch.padding_mask}
-        return (x if _takes_dict(self.student) else batch.token_ids), batch.y, batch.sample_weight
+        x = batch.read_by(self.student)
+        if self._targets is not None:
+            targets = self._targets.make(x) if is_empty else self._targets.of(rows.read_by(self.student), places)
+            x = soft_targets.Joined(x, targets)
+        return x, batch.y, batch.sample_weight
 
     def on_epoch_begin(self) -> None:
         """Let the student, as it is now, write the rows of the epoch, or some of them."""
@@ -158,6 +169,10 @@ class Rollouts(keras.utils.PyDataset):
         if not self._is_ahead or self._began != self._step():
             self._write()
         self._is_ahead = False
+
+    def join(self, targets: Targets | None) -> None:
+        """Let x carry a teacher's targets, which are made once of each row; None: let it carry none."""
+        self._targets = None if targets is None else RolloutTargets(targets)
 
     def follow(self, distiller: Any, steps_per_epoch: int | None = None) -> None:
         """Prepare for the `fit` of a Distiller: its optimizer counts the steps.
@@ -182,6 +197,7 @@ class Rollouts(keras.utils.PyDataset):
                 "it to None, and that of the teacher, once the Rollouts are made: student.preprocessor = None."
             )
         self._optimizer = distiller.optimizer
+        self.join(None)
         # Keras looks at some batches before callbacks restore what was saved: nothing is to be written for these.
         self._waits = True
 
@@ -198,6 +214,12 @@ class Rollouts(keras.utils.PyDataset):
             "rollouts_teacher": float(np.mean(rows.origin == TEACHER)),
             "rollouts_age": float(age),
         }
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Seconds before the epoch: in which rows were written, and given to a teacher that is not run in steps."""
+        of_teacher = {} if self._targets is None else {"rollouts_teacher_time": self._targets.seconds}
+        return {"rollouts_time": self.seconds, **of_teacher}
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what a file has to hold, as arrays by name; empty before the first epoch."""
@@ -222,6 +244,8 @@ class Rollouts(keras.utils.PyDataset):
         self._rows = Rows(*(np.asarray(state[name]) for name in Rows._fields))
         self._epoch, self._drawn = (int(each) for each in state["counters"])
         self._is_ahead = False
+        if self._targets is not None:
+            self._targets.forget()
 
     @property
     def _written(self) -> Rows:
@@ -253,6 +277,8 @@ class Rollouts(keras.utils.PyDataset):
         rows.origin[slots], rows.step[slots] = origins, self._began
         self._rows, self._epoch, self._drawn = rows, epoch, self._drawn + len(slots)
         self.seconds = time.perf_counter() - began
+        if self._targets is not None:
+            self._targets.renew(rows.read_by(self.student), slots)
         return rows
 
     def _put(self, rows: Rows, epoch: int, slots: np.ndarray, chosen: np.ndarray, writer: Writer) -> None:
@@ -290,11 +316,3 @@ class Rollouts(keras.utils.PyDataset):
                 f"{rows.y.shape[1]}"
             )
         return widened(rows, self._width, self._pad)
-
-
-def _takes_dict(model: Any) -> bool:
-    """Return whether a model reads tokens by the names that rows have, rather than as one array."""
-    if not getattr(model, "inputs", None):  # of a subclassed model
-        return False
-    read = getattr(model, "input", None)  # of a `Sequential` that was not called there is none
-    return "token_ids" in (read if isinstance(read, dict) else {each.name for each in model.inputs})

@@ -49,12 +49,10 @@ class Cached(Teacher):
             raise TypeError(
                 f"Expected `cache` to be a keras_kd.TeacherCache. Received: {cache!r} of type {type(cache).__name__}"
             )
-        if tail not in sparse_targets.TAILS:
-            raise ValueError(f"Expected `tail` to be one of {sparse_targets.TAILS}. Received: tail={tail!r}")
         super().__init__(name="cached")
         self._cache = cache
         self.head = heads.check(head)
-        self._tail = tail
+        self._tail = sparse_targets.check_tail(tail)
         self._undo = heads.Head(head)
         self.built = True
 

@@ -8,10 +8,11 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import batches, soft_targets, teacher_fingerprints
+from keras_kd._internal import batches, soft_targets, sparse_targets, teacher_fingerprints
 from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._internal.log import info
 from keras_kd._internal.number_formats import size
+from keras_kd._internal.written_examples import WrittenExamples
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded
@@ -23,24 +24,33 @@ class InMemory(Teacher):
     """Run a teacher over the arrays given to `fit` once, before the first epoch, and keep its targets in memory.
 
     Training is that of the live teacher, without its cost in every epoch. A later `fit` on the same arrays runs nothing
-    again. For datasets, for more than fits into memory, and for augmented inputs there is `keras_kd.TeacherCache`.
+    again. Of `language.Rollouts`, the rows of an epoch are given to the teacher when they are written, and those that
+    are used again are not. For datasets, for more than fits into memory, and for augmented inputs there is
+    `keras_kd.TeacherCache`.
 
     Args:
         teacher: a model, a function or a teacher that does not change, or a list of these.
         batch_size: examples that the teacher sees at a time.
+        top_k: how many classes to keep of each logits with a softmax, with the mass of all others. None: all.
+        tail: how the classes are read that are not kept, "spread" or "bucket", see `teachers.Cached`.
 
     Raises:
         TypeError: `teacher` is no teacher.
-        ValueError: one that changes with the student or reads it; in `fit`: x is neither an array nor a DataFrame.
+        ValueError: one that changes with the student or reads it; an unknown tail, a `top_k` that is not from 1 to the
+            number of classes, or one without a softmax; in `fit`: x is neither an array nor a DataFrame.
 
     Example:
         >>> distiller = Distiller(student=student, teacher=InMemory(teacher))
     """
 
-    def __init__(self, teacher: AnyTeacher, batch_size: int = 256) -> None:
+    def __init__(
+        self, teacher: AnyTeacher, batch_size: int = 256, top_k: int | None = None, tail: str = "spread"
+    ) -> None:
         super().__init__(name="in_memory")
         self.teacher = as_teacher(teacher)
-        self.batch_size = batch_size
+        self.batch_size, self.top_k = batch_size, top_k
+        self._tail = sparse_targets.check_tail(tail)
+        self._run: Any = None
         self._names: tuple[str, ...] = ()
         self._digest = ""
         self._memory: dict[str, soft_targets.Parts] = {}
@@ -49,10 +59,11 @@ class InMemory(Teacher):
         """Bind the teacher, and refuse one whose targets are not its own."""
         check_cacheable(self.teacher, names)
         self.teacher.bind(student, names)
-        self.built = True
+        self.built, self._run = True, None
         if set(names) != set(self._names):
             self._digest = ""
         self._names = tuple(dict.fromkeys(names))
+        sparse_targets.check_top_k(self.top_k, {name: self.kind(name) for name in self._names}, self.specs())
 
     def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return whether the targets of the teacher can be kept elsewhere, too."""
@@ -66,6 +77,10 @@ class InMemory(Teacher):
         """Return the kind of the teacher's output."""
         return self.teacher.kind(name)
 
+    def tail(self, name: str) -> str | None:
+        """Return how classes are read that are not kept; None where all are."""
+        return None if self.top_k is None or self.kind(name) == "values" else self._tail
+
     def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
         """Return what the teacher reads, where it has to run: not of examples with targets."""
         return {} if isinstance(x, soft_targets.Joined) else self.teacher.views(x)
@@ -78,6 +93,9 @@ class InMemory(Teacher):
         """Join the targets to the arrays; the teacher runs first where these are not the arrays of the last `fit`."""
         if isinstance(x, tf.data.Dataset) and soft_targets.are_in(x):
             return x  # of arrays that were joined before, by a pipeline of stages
+        if isinstance(x, WrittenExamples):
+            x.join(self.targets)
+            return x
         x = batches.as_arrays(self.teacher.before_fit(x, verbose))
         if isinstance(x, soft_targets.Joined):
             raise ValueError(
@@ -95,28 +113,30 @@ class InMemory(Teacher):
         of_teacher = teacher_fingerprints.of_teacher(self.teacher)
         digest = "".join([teacher_fingerprints.of_arrays(given), *of_teacher.values(), *kinds])
         if digest != self._digest:
-            self._memory, self._digest = self._run(x, soft_targets.count(x), verbose), digest
+            self._memory, self._digest = self.targets(x, verbose), digest
         return soft_targets.Joined(x, self._memory)
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, run the teacher."""
-        if not isinstance(x, soft_targets.Joined):
+        if isinstance(x, soft_targets.Joined):
+            found = x.targets
+        elif self.top_k is None:
             return self.teacher(x, student, labels=labels, step=step)
-        return {name: of_kind(soft_targets.decode(parts), self.kind(name)) for name, parts in x.targets.items()}
+        else:
+            found = self._encoded(x)
+        return {
+            name: of_kind(soft_targets.decode(parts, self.tail(name)), self.kind(name)) for name, parts in found.items()
+        }
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {"teacher": keras.saving.serialize_keras_object(self.teacher), "batch_size": self.batch_size}
+    def targets(self, x: Tensors, verbose: int | str = 0) -> dict[str, soft_targets.Parts]:
+        """Run the teacher over arrays, and return what is kept of its predictions, (examples, ...) each.
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "InMemory":
-        """Make a teacher from `get_config`'s dict; its memory is empty."""
-        return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
-
-    def _run(self, x: Tensors, count: int, verbose: int | str) -> dict[str, soft_targets.Parts]:
-        spec = soft_targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
-        function = tf.function(lambda batch: encoded(self.teacher, batch, self._names), autograph=False)
-        run = function.get_concrete_function(spec)  # or TensorFlow warns of several teachers in a process
+        Args:
+            x: arrays, (examples, ...), as `before_fit` prepares them.
+            verbose: as in `keras.Model.fit`.
+        """
+        count = soft_targets.count(x)
+        run = self._function(x)
         progress = keras.utils.Progbar(count, unit_name="example", verbose=1 if verbose == "auto" else verbose)
         memory: Any = None
         done = 0
@@ -132,3 +152,25 @@ class InMemory(Teacher):
                 whole[start:done] = part
             progress.update(done)
         return memory
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        kept = {"batch_size": self.batch_size, "top_k": self.top_k, "tail": self._tail}
+        return {"teacher": keras.saving.serialize_keras_object(self.teacher), **kept}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "InMemory":
+        """Make a teacher from `get_config`'s dict; its memory is empty."""
+        return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
+
+    def _encoded(self, x: Tensors) -> dict[str, soft_targets.Parts]:
+        return encoded(self.teacher, x, self._names, self.top_k)
+
+    def _function(self, x: Tensors) -> Any:
+        """Return the function that runs the teacher on batches as those of `x`, traced once."""
+        spec = soft_targets.map_arrays(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
+        known = None if self._run is None else self._run[0]
+        if known != spec:
+            # As a concrete function, or TensorFlow warns of several teachers in a process.
+            self._run = spec, tf.function(self._encoded, autograph=False).get_concrete_function(spec)
+        return self._run[1]
