@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     from keras_kd.exporting.export import export as export
 
 from keras_kd import _backend as _backend
+from keras_kd import augment as augment
 from keras_kd import bridges as bridges
 from keras_kd import callbacks as callbacks
 from keras_kd import data as data

@@ -21,6 +21,7 @@ from keras_kd._internal import (
     soft_targets,
     step_guards,
     student_overrides,
+    unlabelled_rows,
 )
 from keras_kd._internal.loss_tracker import LossTracker
 from keras_kd._keras import accumulation, compiled, gradients, layer_tree, loops, replicas, step_errors
@@ -246,6 +247,7 @@ class Distiller(Trainer):
                 "y=None. Pass labels as y; with alpha=1.0 nothing is learned from them."
             )
         _check_labels(y)
+        unlabelled_rows.check(self, x)
         _check_batch_size(batch_size)
         adapters.check_kept(self.student, self._untracked.adapters)
         self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None

@@ -21,7 +21,7 @@ LAYERS = [
     {"_internal", "losses", "metrics"},
     {"bridges", "cache", "layer_matching", "quantization", "targets"},
     {"teachers", "term"},
-    {"language", "methods", "preflight"},
+    {"augment", "language", "methods", "preflight"},
     {"distiller"},
     {"callbacks", "evaluation", "exporting", "stages"},
     {"experiments"},

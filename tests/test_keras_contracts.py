@@ -486,6 +486,15 @@ def test_every_record_of_keras_tuner_is_saved_as_json_by_one_method(tmp_path):
     assert json.loads(text) == json.loads(pathlib.Path(file).read_text()) == json.loads(json.dumps(trial.get_state()))
 
 
+@about("_inputs")
+def test_a_dataset_knows_what_it_was_made_of():
+    rows, others = tf.data.Dataset.range(3), tf.data.Dataset.range(3)
+    both = tf.data.Dataset.zip(rows, others)
+    assert both._inputs() == [rows, others] and rows._inputs() == []
+    for made in (both.map(lambda a, b: a), both.batch(2), both.take(1), both.repeat(), both.shuffle(3), both.cache()):
+        assert list(made._inputs()) == [both]
+
+
 @about("_mp_context")
 def test_an_executor_keeps_how_it_starts_processes():
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:

@@ -38,6 +38,7 @@ BENCHMARKS = {
     "short_runs": (["", "--learning-rate 1e-2"], ["--smoke"]),
     "teachers": ([""], ["--smoke"]),
     "methods": ([""], ["--smoke"]),
+    "levers": ([""], ["--smoke"]),
 }
 
 

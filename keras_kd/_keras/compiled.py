@@ -266,6 +266,11 @@ def container(model: keras.Model) -> keras.metrics.Metric | None:
     return model._compile_metrics
 
 
+def has_unweighted_metrics(model: Any) -> bool:
+    """Return whether `compile` was given metrics that see no weights."""
+    return has_metrics(model) and bool(model._compile_metrics._user_metrics)
+
+
 def is_built(metrics: Any) -> bool:
     """Return whether the metrics given to `compile` have seen labels."""
     return metrics.built
