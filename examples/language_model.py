@@ -67,6 +67,9 @@ class Sizes:
     eager: bool = False
 
 
+SMOKE = Sizes(20, 300, (16, 1), (8, 1), 2, 2, 1, eager=True)
+
+
 @dataclasses.dataclass
 class Texts:
     """Tokens and those that follow, (examples, LENGTH) each; `few` is a part of `train`."""
@@ -273,7 +276,7 @@ def teach(trainer: Trainer, teacher: keras.Model, cache: kd.TeacherCache, name: 
 def main() -> None:
     options = task.parser(__doc__).parse_args()
     seeds = options.seeds or (1 if options.smoke else 3)
-    sizes = Sizes(20, 300, (16, 1), (8, 1), 2, 2, 1, eager=True) if options.smoke else Sizes()
+    sizes = SMOKE if options.smoke else Sizes()
     texts = load(sizes)
     counts = [f"{getattr(texts, name)[0].size:,} {name}" for name in ("train", "few", "validation", "test")]
     print(f"tokens: {', '.join(counts)}", flush=True)
