@@ -286,6 +286,8 @@ class Distiller(Trainer):
         epochs: int | None = None,
     ) -> preflight.Report:
         """Report on a few batches before `fit`: is the teacher any good on them? See `preflight.check`."""
+        if isinstance(x, rollouts.Rollouts):
+            x.carry(self.columns)
         return preflight.check(self, x, y, batch_size, batches, sample_weight, epochs)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
@@ -373,6 +375,12 @@ class Distiller(Trainer):
             self._prepare_terms()
         self._untracked.fused = self._fused_objective()
         self._drop_train_function()
+
+    @property
+    def columns(self) -> set[str]:
+        """Names of the columns of examples that the terms and the teacher read, see `keras_kd.Joined`."""
+        of_teacher = () if self.teacher is None else self.teacher.columns()
+        return {*of_teacher, *(name for term in self.terms for name in term.rows or ())}
 
     @property
     def temperature(self) -> Any:
@@ -590,7 +598,8 @@ class Distiller(Trainer):
         for term in self.terms:
             self._check_outputs(term, reader.outputs(student), teacher)
             temperature = self._untracked.temperature if term.temperature is None else term.temperature
-            counts = output_labels.counted(term, reader, student, y, sample_weight, countings)
+            columns = soft_targets.columns(x)
+            counts = output_labels.counted(term, reader, student, y, sample_weight, countings, columns)
             labels.append(output_labels.for_term(term, reader, student, y, counts.counted))
             parts[term.name] = term.read(
                 student,

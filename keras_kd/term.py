@@ -13,7 +13,7 @@ import keras
 from keras import ops, tree
 
 from keras_kd import bridges, schedules
-from keras_kd._internal import ensemble_logits, loss_functions, reduction, sparse_targets, term_names
+from keras_kd._internal import ensemble_logits, loss_functions, reduction, row_choice, sparse_targets, term_names
 from keras_kd._internal.loss_functions import Loss
 from keras_kd._internal.sparse_targets import SparseTarget
 from keras_kd._internal.term_names import At
@@ -95,6 +95,9 @@ class Term(keras.layers.Layer):
             for a term that counts the boxes that the loss of "box" counts. "auto": the output that the term reads; for
             one that reads layers, the weights and the reduction of the one output, or the weights given for all. None:
             weights and labels do not matter, masks of what is read do: unlabelled examples count.
+        rows: which examples are this term's: the whole numbers that a column of `keras_kd.Joined` may be, by its name,
+            as in {"origin": (1, 2)}. The others add 0 to the sum, and count in D: two terms that share the examples of
+            a batch add up to one of all. None: all are.
         name: name in the logs, of letters, digits, "_", "-" and ".". None: the loss's name, and the student's layer
             where it reads one.
         **loss_arguments: passed to `loss` by name. Those that are numbers of type float there may be schedules.
@@ -119,6 +122,7 @@ class Term(keras.layers.Layer):
         bridge: keras.layers.Layer | str | None = None,
         soften: bool | None = None,
         sample_weight: str | None = "auto",
+        rows: row_choice.Rows | None = None,
         name: str | None = None,
         **loss_arguments: Any,
     ) -> None:
@@ -138,6 +142,7 @@ class Term(keras.layers.Layer):
         self.bridge: Any = _check_bridge(bridge)
         self.soften = soften
         self.sample_weight = sample_weight
+        self.rows = row_choice.checked(rows, self.name)
         self.loss_arguments = loss_arguments
         for argument in loss_functions.ranges(loss, loss_arguments, self.name):
             argument.check()
@@ -261,6 +266,7 @@ class Term(keras.layers.Layer):
         sample_weight: Tensor | None = None,
         counted: Tensor | None = None,
         counting: compiled.Counting | None = None,
+        rows: Tensor | None = None,
         temperature: Number = 1.0,
         softened: bool = False,
         step: Number = 0,
@@ -277,6 +283,7 @@ class Term(keras.layers.Layer):
             sample_weight: (batch,) or (batch, positions...), or None.
             counted: False for what the labels take out of the mean, (batch,) or (batch, positions...), or None.
             counting: how the values become one number; None as most of Keras's losses do, by their mean.
+            rows: where examples are this term's, (batch,), or None for all.
             temperature: T, where softened.
             softened: whether T applies where `soften` is None.
             step: of the optimizer, for arguments of the loss that are schedules.
@@ -286,18 +293,21 @@ class Term(keras.layers.Layer):
         """
         mask = reduction.merged_masks(student_mask, teacher_mask, *sparse_targets.masks_of(teacher))
         teacher = self._stopped(teacher)
-        student = reduction.blanked(student, mask)
-        teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(side, mask), teacher)
+        student = reduction.blanked(student, mask, rows)
+        teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(side, mask, rows), teacher)
         if self.bridge is not None:
             student = tree.map_structure(lambda side: ops.cast(side, "float32"), self.bridge(student))
-            student = reduction.blanked(student, mask)
+            student = reduction.blanked(student, mask, rows)
         if self.transform is not None:
             transform = self.transform
-            student = reduction.blanked(tree.map_structure(transform, student), mask)
-            teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(transform(side), mask), teacher)
+            student = reduction.blanked(tree.map_structure(transform, student), mask, rows)
+            teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(transform(side), mask, rows), teacher)
         if mask is not None and loss_functions.is_plain(self.loss) and not tree.is_nested(student):
             masks.put(student, mask)  # for losses that compare positions with one another
-        values = self._compared(student, teacher, labels, temperature, softened, step)
+        known: Any = labels
+        if loss_functions.takes_counted(self.loss):
+            known = loss_functions.Tokens(labels, reduction.counts(sample_weight, masks.merged(counted, mask)))
+        values = row_choice.only(self._compared(student, teacher, known, temperature, softened, step), rows, self.name)
         weight = reduction.fitting_weight(sample_weight, values, self.name, of_layers=isinstance(self.at, tuple))
         counting = counting or compiled.Counting()
         return reduction.reduced(values, weight, masks.merged(counted, mask), counting, self.name)
@@ -306,7 +316,7 @@ class Term(keras.layers.Layer):
         self,
         student: Tensor,
         teacher: Tensor | SparseTarget,
-        labels: Tensor | None = None,
+        labels: Tensor | loss_functions.Tokens | None = None,
         temperature: Number = 1.0,
         step: Number = 0,
     ) -> Tensor:
@@ -315,7 +325,7 @@ class Term(keras.layers.Layer):
         Args:
             student: logits, (rows, classes).
             teacher: the same from the teacher, or a `SparseTarget` of these rows.
-            labels: class ids, (rows,), where the loss takes labels.
+            labels: class ids, (rows,), where the loss takes labels; with advantages for one of whole sequences.
             temperature: see `call`.
             step: see `call`.
         """
@@ -373,7 +383,7 @@ class Term(keras.layers.Layer):
         self,
         student: Tensors,
         teacher: Any,
-        labels: Tensor | None,
+        labels: Any,
         temperature: Number,
         softened: bool,
         step: Number,
@@ -465,6 +475,7 @@ class Term(keras.layers.Layer):
             "bridge": self.bridge if self.bridge == "auto" else serialize(self.bridge),
             "soften": self.soften,
             "sample_weight": self.sample_weight,
+            "rows": self.rows,
             "name": self.name,
             **{name: schedules.to_config(each, f"{owner} {name}") for name, each in self.loss_arguments.items()},
         }

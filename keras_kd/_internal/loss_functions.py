@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -71,10 +71,32 @@ def as_loss(loss: Any, arguments: dict[str, Any]) -> Loss:
     return loss
 
 
+class Tokens(NamedTuple):
+    """What a loss of whole sequences is given in the place of labels.
+
+    Attributes:
+        labels: class ids, (batch, tokens), or (rows,).
+        counted: False for the tokens that are left out, (batch, tokens), or None.
+        advantages: of the tokens, where they are known, or None.
+    """
+
+    labels: Tensor | None
+    counted: Tensor | None = None
+    advantages: Tensor | None = None
+
+
+def takes_counted(loss: Loss) -> bool:
+    """Return whether a loss is of whole sequences, and takes which of their tokens count, by naming that."""
+    return takes_labels(loss) and "counted" in _parameters(loss)
+
+
 def takes_labels(loss: Loss) -> bool:
     """Return whether a loss takes labels, by naming them."""
-    function = loss.call if isinstance(loss, keras.layers.Layer) else loss
-    return not isinstance(loss, keras.losses.Loss) and "labels" in inspect.signature(function).parameters
+    return not isinstance(loss, keras.losses.Loss) and "labels" in _parameters(loss)
+
+
+def _parameters(loss: Loss) -> Mapping[str, Any]:
+    return inspect.signature(loss.call if isinstance(loss, keras.layers.Layer) else loss).parameters
 
 
 def is_plain(loss: Loss) -> bool:
@@ -105,13 +127,14 @@ def ranges(loss: Loss, arguments: Mapping[str, Any], term: str) -> list[schedule
 
 
 def values(
-    loss: Loss, student: Tensors, teacher: Tensors, labels: Tensor | None, step: Number, arguments: Mapping[str, Any]
+    loss: Loss, student: Tensors, teacher: Tensors, labels: Any, step: Number, arguments: Mapping[str, Any]
 ) -> Tensor:
-    """Return what a loss returns, float32, with its schedules at a step."""
+    """Return what a loss returns, float32, with its schedules at a step; `labels` may be `Tokens`."""
     if isinstance(loss, keras.losses.Loss):
         return ops.cast(loss.call(teacher, student), "float32")
     now = {name: schedules.at(each, step) for name, each in scheduled(loss, arguments).items()}
-    given = {**arguments, **now, **({"labels": labels} if takes_labels(loss) else {})}
+    known = labels._asdict() if isinstance(labels, Tokens) else {"labels": labels}
+    given = {**arguments, **now, **(known if takes_labels(loss) else {})}
     sides = (teacher, student) if _is_of_keras(loss) else (student, teacher)
     return ops.cast(loss(*sides, **given), "float32")
 

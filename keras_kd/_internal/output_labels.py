@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import keras
 from keras import ops, tree
 
+from keras_kd._internal import row_choice
 from keras_kd._internal.layer_reader import Reader
 from keras_kd._keras import compiled, masks, step_errors
 from keras_kd._types import Tensor, Tensors
@@ -24,11 +25,13 @@ class Counted(NamedTuple):
         sample_weight: or None.
         counted: False for what the labels, or the mask of another output, leave out; or None.
         counting: how the values become one number.
+        rows: where examples are the term's, or None; the others add 0 to a mean over all.
     """
 
     sample_weight: Tensor | None
     counted: Tensor | None
     counting: compiled.Counting
+    rows: Tensor | None = None
 
 
 def counted(
@@ -38,6 +41,7 @@ def counted(
     y: Tensors,
     sample_weight: Tensors,
     countings: dict[tuple[Any, ...], compiled.Counting],
+    columns: dict[str, Any],
 ) -> Counted:
     """Return what a term counts of a batch.
 
@@ -48,10 +52,20 @@ def counted(
         y: labels as `fit` was given them, or None.
         sample_weight: as `fit` was given them, or None.
         countings: how the compiled losses count, by the path of their output.
+        columns: that the examples carry, by name.
 
     Raises:
-        ValueError: as `of_output`; `sample_weight` of the term names no output.
+        ValueError: as `of_output`; `sample_weight` of the term names no output; a column that the term reads is
+            missing.
     """
+    rows = row_choice.chosen(term.rows, columns, term.name)
+    return _all_counted(term, reader, student, y, sample_weight, countings)._replace(rows=rows)
+
+
+def _all_counted(
+    term: Term, reader: Reader, student: dict[str, Tensor], y: Tensors, sample_weight: Tensors, countings: Any
+) -> Counted:
+    """Return what a term counts of all examples."""
     outputs = _outputs(reader, student)
     chosen = term.sample_weight
     if chosen not in (None, "auto", *outputs):

@@ -49,6 +49,11 @@ def reduced(
     return total if share is None else replicas.by_share(total, share)
 
 
+def counts(sample_weight: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Return where a weight is not 0 and a mask leaves something in, or None where all counts."""
+    return masks.merged(None if sample_weight is None else ops.not_equal(sample_weight, 0), mask)
+
+
 def fitting_weight(sample_weight: Tensor | None, values: Tensor, term: str, of_layers: bool) -> Tensor | None:
     """Let the weight of an example count for all positions of its features; elsewhere, be as strict as Keras.
 
@@ -86,11 +91,12 @@ def merged_masks(*masks: Tensors) -> Tensor | None:
     return merged
 
 
-def blanked(tensors: Any, mask: Tensor | None) -> Any:
-    """Set masked positions to zero: a weight of 0 would not stop a NaN."""
-    if mask is None:
-        return tensors
-    return tree.map_structure(lambda x: ops.where(masks.aligned(mask, x), x, ops.zeros_like(x)), tensors)
+def blanked(tensors: Any, *each: Tensor | None) -> Any:
+    """Set to zero what any of some masks leaves out: a weight of 0 would not stop a NaN."""
+    for mask in each:
+        if mask is not None:
+            tensors = tree.map_structure(lambda x: ops.where(masks.aligned(mask, x), x, ops.zeros_like(x)), tensors)  # noqa: B023
+    return tensors
 
 
 def _fit_mask(mask: Tensor, values: Tensor) -> Tensor:

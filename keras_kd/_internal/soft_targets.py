@@ -6,7 +6,7 @@ afterwards can separate the two.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from keras import ops, tree
@@ -40,37 +40,65 @@ _ABSOLUTE = ("sigmoid", "values")
 
 
 class Joined(NamedTuple):
-    """An x that carries a teacher's targets: `fit` takes it for x, under `teachers.Cached`.
+    """An x that carries more for each example: a teacher's targets, and columns. `fit` takes it for x.
 
-    A cache makes it. Made by hand, it holds targets of any origin, in the order of x; a dataset whose elements have no
-    y yields `(Joined(x, targets),)`, as a bare pair would be taken for x and y.
+    A cache makes it. Made by hand, it holds targets of any origin, in the order of x, under `teachers.Cached`; a
+    dataset whose elements have no y yields `(Joined(x, targets),)`, as a bare pair would be taken for x and y. Columns
+    go with any teacher; no model reads them. Those of examples that a cache joins are kept.
 
     Attributes:
         inputs: what the student is fed, or raw examples of which it makes that.
         targets: by name, logits or features, (batch, ...): an array, a DataFrame with a column for each class, or what
             `targets.TopK` returns; the names are those that the terms read.
+        columns: by name, one whole number for each example, (batch,), such as where it comes from: `Term(rows=...)`
+            chooses examples by it.
 
     Example:
         >>> x = kd.Joined(x, {"logits": probabilities_from_elsewhere})
         >>> kd.Distiller(student=student, teacher=kd.teachers.Cached(head="softmax"))
+        >>> x = kd.Joined(x, columns={"source": source})
+        >>> kd.Term(kd.losses.reverse_kl, rows={"source": 0})
     """
 
     inputs: Tensors
-    targets: dict[str, Any]
+    targets: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
 
 
 def inputs(x: Tensors) -> Tensors:
-    """Return what the student is fed: x without the targets, and the views of teachers, that it may carry."""
+    """Return what the student is fed: x without what it may carry: targets, columns and the views of teachers."""
     return raw_views.of_student(without_targets(x))
 
 
 def without_targets(x: Tensors) -> Tensors:
-    """Return x without the targets that it may carry."""
+    """Return x without the targets and columns that it may carry."""
     return x.inputs if isinstance(x, Joined) else x
 
 
+def have_targets(x: Any) -> TypeGuard[Joined]:
+    """Return whether x carries targets."""
+    return isinstance(x, Joined) and bool(x.targets)
+
+
+def columns(x: Tensors) -> dict[str, Any]:
+    """Return the columns that x may carry."""
+    return x.columns if isinstance(x, Joined) else {}
+
+
+def with_targets(x: Tensors, targets: dict[str, Any]) -> Joined:
+    """Return x with targets, and the columns that it may carry."""
+    return Joined(without_targets(x), targets, columns(x))
+
+
+def with_columns(x: Tensors, columns: dict[str, Any]) -> Tensors:
+    """Return x with columns, if there are any, and the targets that it may carry."""
+    if not columns:
+        return x
+    return x._replace(columns=columns) if isinstance(x, Joined) else Joined(x, columns=columns)
+
+
 def map_inputs(function: Callable[[Tensors], Tensors], x: Tensors) -> Tensors:
-    """Apply a function to x, and leave the targets that it may carry."""
+    """Apply a function to x, and leave the targets and columns that it may carry."""
     return x._replace(inputs=function(x.inputs)) if isinstance(x, Joined) else function(x)
 
 
@@ -87,7 +115,7 @@ def map_arrays(function: Callable[[Any], Any], x: Tree) -> Tree:
 def are_in(dataset: Any) -> bool:
     """Return whether the elements of a tf.data.Dataset carry targets."""
     spec = dataset.element_spec
-    return isinstance(spec, tuple) and not isinstance(spec, Joined) and isinstance(spec[0], Joined)
+    return isinstance(spec, tuple) and not isinstance(spec, Joined) and have_targets(spec[0])
 
 
 def encode(output: Any, kind: str, top_k: int | None, dtype: str) -> Parts:

@@ -129,8 +129,8 @@ class Examples:
 
     @staticmethod
     def x(element: Any) -> Tensors:
-        """Return the x of an element."""
-        return element[0] if isinstance(element, tuple) else element
+        """Return the x of an element, without columns that it may carry."""
+        return soft_targets.without_targets(_parts(element)[0])
 
     @staticmethod
     def weights(element: Any) -> Any:
@@ -139,8 +139,12 @@ class Examples:
 
     @staticmethod
     def with_x(element: Any, x: Tensors) -> Any:
-        """Return an element with another x; always a tuple, or a `Joined` alone would be taken for x and y."""
-        return (x, *element[1:]) if isinstance(element, tuple) else (x,)
+        """Return an element with another x, and the columns that it carries.
+
+        Always a tuple, or a `Joined` alone would be taken for x and y.
+        """
+        first, *others = _parts(element)
+        return (soft_targets.with_columns(x, soft_targets.columns(first)), *others)
 
     def digest(self) -> str:
         """Return a checksum of the first examples."""
@@ -199,6 +203,12 @@ class Examples:
             few = self.dataset.take(_PROBED) if self._arrays is None else _first(self._arrays)
             self._probe = [self.x(element) for element in few]
         return self._probe
+
+
+def _parts(element: Any) -> tuple[Any, ...]:
+    """Return x, and y and weights where there are any."""
+    alone = isinstance(element, soft_targets.Joined) or not isinstance(element, tuple)
+    return (element,) if alone else element
 
 
 def inputs_of(x: Tensors) -> list[list[Any]]:
@@ -260,6 +270,8 @@ def augmented(numbered: tf.data.Dataset, augment: Augment, key: Key | None, view
 
 def _checked(data: Any) -> Tensors:
     """Return arrays of x, a list of them as a tuple, or raise an error."""
+    if not soft_targets.have_targets(data):
+        data = soft_targets.without_targets(data)
     if isinstance(data, tuple) and not isinstance(data, soft_targets.Joined):
         raise TypeError(
             "Expected arrays of x alone: an array, a dict, or a list for a model of several inputs. Received a tuple, "

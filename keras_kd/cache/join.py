@@ -259,6 +259,7 @@ def arrays(source: Source, x: Tensors) -> Joined:
             f"Expected examples of the types and shapes {source.manifest['inputs']}, for which the cache at "
             f"{str(source.folder)!r} was built. Received: {examples.inputs}"
         )
+    columns, x = soft_targets.columns(x), soft_targets.without_targets(x)
     x = tuple(x) if isinstance(x, list) else x
     size = examples.count
     if size != source.count:
@@ -273,7 +274,7 @@ def arrays(source: Source, x: Tensors) -> Joined:
         wrong = np.flatnonzero(found != expected[start : start + block])
         if len(wrong):
             raise ValueError(f"Example {start + wrong[0]:,} {_OTHER} The cache: {source.folder}")
-    return Joined(x, {**targets, **source.mark})
+    return Joined(x, {**targets, **source.mark}, columns)
 
 
 def _attach(source: Source, element: Any, rows: Tensor, start: Tensor) -> Any:

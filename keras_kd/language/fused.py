@@ -78,6 +78,37 @@ def fused(
     return total, tf.stop_gradient(sums)
 
 
+def by_blocks(
+    hidden: Tensor,
+    product: Product,
+    values: Callable[..., Tensor],
+    others: Sequence[Tensor],
+    prepare: Prepare = lambda *others: others,
+    size: int | None = None,
+) -> Tensor:
+    """Return one value for each row, (rows,), float32, without a gradient.
+
+    Args:
+        hidden: hidden states, (rows, width).
+        product: turns these into logits.
+        values: returns those of a block, of its logits and the `others`.
+        others: further arguments of `values`, each (rows, ...).
+        prepare: see `fused`.
+        size: rows in a block; None as many as fit.
+    """
+    size = size or _rows_for(product.classes)
+    rows = [_padded(each, size) for each in (tf.stop_gradient(hidden), *others)]
+    blocks = [tf.reshape(each, (-1, size, *each.shape[1:])) for each in rows]
+
+    def of_block(block: Sequence[Tensor]) -> Tensor:
+        states, *compared = block
+        return values(product.logits(product(states)), *prepare(*compared))
+
+    signature = tf.TensorSpec((size,), "float32")
+    found = tf.map_fn(of_block, tuple(blocks), parallel_iterations=1, fn_output_signature=signature)
+    return tf.stop_gradient(tf.reshape(found, (-1,))[: tf.shape(hidden)[0]])
+
+
 def _rows_for(classes: int) -> int:
     """Return the rows in a block: a power of two, as most batches have a multiple of it, which fill their blocks."""
     rows = min(max(1, _BLOCK // classes), _ROWS)

@@ -2,18 +2,27 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
 from keras_kd import losses, schedules
-from keras_kd._internal import layer_reader, output_labels, reduction, step_guards, student_overrides
+from keras_kd._internal import (
+    layer_reader,
+    loss_functions,
+    output_labels,
+    reduction,
+    soft_targets,
+    step_guards,
+    student_overrides,
+)
 from keras_kd._keras import compiled, masks, step_errors
 from keras_kd._types import Tensor, Tensors
-from keras_kd.language import vocabulary_heads
+from keras_kd.language import fused_sequences, vocabulary_heads
 from keras_kd.language.fused import fused
+from keras_kd.language.fused_parts import Batch, Part, columns_of, cross_entropy, ids_of, shares_of
 from keras_kd.language.teacher_rows import LiveTeacher, StoredTeacher, TeacherRows, as_rows
 from keras_kd.language.vocabulary_heads import VocabularyHead
 from keras_kd.teachers.cached import Cached
@@ -59,7 +68,10 @@ def hindrance(distiller: Any) -> str:
         reads = (term.student_names, term.teacher_names)
         if _OUTPUT in reads and (reads != (_OUTPUT, _OUTPUT) or term.bridge is not None):
             return f"the term {term.name!r} compares the logits with something else"
-        if "logits" in term.student_names and term.loss not in _BY_ROW:
+        if "logits" in term.student_names and loss_functions.takes_counted(term.loss):
+            if not fused_sequences.are_taken(term):
+                return f"the term {term.name!r} on whole sequences has a transform, or not a temperature=1.0 of its own"
+        elif "logits" in term.student_names and term.loss not in _BY_ROW:
             return f"the loss of the term {term.name!r} is not one of {[each.__name__ for each in _BY_ROW]}"
     if any(student_overrides.has(student, name) for name in ("compute_loss", "compute_metrics", "test_step")):
         return "the student overrides compute_loss, compute_metrics or test_step"
@@ -117,14 +129,15 @@ class FusedObjective:
         step = distiller.optimizer.iterations
         of_teacher, of_labels = distiller.shares(self._has_labels(y))
         theirs, mask = self._compared(student, teacher)
-        read = [self._part(term, student, y, sample_weight, mask, of_teacher) for term in self._of_output]
+        batch = Batch(y, sample_weight, soft_targets.columns(x))
+        read = [self._part(term, student, batch, theirs, mask, of_teacher, unrecorded) for term in self._of_output]
         if self._has_labels(y):
             read.append(self._part_of_labels(student["logits"], y, sample_weight, of_labels))
         total, parts = self._summed(read, student["logits"], theirs)
         soft = ops.zeros((), "float32")
         for term in distiller.terms:
             if term in self._of_layers:
-                parts[term.name] = self._of_features(term, student, teacher, y, sample_weight, training)
+                parts[term.name] = self._of_features(term, student, teacher, batch, training)
                 total += of_teacher * schedules.at(term.weight, step) * parts[term.name]
             soft += schedules.at(term.weight, step) * parts[term.name]
         loss = total + compiled.regularisation(distiller)
@@ -155,36 +168,48 @@ class FusedObjective:
         return y is not None and compiled.has_loss(self._distiller)
 
     def _part(
-        self, term: Term, student: dict[str, Tensor], y: Tensors, sample_weight: Tensors, mask: Any, share: Any
-    ) -> "_Part":
+        self,
+        term: Term,
+        student: dict[str, Tensor],
+        batch: Batch,
+        theirs: TeacherRows,
+        mask: Any,
+        share: Any,
+        unrecorded: Callable[[], contextlib.AbstractContextManager[Any]],
+    ) -> Part:
         """Return what a term on the logits adds, of which the teacher has a share."""
-        counts = output_labels.counted(term, self._student, student, y, sample_weight, self._countings())
-        labels = output_labels.for_term(term, self._student, student, y, counts.counted)
-        settings = self._settings(term)
-        return _Part(
+        counts, labels = self._counted(term, student, batch)
+        settings, hidden = self._settings(term), student["logits"]
+        mask = masks.merged(counts.counted, mask)
+        part = Part(
             term.name,
             share * schedules.at(term.weight, self._distiller.optimizer.iterations),
-            _shares(
-                term.name, student["logits"], counts.sample_weight, masks.merged(counts.counted, mask), counts.counting
-            ),
-            None if labels is None else _ids(labels),
-            lambda logits, targets, ids: term.row_values(logits, targets, ids, **settings),
+            shares_of(term.name, hidden, counts.sample_weight, mask, counts.counting, counts.rows),
+            None if labels is None else ids_of(labels),
+            lambda logits, targets, ids, _: term.row_values(logits, targets, ids, **settings),
             output_labels.compared_classes(term, self._head.product().classes),
         )
+        if not loss_functions.takes_counted(term.loss):
+            return part
+        with unrecorded():
+            counted = reduction.counts(counts.sample_weight, mask)
+            return fused_sequences.with_advantages(part, term, hidden, self._head.product(), theirs, counted)
 
-    def _part_of_labels(self, hidden: Tensor, y: Any, sample_weight: Tensors, share: Any) -> "_Part":
+    def _part_of_labels(self, hidden: Tensor, y: Any, sample_weight: Tensors, share: Any) -> Part:
         """Return what the loss on labels adds."""
         loss: Any = _loss_of(self._distiller)
         counted = masks.merged(masks.of(hidden), loss.counting.mask(y, hidden))
-        labels = _ids(y if len(y.shape) < len(hidden.shape) else ops.squeeze(y, -1))
+        labels = ids_of(y if len(y.shape) < len(hidden.shape) else ops.squeeze(y, -1))
         if counted is not None:
             labels = tf.where(tf.reshape(counted, (-1,)), labels, 0)
-        shares = loss.weight * _shares("student_loss", hidden, sample_weight, counted, loss.counting)
+        shares = loss.weight * shares_of("student_loss", hidden, sample_weight, counted, loss.counting)
         classes = self._head.product().classes
-        return _Part("student_loss", share, shares, labels, lambda logits, _, ids: _cross_entropy(ids, logits), classes)
+        return Part(
+            "student_loss", share, shares, labels, lambda logits, _, ids, __: cross_entropy(ids, logits), classes
+        )
 
     def _summed(
-        self, parts: list["_Part"], hidden: Tensor, theirs: TeacherRows = _NO_TEACHER
+        self, parts: list[Part], hidden: Tensor, theirs: TeacherRows = _NO_TEACHER
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of all that reads the logits, and its parts.
 
@@ -196,26 +221,25 @@ class FusedObjective:
         if not parts:
             return tf.zeros(()), {}
         product = self._head.product()
-        labels = [tf.zeros_like(part.shares, "int32") if part.labels is None else part.labels for part in parts]
-        pairs = list(zip(parts, labels, strict=True))
-        inside = [tf.clip_by_value(ids, 0, part.classes - 1) for part, ids in pairs]
+        advantages = columns_of(parts, lambda part: part.advantages, "float32")
 
-        def values(logits: Tensor, ids: Tensor, *rows: Tensor) -> list[Tensor]:
-            targets = theirs.targets(*rows)
-            return [part.values(logits, targets, ids[:, number]) for number, part in enumerate(parts)]
+        def values(logits: Tensor, ids: Tensor, advantages: Tensor, *rows: Tensor) -> list[Tensor]:
+            targets, places = theirs.targets(*rows), enumerate(parts)
+            return [part.values(logits, targets, ids[:, place], advantages[:, place]) for place, part in places]
 
         total, sums = fused(
             as_rows(hidden),
             product,
             values,
-            [tf.stack(inside, axis=-1), *theirs.tensors],
+            [columns_of(parts, Part.inside, "int32"), advantages, *theirs.tensors],
             tf.stack([part.shares for part in parts], axis=-1),
             tf.stack([ops.cast(part.weight, "float32") for part in parts]),
-            lambda ids, *rows: [ids, *theirs.prepared(*rows)],
+            lambda ids, advantages, *rows: [ids, advantages, *theirs.prepared(*rows)],
         )
-        for part, ids in pairs:
+        for part in parts:
             message = f"Expected labels from 0 to {part.classes - 1} for {part.name!r}, the student's classes."
-            if part.labels is not None:
+            ids = part.labels
+            if ids is not None:
                 total = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < part.classes), message, total)
         return total, {part.name: each for part, each in zip(parts, tf.unstack(sums), strict=True)}
 
@@ -224,37 +248,20 @@ class FusedObjective:
         temperature = untracked.temperature if term.temperature is None else term.temperature
         return {"temperature": schedules.at(temperature, step), "step": step}
 
-    def _of_features(
-        self, term: Term, student: Any, teacher: Any, y: Tensors, sample_weight: Tensors, training: bool
-    ) -> Tensor:
-        counts = output_labels.counted(term, self._student, student, y, sample_weight, self._countings())
-        labels = output_labels.for_term(term, self._student, student, y, counts.counted)
+    def _counted(self, term: Term, student: Any, batch: Batch) -> tuple[output_labels.Counted, Tensor | None]:
+        """Return what a term counts of a batch, and the labels that it takes."""
+        y, sample_weight, columns = batch
+        counts = output_labels.counted(term, self._student, student, y, sample_weight, self._countings(), columns)
+        return counts, output_labels.for_term(term, self._student, student, y, counts.counted)
+
+    def _of_features(self, term: Term, student: Any, teacher: Any, batch: Batch, training: bool) -> Tensor:
+        counts, labels = self._counted(term, student, batch)
         settings = {**self._settings(term), "training": training}
         return term.read(student, teacher, labels=labels, **counts._asdict(), **settings)
 
     def _countings(self) -> dict[tuple[Any, ...], compiled.Counting]:
         loss = _loss_of(self._distiller)
         return {} if loss is None else {(): loss.counting}
-
-
-class _Part(NamedTuple):
-    """What reads the logits: a term, or the loss on labels.
-
-    Attributes:
-        name: in the logs.
-        weight: of its mean or sum in the objective.
-        shares: by which the value of each row is multiplied in that, (rows,).
-        labels: class ids, (rows,), or None.
-        values: returns the value of each row, of the student's logits, the teacher's, and the labels.
-        classes: how many there are, which the labels are among.
-    """
-
-    name: str
-    weight: Any
-    shares: Tensor
-    labels: Tensor | None
-    values: Callable[[Tensor, Any, Tensor], Tensor]
-    classes: int
 
 
 def _loss_of(distiller: Any) -> compiled.CrossEntropy | None:
@@ -268,22 +275,3 @@ def _without_head(model: Any, terms: list[Term], owner: str) -> tuple[Vocabulary
     names = [name for term in terms for name in (term.student_names if owner == "student" else term.teacher_names)]
     body = keras.Model(graph.input, head.hidden, name=model.name)
     return head, layer_reader.Reader(body, tuple(names), "values", owner=owner)
-
-
-def _shares(name: str, hidden: Tensor, weight: Any, mask: Any, counting: compiled.Counting) -> Tensor:
-    """Return by what the value of each row is multiplied in the mean or sum of all, (rows,)."""
-    values = tf.zeros(tf.shape(hidden)[:-1])
-    values.set_shape(hidden.shape[:-1])
-    with tf.GradientTape() as tape:
-        tape.watch(values)
-        weight = reduction.fitting_weight(weight, values, "logits", of_layers=False)
-        reduced = reduction.reduced(values, weight, mask, counting, name)
-    return tf.stop_gradient(tf.reshape(tape.gradient(reduced, values), (-1,)))
-
-
-def _ids(labels: Any) -> Tensor:
-    return tf.reshape(tf.cast(labels, "int32"), (-1,))
-
-
-def _cross_entropy(ids: Tensor, logits: Tensor) -> Tensor:
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)

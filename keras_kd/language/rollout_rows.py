@@ -9,6 +9,9 @@ from keras_kd._types import Tensors
 #: Where a row comes from.
 STUDENT, TEACHER, DATA = range(3)
 
+#: The column that has it.
+ORIGIN = "origin"
+
 
 class Rows(NamedTuple):
     """Rows in arrays whose first axis is theirs.
@@ -17,7 +20,7 @@ class Rows(NamedTuple):
         token_ids: that are read, (rows, width), int32.
         padding_mask: where these are a text's, (rows, width), bool.
         y: the tokens that follow, (rows, width), int32.
-        sample_weight: 1 where they are learned, (rows, width), float32.
+        sample_weight: above 0 where they are learned, (rows, width), float32.
         origin: `STUDENT`, `TEACHER` or `DATA`, (rows,), int8.
         step: of the optimizer, when they were written, (rows,), int64.
     """
@@ -34,6 +37,11 @@ class Rows(NamedTuple):
         return (
             {"token_ids": self.token_ids, "padding_mask": self.padding_mask} if _takes_dict(model) else self.token_ids
         )
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Where rows are from, as a column of examples."""
+        return {ORIGIN: self.origin.astype("int32")}
 
     def blank(self, place: int, pad: int) -> None:
         """Fill a row up, so that nothing of what was there is left."""
@@ -96,8 +104,12 @@ def of_examples(data: Any, pad: int) -> Rows:
     return rows
 
 
-def widened(rows: Rows, width: int, pad: int) -> Rows:
-    """Return rows that are filled up to a width."""
+def widened(rows: Rows, width: int, pad: int, student: str) -> Rows:
+    """Return rows that are filled up to a width, or raise an error if they are longer than the student reads."""
+    if rows.y.shape[1] > width:
+        raise ValueError(
+            f"Expected `data` of at most {width} tokens, which {student!r} reads. Received: {rows.y.shape[1]}"
+        )
     made = empty(len(rows.y), width, pad)
     for whole, part in zip(made[:4], rows, strict=False):
         whole[:, : part.shape[1]] = part

@@ -1,7 +1,7 @@
 """Data of what a student writes while it learns, mixed with a teacher's text and with given examples.
 
 On-policy distillation trains a student where it goes wrong: on its own continuations of prompts, scored by the teacher.
-What is written is data, made between epochs; the step does not know where a row came from.
+What is written is data, made between epochs; the step knows where a row came from only if a term reads that.
 """
 
 import json
@@ -12,13 +12,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd._internal import raw_views, soft_targets, teacher_fingerprints
+from keras_kd._internal import soft_targets, teacher_fingerprints
 from keras_kd._internal.written_examples import Targets, WrittenExamples
 from keras_kd._types import Schedule
 from keras_kd.language import prompt_tokens
 from keras_kd.language.completions import Examples
 from keras_kd.language.decoding import Sampling, check_sampling, check_whole
-from keras_kd.language.rollout_rows import DATA, STUDENT, TEACHER, Rows, empty, in_order, of_examples, widened
+from keras_kd.language.mixed_writing import Mixture
+from keras_kd.language.rollout_checks import check_followed
+from keras_kd.language.rollout_rows import DATA, ORIGIN, STUDENT, TEACHER, Rows, empty, in_order, of_examples, widened
 from keras_kd.language.rollout_shares import Shares
 from keras_kd.language.rollout_targets import RolloutTargets
 from keras_kd.language.rollout_writers import Writer
@@ -45,6 +47,8 @@ class Rollouts(WrittenExamples):
     as the row: with `replay`, the teacher has less to do. `rollouts_teacher_time` is its share of the epoch's time; the
     rest is the student's. A run that is continued makes the targets of the rows that it finds anew.
 
+    Under terms with `rows={"origin": ...}`, x is a `keras_kd.Joined` with this column.
+
     Files of the Distiller hold the rows and what is drawn next: `keras.callbacks.BackupAndRestore` goes on with both.
 
     Args:
@@ -59,6 +63,10 @@ class Rollouts(WrittenExamples):
         length: tokens of a completion, at least 1, with its stop token.
         student_share: probability that a row is the student's, 0 to 1: a number, or a schedule of the optimizer's step.
         teacher_share: that it is the teacher's.
+        teacher_mix: share of the teacher in the distribution that each token of the student's rows is drawn from, 0 to
+            less than 1: (1 - teacher_mix) * q + teacher_mix * p keeps texts from going astray that no teacher would
+            write. A token's `sample_weight` is then its q / that, as if the student had drawn it. All tokens are read
+            again for each new one.
         batch_size: rows of a step, and of what is generated at a time.
         every: steps of an epoch, which all read what was written before it.
         replay: epochs in which a row is used.
@@ -87,7 +95,7 @@ class Rollouts(WrittenExamples):
         >>> distiller.fit(rollouts, epochs=100)
 
     Reference: Agarwal et al., On-Policy Distillation of Language Models, 2023, arXiv 2306.13649; `replay`: Ko et al.,
-    DistiLLM, 2024, arXiv 2402.03898.
+    DistiLLM, 2024, arXiv 2402.03898; `teacher_mix`: Gu et al., MiniLLM, 2023, arXiv 2306.08543.
     """
 
     def __init__(
@@ -100,6 +108,7 @@ class Rollouts(WrittenExamples):
         length: int,
         student_share: Schedule = 1.0,
         teacher_share: Schedule = 0.0,
+        teacher_mix: float = 0.0,
         batch_size: int = 32,
         every: int = 16,
         replay: int = 1,
@@ -122,8 +131,10 @@ class Rollouts(WrittenExamples):
             raise ValueError(f"Expected `replay` to be at most the rows of an epoch, {self._count}. Received: {replay}")
         self._prompts = prompt_tokens.of(writer, prompts)
         self._pad, self._seed, self._length = pad, seed, length
-        models = [writer] if teacher is None else [writer, as_teacher(teacher)]
-        self._writers = [self._writer(each, sampling) for each in models]
+        other = None if teacher is None else as_teacher(teacher)
+        self._mixture = Mixture(writer, other, teacher_mix, sampling)
+        self._writers = [self._writer(self._mixture.writer(), writer, sampling)]
+        self._writers += [] if other is None else [self._writer(other, other, sampling)]
         self._width = prompt_tokens.width(writer, max(map(len, self._prompts)) + length - 1)
         self._data = None if data is None else self._of_width(data, writer)
         self._shares = Shares(student_share, teacher_share, teacher is not None, data is not None)
@@ -131,13 +142,19 @@ class Rollouts(WrittenExamples):
         self._settings = {
             **sampling._asdict(),
             **{"stop_ids": list(sampling.stop_ids), "batch_size": batch_size, "every": every, "replay": replay},
-            **{"pad": pad, "seed": seed, "prompts": teacher_fingerprints.of_arrays(self._prompts)},
+            **{
+                "teacher_mix": teacher_mix,
+                "pad": pad,
+                "seed": seed,
+                "prompts": teacher_fingerprints.of_arrays(self._prompts),
+            },
         }
         self._optimizer: Any = None
         self._epoch, self._drawn, self._began = -1, 0, 0
         self._rows: Rows | None = None
         self._targets: RolloutTargets | None = None
         self._is_ahead, self._waits = False, False
+        self._carried = False
         self.seconds = 0.0
 
     @property
@@ -156,11 +173,16 @@ class Rollouts(WrittenExamples):
         order = np.random.default_rng([self._seed, 0, max(self._epoch, 0)]).permutation(self._count)
         places = order[index * self._batch_size : (index + 1) * self._batch_size]
         batch = Rows(*(each[places] for each in rows))
-        x = batch.read_by(self.student)
+        x = soft_targets.with_columns(batch.read_by(self.student), batch.columns if self._carried else {})
         if self._targets is not None:
-            targets = self._targets.make(x) if is_empty else self._targets.of(rows.read_by(self.student), places)
-            x = soft_targets.Joined(x, targets)
+            read = rows.read_by(self.student)
+            targets = self._targets.make(batch.read_by(self.student)) if is_empty else self._targets.of(read, places)
+            x = soft_targets.with_targets(x, targets)
         return x, batch.y, batch.sample_weight
+
+    def carry(self, columns: set[str]) -> None:
+        """Return where rows are from beside them, from now on, if "origin" is among the columns that are read."""
+        self._carried = ORIGIN in columns
 
     def on_epoch_begin(self) -> None:
         """Let the student, as it is now, write the rows of the epoch, or some of them."""
@@ -181,22 +203,9 @@ class Rollouts(WrittenExamples):
             ValueError: another student is trained; it still preprocesses examples of its own; `fit` was given another
                 number of steps.
         """
-        if steps_per_epoch not in (None, len(self)):
-            raise ValueError(
-                f"Expected no `steps_per_epoch`: an epoch of these rollouts has {len(self)} steps, between which the "
-                f"student writes. Received: {steps_per_epoch}. Make them with every={steps_per_epoch}."
-            )
-        if distiller.student is not self.student:
-            raise ValueError(
-                f"Expected rollouts of the student that is trained, {distiller.student.name!r}. Received: those of "
-                f"{self.student.name!r}. Make them with student=distiller.student."
-            )
-        if raw_views.preprocessing(self.student) is not None:
-            raise ValueError(
-                f"Expected a student that reads tokens, as rollouts are. {self.student.name!r} has a preprocessor. Set "
-                "it to None, and that of the teacher, once the Rollouts are made: student.preprocessor = None."
-            )
+        check_followed(self, distiller, steps_per_epoch)
         self._optimizer = distiller.optimizer
+        self.carry(distiller.columns)
         self.join(None)
         # Keras looks at some batches before callbacks restore what was saved: nothing is to be written for these.
         self._waits = True
@@ -269,6 +278,7 @@ class Rollouts(WrittenExamples):
         origins = self._shares.origins(self._began, uniform)
         for origin, writer in enumerate(self._writers):
             self._put(rows, epoch, slots, origins == origin, writer)
+        self._mixture.weigh(rows, slots[origins == STUDENT], self._batch_size)
         chosen = origins == DATA
         if self._data is not None and chosen.any():
             numbers = in_order([self._seed, 2], self._drawn, len(slots), len(self._data.y))[chosen]
@@ -297,11 +307,11 @@ class Rollouts(WrittenExamples):
         optimizer = self._optimizer or getattr(self.student, "optimizer", None)  # of a student that is trained alone
         return 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
 
-    def _writer(self, model: Teacher, sampling: Sampling) -> Writer:
+    def _writer(self, predicts: Teacher, model: Teacher, sampling: Sampling) -> Writer:
+        """Return what continues prompts, of the width that a model reads."""
         prompt_tokens.check_fit(model, self._prompts, sampling.length)
-        longest = max(map(len, self._prompts))
-        width = prompt_tokens.width(model, longest + sampling.length)
-        return Writer(model, sampling, width, self._batch_size)
+        width = prompt_tokens.width(model, max(map(len, self._prompts)) + sampling.length)
+        return Writer(predicts, sampling, width, self._batch_size)
 
     def _empty(self) -> Rows:
         return empty(self._count, self._width, self._pad)
@@ -310,9 +320,4 @@ class Rollouts(WrittenExamples):
         """Return given examples as rows of a width in which all have room."""
         rows = of_examples(data, self._pad)
         self._width = prompt_tokens.width(model, max(self._width, rows.y.shape[1]))
-        if rows.y.shape[1] > self._width:
-            raise ValueError(
-                f"Expected `data` of at most {self._width} tokens, which {self.student.name!r} reads. Received: "
-                f"{rows.y.shape[1]}"
-            )
-        return widened(rows, self._width, self._pad)
+        return widened(rows, self._width, self._pad, self.student.name)

@@ -85,6 +85,10 @@ class Teacher(keras.layers.Layer):
         """Return which outputs and layers of the student this teacher needs to see, to offer `names`."""
         return ()
 
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of the columns of examples that this teacher reads, see `keras_kd.Joined`."""
+        return ()
+
     def stateful(self) -> list["Teacher"]:
         """Return the teachers in this one that change with the student: files hold these, and no others."""
         return []

@@ -93,7 +93,7 @@ class Cached(Teacher):
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Let data be read before the first epoch begins, as Keras does under a strategy; read DataFrames as arrays."""
         self._follow(0)
-        return x._replace(targets=batches.as_arrays(x.targets)) if isinstance(x, soft_targets.Joined) else x
+        return x._replace(targets=batches.as_arrays(x.targets)) if soft_targets.have_targets(x) else x
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Return a callback that sets the epoch of the cache."""
@@ -101,7 +101,7 @@ class Cached(Teacher):
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return the targets in `x`."""
-        if not isinstance(x, soft_targets.Joined):
+        if not soft_targets.have_targets(x):
             raise ValueError(
                 "Expected examples that carry a teacher's targets: cache.join(dataset) before shuffle and batch, or "
                 f"keras_kd.Joined(x, targets). Received x without targets: {x!r}. For validation data without targets, "

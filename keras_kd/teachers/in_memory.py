@@ -83,7 +83,7 @@ class InMemory(Teacher):
 
     def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
         """Return what the teacher reads, where it has to run: not of examples with targets."""
-        return {} if isinstance(x, soft_targets.Joined) else self.teacher.views(x)
+        return {} if soft_targets.have_targets(x) else self.teacher.views(x)
 
     def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return itself where a head in the teacher is not known: the targets in memory cost nothing to look at."""
@@ -97,7 +97,7 @@ class InMemory(Teacher):
             x.join(self.targets)
             return x
         x = batches.as_arrays(self.teacher.before_fit(x, verbose))
-        if isinstance(x, soft_targets.Joined):
+        if soft_targets.have_targets(x):
             raise ValueError(
                 "Expected arrays without targets. Received ones that another teacher has joined: keep a whole "
                 "ensemble at once, InMemory([first, second])."
@@ -108,17 +108,19 @@ class InMemory(Teacher):
                 f"x of type {type(x).__name__}, which may order or augment them anew. Join the targets to a dataset "
                 "with keras_kd.TeacherCache, or let the teacher run live."
             )
-        given = [leaf for leaf in tree.flatten(x) if leaf is not None]  # an optional input may be None
+        given = [
+            leaf for leaf in tree.flatten(soft_targets.without_targets(x)) if leaf is not None
+        ]  # an optional input may be None
         kinds = [self.teacher.kind(name) for name in self._names]  # which may depend on the student
         of_teacher = teacher_fingerprints.of_teacher(self.teacher)
         digest = "".join([teacher_fingerprints.of_arrays(given), *of_teacher.values(), *kinds])
         if digest != self._digest:
-            self._memory, self._digest = self.targets(x, verbose), digest
-        return soft_targets.Joined(x, self._memory)
+            self._memory, self._digest = self.targets(soft_targets.without_targets(x), verbose), digest
+        return soft_targets.with_targets(x, self._memory)
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return the targets in `x`, or, for examples that were not in `fit`'s arrays, run the teacher."""
-        if isinstance(x, soft_targets.Joined):
+        if soft_targets.have_targets(x):
             found = x.targets
         elif self.top_k is None:
             return self.teacher(x, student, labels=labels, step=step)
