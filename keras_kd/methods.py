@@ -20,6 +20,8 @@ import keras
 from keras_kd import bridges, layer_matching, losses, schedules, transforms
 from keras_kd._internal.term_names import At
 from keras_kd._types import Schedule
+from keras_kd.on_policy import distillm2 as distillm2
+from keras_kd.on_policy import minillm as minillm
 from keras_kd.term import Term
 
 Pair = tuple[str, str]
