@@ -286,8 +286,6 @@ class Distiller(Trainer):
         epochs: int | None = None,
     ) -> preflight.Report:
         """Report on a few batches before `fit`: is the teacher any good on them? See `preflight.check`."""
-        if isinstance(x, rollouts.Rollouts):
-            x.carry(self.columns)
         return preflight.check(self, x, y, batch_size, batches, sample_weight, epochs)
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
