@@ -93,6 +93,17 @@ def a_fused_head(folder):
     return distiller, tf.data.Dataset.from_tensor_slices((words, y, random.uniform(0.5, 2, (65, 5)).astype("float32")))
 
 
+def texts_of_two_origins(folder):
+    """Terms that choose their rows by a column, of which a replica may have none; whole sequences."""
+    random = np.random.default_rng(5)
+    words = random.integers(1, 6, (65, 5)) * (np.arange(5) < random.integers(1, 6, (65, 1)))
+    terms = [*kd.methods.distillm2(), *kd.methods.minillm()]
+    distiller = compiled(tagger(1), tagger(2), terms, metrics=None, fused_head=False)
+    x = kd.Joined(words, columns={"origin": np.arange(65) // 9 % 3})
+    weights = random.uniform(0.5, 2, (65, 5)).astype("float32")
+    return distiller, tf.data.Dataset.from_tensor_slices((x, words % CLASSES, weights))
+
+
 def two_taggers(seed: int) -> keras.Model:
     """Return a model of two outputs for each position."""
     x = keras.Input((5,), dtype="int32")
@@ -147,6 +158,7 @@ CASES = [
     masks,
     ignored_labels,
     a_fused_head,
+    texts_of_two_origins,
     cached_views,
     an_average,
     targets_from_elsewhere,
