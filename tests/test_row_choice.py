@@ -58,12 +58,13 @@ def trained(made, x=CARRYING, y=Y, weights=WEIGHTS, epochs=1, **arguments):
 # What is counted
 
 
-def test_a_term_counts_its_rows_in_a_mean_over_all():
+@pytest.mark.parametrize("name", ["reverse_kl", "hard_label"])  # which is not 0 where both sides are
+def test_a_term_counts_its_rows_in_a_mean_over_all(name):
     student, teacher = RANDOM.normal(size=(2, 12, 5, 7))
-    values = WEIGHTS * references.reverse_kl(student, teacher)
+    values = WEIGHTS * getattr(references, name)(student, teacher)
     outputs = [each.astype("float32") for each in (student, teacher)]
     rows = tf.constant(np.isin(ORIGIN, (1, 2)))
-    value = Term(losses.reverse_kl)(*outputs, sample_weight=tf.constant(WEIGHTS), rows=rows)
+    value = Term(getattr(losses, name))(*outputs, sample_weight=tf.constant(WEIGHTS), rows=rows)
     assert float(value) == pytest.approx(values[np.isin(ORIGIN, (1, 2))].sum() / values.size, rel=1e-5)
 
 
