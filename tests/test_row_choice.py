@@ -295,6 +295,12 @@ def test_rows_of_a_loss_with_one_value_for_the_batch_are_refused():
         term(np.ones((2, 3), "float32"), np.ones((2, 3), "float32"), rows=tf.constant([True, False]))
 
 
+def test_a_change_of_rows_that_carry_columns_is_refused():
+    data = tf.data.Dataset.from_tensor_slices((Joined(X.astype("float32"), columns={"c": ORIGIN}), Y)).batch(4)
+    with pytest.raises(ValueError, match="rows without columns, which would be changed as well.*'c'"):
+        kd.augment.apply(data, kd.augment.MixUp())
+
+
 def test_a_term_keeps_its_rows_in_its_config():
     config = json.loads(json.dumps(halves()[1].get_config()))
     assert Term.from_config(config).rows == {"origin": (1, 2)} == halves()[1].rows

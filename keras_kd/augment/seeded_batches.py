@@ -129,3 +129,10 @@ def _check(dataset: Any, seed: Any) -> None:
             "the teacher run live, on the changed rows; or give the cache the change, "
             "TeacherCache(views=10, augment=keras_kd.augment.each(change)), or rows that are made once."
         )
+    spec = dataset.element_spec
+    columns = soft_targets.columns(spec[0] if isinstance(spec, tuple) else spec)
+    if columns:
+        raise ValueError(
+            f"Expected rows without columns, which would be changed as well. Received the columns {sorted(columns)}. "
+            "Put them beside the changed rows, batches.map(lambda x, y: (keras_kd.Joined(x, columns=...), y))."
+        )
