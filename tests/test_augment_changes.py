@@ -43,6 +43,7 @@ def epochs(data, count=2):
     return [np.concatenate([np.asarray(each) for each in data]) for _ in range(count)]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_same_seed_gives_the_same_rows_in_a_graph_too(name):
     change, x = CHANGES[name]
@@ -52,6 +53,7 @@ def test_the_same_seed_gives_the_same_rows_in_a_graph_too(name):
     assert not np.array_equal(first, change(x, SEED + 1))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_dataset_that_is_made_anew_repeats_its_epochs_which_differ(name):
     change, x = CHANGES[name]
@@ -143,6 +145,13 @@ def test_a_crop_is_what_bilinear_interpolation_finds_in_its_part():
     ratio = (width / height)[(height < 1 - 1e-6) & (width < 1 - 1e-6)]
     assert 0.5 - 1e-3 <= ratio.min() < 0.7 and 1.5 < ratio.max() <= 2 + 1e-3
     assert np.log(ratio).mean() == pytest.approx(0.0, abs=0.1)
+
+
+def test_a_part_is_as_wide_to_its_height_as_the_ratio_has_it():
+    rows, columns = np.meshgrid(np.arange(5.0), np.arange(9.0), indexing="ij")
+    image = np.stack([rows / 4, columns / 8], -1).astype("float32")[None]
+    crop = np.asarray(augment.RandomResizedCrop((0.32, 0.32), (2, 2))(image, SEED))[0]
+    np.testing.assert_allclose(crop[-1, -1] - crop[0, 0], [0.4, 0.8], atol=1e-5)
 
 
 def test_the_whole_image_stays():

@@ -1,5 +1,6 @@
 """Rows without labels beside labelled ones: what each part of the objective counts, and what is refused."""
 
+import time
 import warnings
 
 import keras
@@ -92,6 +93,7 @@ def moved(data, loss, term, first, taught, head="auto"):
     return first.astype("float64") - student.get_weights()[0]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_is_the_mean_over_all_rows_of_the_term_and_over_labelled_rows_of_the_loss(kind, reduction):
@@ -188,12 +190,32 @@ def test_an_epoch_ends_when_all_rows_were_seen_and_all_batches_have_one_size(few
 def test_the_order_follows_from_the_seed_and_differs_in_each_epoch():
     def epochs(seed):
         data = kd.augment.with_unlabelled((X, IDS), MORE, batch_size=4, seed=seed)
-        return [np.concatenate([np.asarray(x) for x, _, _ in data]) for _ in range(2)]
+        return [np.concatenate([np.asarray(x) for x, _, _ in data]) for _ in range(4)]
 
     first, again, other = epochs(0), epochs(0), epochs(1)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first[0], first[1])
     assert not np.array_equal(first, other)
+
+
+def test_a_shuffled_dataset_begins_as_often_whatever_is_read_ahead():
+    begun = []
+    for wait in (0.0, 0.05):
+        examples = tf.data.Dataset.range(3).shuffle(3, seed=0).map(lambda row: (row, row))
+        data = kd.augment.with_unlabelled(examples, np.arange(40), batch_size=8, share=0.5)
+        epochs = []
+        for _ in range(3):
+            epochs.append([np.asarray(x[:4]) for x, _, _ in data])
+            time.sleep(wait)  # time to read ahead
+        begun.append(epochs)
+    np.testing.assert_array_equal(*begun)
+
+
+def test_all_rows_of_a_pass_come_before_one_comes_again():
+    rows = np.arange(7)
+    data = kd.augment.with_unlabelled((rows, rows), np.arange(100, 160), batch_size=4, share=0.5)
+    seen = np.concatenate([np.asarray(x[:2]) for x, _, _ in data])
+    assert all(sorted(part) == list(range(7)) for part in np.split(seen[:56], 8))
 
 
 def test_datasets_of_examples_are_taken_in_their_order_and_labels_of_the_rest_are_left_out():

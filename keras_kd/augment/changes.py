@@ -35,7 +35,7 @@ class Change:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(x, seed).")
 
     def with_labels(self, x: Tensors, y: Tensors, sample_weight: Tensors, seed: Tensor) -> Batch:
-        """Return a batch with the changed rows; labels and weights stay as they are, unless it is said otherwise.
+        """Return a batch with the changed rows; labels and weights stay as they are, unless a change defines more.
 
         Args:
             x: see `__call__`.
@@ -94,7 +94,7 @@ def _as_change(given: Any) -> Change:
     return _OfFunction(given)
 
 
-def folded(seed: Tensor, number: int) -> Any:
+def folded(seed: Tensor, number: Any) -> Any:
     """Return a seed for one of several uses of a seed."""
     return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int64), number)
 

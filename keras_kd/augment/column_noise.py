@@ -78,5 +78,4 @@ def _deviation(leaf: Any) -> np.ndarray | None:
     if leaf.dtype.kind != "f":
         return None
     known = np.where(np.isnan(leaf).all(axis=0), 0.0, leaf.astype("float64"))
-    constant = np.nanmin(known, axis=0) == np.nanmax(known, axis=0)  # of which rounding may leave a tiny spread
-    return np.where(constant, 0.0, np.nanstd(known, axis=0))
+    return np.nanstd(known, axis=0)

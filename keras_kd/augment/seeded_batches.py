@@ -16,7 +16,8 @@ def apply(dataset: tf.data.Dataset, *changes: Change | Function, seed: int = 0) 
     """Change the batches of a dataset at random, others in each epoch, before the teacher and the student see them.
 
     Both see the same rows: the teacher predicts for what the student reads. The same seed gives the same rows, epoch by
-    epoch, of a dataset that was made anew.
+    epoch, of a dataset that was made anew; each iterator that is made of it counts as an epoch, and under a strategy
+    Keras makes one more.
 
     Args:
         dataset: batches of x, (x, y) or (x, y, sample_weight), without a teacher's targets.

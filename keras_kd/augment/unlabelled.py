@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_kd._internal import batches, soft_targets, unlabelled_rows
 from keras_kd._types import Tensors
-from keras_kd.augment.changes import map_leaves
+from keras_kd.augment.changes import folded, map_leaves
 from keras_kd.augment.rows import extended
 from keras_kd.term import Term
 
@@ -56,7 +56,7 @@ def with_unlabelled(
     _check_same(_x(_spec(ours)), _x(_spec(others)))
     rest = _rows_of(batch_size, share)
     steps = max(-(-_count(ours) // (batch_size - rest)), -(-_count(others) // rest))
-    parts = (_forever(ours, batch_size - rest, seed), _forever(others, rest, seed + 1))
+    parts = (_batches(ours, batch_size - rest, steps, seed), _batches(others, rest, steps, seed + 1))
 
     @tf.autograph.experimental.do_not_convert
     def joined(given: Any, more: Any) -> Any:
@@ -66,7 +66,8 @@ def with_unlabelled(
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     both = tf.data.Dataset.zip(*parts).map(joined, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return unlabelled_rows.mark(both.take(steps).prefetch(tf.data.AUTOTUNE).with_options(options))
+    both = both.prefetch(tf.data.AUTOTUNE).apply(tf.data.experimental.assert_cardinality(steps))
+    return unlabelled_rows.mark(both.with_options(options))
 
 
 def on_all_rows(terms: Iterable[Term]) -> list[Term]:
@@ -175,15 +176,35 @@ def _rows_of(batch_size: Any, share: Any) -> int:
     return rest
 
 
-def _forever(data: Any, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Return batches without an end: of arrays in an order that is drawn anew in each pass."""
+def _batches(data: Any, batch_size: int, steps: int, seed: int) -> tf.data.Dataset:
+    """Return so many batches: of arrays in an order that is drawn anew in each pass, of a dataset in its own.
+
+    What is read ahead ends with the epoch: else it would decide how often a dataset that is shuffled has begun, and so
+    which order comes next.
+    """
     if isinstance(data, tf.data.Dataset):
-        return data.repeat().batch(batch_size, drop_remainder=True)
-    count = _count(data)
-    places = tf.data.Dataset.range(count).shuffle(count, seed=seed).repeat().batch(batch_size, drop_remainder=True)
+        return data.repeat().take(steps * batch_size).batch(batch_size, drop_remainder=True)
 
     @tf.autograph.experimental.do_not_convert
     def chosen(places: Any) -> Any:
         return map_leaves(lambda leaf: tf.gather(leaf, places), data)
 
+    places = _places(_count(data), steps * batch_size, seed).batch(batch_size, drop_remainder=True)
     return places.map(chosen, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def _places(count: int, wanted: int, seed: int) -> tf.data.Dataset:
+    """Return so many places of rows, all of them before one comes again, in orders that follow from seed and epoch."""
+    epochs = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2, drop_remainder=True).take(1)
+
+    def of_pass(number: Any, seed: Any) -> tf.data.Dataset:
+        rows = tf.range(count, dtype=tf.int64)
+        order = tf.random.experimental.stateless_shuffle(rows, folded(seed, number))
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    @tf.autograph.experimental.do_not_convert
+    def of_epoch(seed: Any) -> tf.data.Dataset:
+        passes = tf.data.Dataset.range(-(-wanted // count))
+        return passes.flat_map(lambda number: of_pass(number, seed)).take(wanted)
+
+    return epochs.flat_map(of_epoch)
