@@ -48,7 +48,10 @@ def test_rows_that_carry_targets_are_not_changed_afterwards():
 def test_targets_of_unmixed_rows_are_not_joined_to_mixtures(cache):
     with pytest.raises(ValueError, match="is another. Join it as it was, before any random step"):
         cache.join(mixed().unbatch())
-    # The first rows are compared as a whole, the others one by one.
+
+
+@pytest.mark.slow
+def test_rows_that_are_mixed_later_are_found_one_by_one(cache):
     late = rows().take(4).concatenate(mixed().unbatch().skip(4).map(lambda x: (x,)))
     with pytest.raises(ValueError, match="is not the one that the teacher saw"):
         fit(kd.teachers.Cached(cache), cache.join(late).batch(4), linear())

@@ -12,7 +12,7 @@ import keras_kd as kd
 from keras_kd.augment.mixing import drawn, partners, shares
 
 SEED = tf.constant([3, 5], tf.int64)
-FEW = settings(max_examples=15, deadline=None)
+FEW = settings(max_examples=8, deadline=None)
 
 
 def batches(*parts, size=4):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keras_kd.augment import munge, smote
 from keras_kd.augment.nearest_rows import Columns, nearest
 
-FEW = settings(max_examples=15, deadline=None)
+FEW = settings(max_examples=8, deadline=None)
 MADE = {"smote": smote, "munge": munge}
 
 
