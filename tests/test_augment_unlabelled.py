@@ -263,6 +263,16 @@ def test_a_term_that_reads_labels_counts_the_rows_that_have_one():
             distiller.fit(data, verbose=0, shuffle=False)
 
 
+def test_a_teacher_that_reads_labels_is_refused():
+    teachers = [linear(np.eye(3, 4), name) for name in ("first", "second")]
+    ensemble = kd.teachers.Ensemble(teachers, weights="agreement")
+    terms = [kd.Term(kd.losses.kl_divergence, sample_weight=None)]
+    distiller = kd.Distiller(student=linear(np.zeros((3, 4))), teacher=ensemble, terms=terms)
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="Give its weights as numbers"):
+        distiller.fit(kd.augment.with_unlabelled((X, IDS), MORE, batch_size=8), verbose=0)
+
+
 @pytest.mark.parametrize(("kind", "warned"), [("metrics", True), ("weighted_metrics", False)])
 def test_metrics_that_see_no_weights_are_warned_of(kind, warned):
     terms = [kd.Term(kd.losses.kl_divergence, sample_weight=None)]

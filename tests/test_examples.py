@@ -14,8 +14,8 @@ SCRIPTS = {
     for path in sorted(EXAMPLES.rglob("*.py"))
     if '__name__ == "__main__"' in path.read_text()
 }
-#: Those that measure time, make devices or serve, and so need a process of their own: .ci/run runs them with few steps,
-#: and tests/test_serve.py the service.
+#: Those that measure time, make devices, set how many threads there are, or serve, and so need a process of their own:
+#: .ci/run runs them with few steps, and tests/test_serve.py the service.
 OF_THEIR_OWN = {
     "check_devices.py",
     "benchmarks/accelerator.py",
@@ -24,6 +24,7 @@ OF_THEIR_OWN = {
     "benchmarks/first_step.py",
     "benchmarks/fused_heads.py",
     "benchmarks/growth.py",
+    "benchmarks/levers.py",
     "benchmarks/loss_cost.py",
     "benchmarks/run_all.py",
     "benchmarks/serving.py",

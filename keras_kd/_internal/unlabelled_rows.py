@@ -38,7 +38,7 @@ def check(distiller: Any, data: Any) -> None:
 
     Raises:
         ValueError: a term that reads no labels and counts the rows with labels alone, or one that reads them and counts
-            all rows.
+            all rows; a teacher that reads them.
 
     Warns:
         UserWarning: metrics that do not see the weights.
@@ -46,6 +46,11 @@ def check(distiller: Any, data: Any) -> None:
     if not are_in(data):
         return
     _check_terms(distiller.terms)
+    if distiller.teacher is not None and distiller.teacher.reads_labels():
+        raise ValueError(
+            f"Expected a teacher that reads no labels, as some rows have none. Received: {distiller.teacher.name!r}, "
+            "weighted by agreement with the labels. Give its weights as numbers."
+        )
     if compiled.has_unweighted_metrics(distiller):
         warnings.warn(
             "Some rows of the data have no label, and the `metrics` given to `compile` count them as if they had: of "

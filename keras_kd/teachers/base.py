@@ -101,6 +101,10 @@ class Teacher(keras.layers.Layer):
         """Return whether the targets of an example under some names are the same in every epoch, and so can be kept."""
         return not self.stateful() and not self.layers_of_student(names)
 
+    def reads_labels(self) -> bool:
+        """Return whether what is predicted for an example depends on its label."""
+        return False
+
     def unrecognised(self, names: tuple[str, ...]) -> list["Teacher"]:
         """Return the teachers in this one whose outputs are taken for logits because their head is unknown."""
         return []

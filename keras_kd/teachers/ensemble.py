@@ -122,6 +122,10 @@ class Ensemble(Teacher):
         fixed = weights is None or (isinstance(weights, list) and not any(callable(each) for each in weights))
         return fixed and all(each.cacheable(names) for each in self.teachers)
 
+    def reads_labels(self) -> bool:
+        """Return whether the weights follow from how well the members agree with the labels."""
+        return self.weights_of_teachers == "agreement"
+
     def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
         """Return the members whose heads are not known."""
         return [one for each in self.teachers for one in each.unrecognised(names)]
