@@ -13,6 +13,9 @@ from keras_kd._keras import layer_tree
 #: What a configuration holds that differs between two builds of one model, or has no part in what it computes.
 LEFT_OUT = ("shared_object_id", "build_config", "compile_config", "trainable")
 
+#: The same of classes, by the names under which they are registered: where a server is, and how it is asked.
+_LEFT_OUT_OF = {"keras_kd>Served": ("url", "in_flight", "timeout", "attempts", "tail")}
+
 #: How Keras names inputs that the user has not named, and those of a clone.
 _NAMES_OF_INPUTS = ("input_layer", "keras_tensor")
 
@@ -76,7 +79,10 @@ def _plain(content: Any, places: dict[str, int], kept: Collection[str], is_named
     if isinstance(content.get("layers"), (list, tuple)):
         places = {_name(layer): place for place, layer in enumerate(content["layers"])}
     plain = {}
+    of_class = _LEFT_OUT_OF.get(str(content.get("registered_name")), ())
     for key, value in content.items():
+        if key == "config" and of_class:
+            value = {name: each for name, each in value.items() if name not in of_class}
         if key in LEFT_OUT or (key == "name" and _is_free(content, is_named, kept)):
             continue
         if key in ("keras_history", "input_layers", "output_layers"):

@@ -128,7 +128,8 @@ def encode(output: Any, kind: str, top_k: int | None, dtype: str) -> Parts:
     logarithm of the mass of all others. An ensemble's are those of its members, (batch, members, ...).
 
     Args:
-        output: logits or features, (batch, ...), or a `Mixture` of logits.
+        output: logits or features, (batch, ...), a `Mixture` of logits, or a `SparseTarget`, of which `top_k` named
+            classes are kept, or all that it names.
         kind: their head, see `heads.KINDS`. Features and values are "values"; all else saturates: what is too large for
             float16 becomes the largest that it holds. "sigmoid" has a meaning for each label alone and is not centred.
         top_k: number of classes to keep of logits, or None.
@@ -140,6 +141,8 @@ def encode(output: Any, kind: str, top_k: int | None, dtype: str) -> Parts:
     mask = masks.of(output)
     if mask is not None:
         parts["mask"] = ops.cast(mask, "bool")
+    if isinstance(output, SparseTarget):
+        return {**parts, **_of_named(output, top_k, dtype)}
     if isinstance(output, Mixture):
         parts["log_weights"] = _spread(output)
         output = ops.stack([ops.cast(each, "float32") for each in output.logits], axis=1)
@@ -169,7 +172,12 @@ def of_largest(log_probabilities: Any, indices: Any, log_tail: Any, classes: int
         classes: how many there are.
     """
     tail = {"log_tail": log_tail} if indices.shape[-1] < classes else {}
-    return {"log_probabilities": log_probabilities, f"{_INDICES}{classes}": indices, **tail}
+    return {"log_probabilities": log_probabilities, part_of_indices(classes): indices, **tail}
+
+
+def part_of_indices(classes: int) -> str:
+    """Return the name of the part that holds the classes of a top-k target, of so many."""
+    return f"{_INDICES}{classes}"
 
 
 def decode(stored: Parts, tail: str | None = None) -> Any:
@@ -265,6 +273,20 @@ def _log_rest(logarithms: Tensor, indices: Tensor) -> Tensor:
     nothing = ops.broadcast_to(ops.convert_to_tensor(float("-inf"), "float32"), ops.shape(named)[:1])
     rest = ops.logsumexp(ops.scatter_update(flat, named, nothing), axis=-1)
     return ops.reshape(rest, ops.shape(logarithms)[:-1])
+
+
+def _of_named(target: SparseTarget, top_k: int | None, dtype: str) -> Parts:
+    """Return the parts of a target with fewer of the classes that it names: the others count with the rest."""
+    names = int(target.ids.shape[-1])
+    kept = names if top_k is None else top_k
+    logarithms, order = ops.top_k(target.log_probabilities, names)
+    indices = ops.take_along_axis(ops.cast(target.ids, "int32"), order, axis=-1)[..., :kept]
+    others = [] if target.log_tail is None else [target.log_tail[..., None]]
+    rest = [logarithms[..., kept:], *others] if kept < names else others
+    tail = ops.logsumexp(ops.concatenate(rest, axis=-1), axis=-1) if rest else None
+    indices = ops.cast(indices, index_type(target.classes))
+    tail = None if tail is None else _narrowed(tail, dtype, True)
+    return of_largest(_narrowed(logarithms[..., :kept], dtype, True), indices, tail, target.classes)
 
 
 def _indices(stored: Parts) -> str:

@@ -70,15 +70,21 @@ def with_value_errors(model: Any, function: Any, first: Callable[[Any], Any]) ->
         if not begun:
             iterator = first(iterator)
             begun = True
-        try:
-            with gradients.freed_with(model):
-                return function(iterator)
-        except tf.errors.InvalidArgumentError as error:
-            if MARK not in str(error):
-                raise
-            raise ValueError(_message(str(error))) from None
+        with from_a_graph(), gradients.freed_with(model):
+            return function(iterator)
 
     return guarded
+
+
+@contextlib.contextmanager
+def from_a_graph() -> Iterator[None]:
+    """Raise a marked error of a graph as the `ValueError` that it was."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if MARK not in str(error):
+            raise
+        raise ValueError(_message(str(error))) from None
 
 
 def _message(error: str) -> str:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_kd._internal import soft_targets
 from keras_kd._internal.files import replace
+from keras_kd._keras import step_errors
 from keras_kd._types import Tensor, Tensors
 from keras_kd.cache import row_fingerprints, shards
 from keras_kd.cache.elements import Augment, Examples, Key, augmented, inputs_of, key_of
@@ -83,7 +84,8 @@ class TeacherProgram:
             key: of its examples, or their places.
             weights: of their positions, where they have some.
         """
-        return self._run(x, key, weights) if self._is_weighted else self._run(x, key)
+        with step_errors.from_a_graph():
+            return self._run(x, key, weights) if self._is_weighted else self._run(x, key)
 
     def _rows(self, x: Tensors, key: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         targets = self.predict(x)

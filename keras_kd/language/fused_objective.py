@@ -27,6 +27,7 @@ from keras_kd.language.teacher_rows import LiveTeacher, StoredTeacher, TeacherRo
 from keras_kd.language.vocabulary_heads import VocabularyHead
 from keras_kd.teachers.cached import Cached
 from keras_kd.teachers.frozen import Frozen
+from keras_kd.teachers.served import Served
 from keras_kd.term import Term
 
 #: From so many classes on, heads are fused where they can be: it takes less memory, and about as long.
@@ -46,6 +47,9 @@ _BY_ROW = (
 
 _OUTPUT = ("logits",)
 
+#: Teachers that have targets, and no hidden states of which they are made.
+_TARGETS = (Cached, Served)
+
 #: Where no term compares the logits.
 _NO_TEACHER = TeacherRows()
 
@@ -53,9 +57,11 @@ _NO_TEACHER = TeacherRows()
 def hindrance(distiller: Any) -> str:
     """Return why a Distiller needs its models' logits as a whole, or nothing where it does not."""
     student, teacher = distiller.student, distiller.teacher
-    if not isinstance(teacher, Cached):
+    if not isinstance(teacher, _TARGETS):
         if not isinstance(teacher, Frozen) or vocabulary_heads.find(teacher.model) is None:
-            return "the teacher is neither a live model that ends in a product with its vocabulary nor cached"
+            return (
+                "the teacher is neither a live model that ends in a product with its vocabulary, nor cached or served"
+            )
         if teacher.device is not None or teacher.dtype_of_copy is not None:
             return "the teacher has a device or a dtype of its own"
     head = vocabulary_heads.find(student)
@@ -100,7 +106,7 @@ class FusedObjective:
         self._head, self._student = _without_head(distiller.student, self._of_layers, "student")
         self._teacher = (
             StoredTeacher(distiller)
-            if isinstance(distiller.teacher, Cached)
+            if isinstance(distiller.teacher, _TARGETS)
             else LiveTeacher(distiller, *_without_head(distiller.teacher.model, self._of_layers, "teacher"))
         )
 

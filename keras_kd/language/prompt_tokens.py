@@ -70,7 +70,16 @@ def width(teacher: Any, needed: int) -> int:
 
 
 def check_fit(teacher: Any, prompts: list[np.ndarray], length: int) -> None:
-    """Refuse prompts that are too long for the model with a completion of `length` tokens behind them."""
+    """Refuse prompts that are too long for the model with a completion of `length` tokens behind them.
+
+    Refused is, too, a teacher that does not predict each token: it scores text, and cannot write.
+    """
+    if teacher.named("logits") is not None:
+        raise ValueError(
+            f"Expected a model that predicts each token, to write text with. {teacher.name!r} names the "
+            f"{teacher.named('logits')} most probable ones. Let the student write, or take what the server has written "
+            "as prompts and answers: keras_kd.language.completions."
+        )
     limit = _limit(teacher)
     longest = max(map(len, prompts))
     if limit is not None and longest + length > limit:

@@ -69,6 +69,10 @@ class Teacher(keras.layers.Layer):
         """
         return {raw_views.RAW: lambda raw: raw}
 
+    def check_reachable(self) -> None:
+        """Raise an error where what this teacher needs outside of the process does not answer, before any work."""
+        return
+
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Return the x that `fit` reads in place of the one that it was given; `verbose` is that of `fit`."""
         return x
@@ -115,6 +119,10 @@ class Teacher(keras.layers.Layer):
 
     def tail(self, name: str) -> str | None:
         """Return how classes are read that the targets under a name leave out, see `teachers.Cached`; None for none."""
+        return None
+
+    def named(self, name: str) -> int | None:
+        """Return how many classes the targets under a name give at most; None for all."""
         return None
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:

@@ -136,6 +136,11 @@ class Ensemble(Teacher):
         common = [name for name in outputs[0] if all(name in one for one in outputs)]
         return {name: self._combined(name, [one[name] for one in outputs], labels, step) for name in common}
 
+    def check_reachable(self) -> None:
+        """Check all members."""
+        for each in self.teachers:
+            each.check_reachable()
+
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Let the members prepare x, one after the other."""
         return functools.reduce(lambda prepared, each: each.before_fit(prepared, verbose), self.teachers, x)

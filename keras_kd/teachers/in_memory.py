@@ -15,6 +15,7 @@ from keras_kd._internal.number_formats import size
 from keras_kd._internal.written_examples import WrittenExamples
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
+from keras_kd.cache.cache_settings import check_named
 from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded
 from keras_kd.teachers.ensemble import as_teacher
 
@@ -64,6 +65,8 @@ class InMemory(Teacher):
             self._digest = ""
         self._names = tuple(dict.fromkeys(names))
         sparse_targets.check_top_k(self.top_k, {name: self.kind(name) for name in self._names}, self.specs())
+        if self.top_k is not None:
+            check_named(self.top_k, {name: self.teacher.named(name) for name in self._names})
 
     def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return whether the targets of the teacher can be kept elsewhere, too."""
@@ -79,7 +82,17 @@ class InMemory(Teacher):
 
     def tail(self, name: str) -> str | None:
         """Return how classes are read that are not kept; None where all are."""
-        return None if self.top_k is None or self.kind(name) == "values" else self._tail
+        if self.top_k is None:
+            return self.teacher.tail(name)
+        return None if self.kind(name) == "values" else self._tail
+
+    def named(self, name: str) -> int | None:
+        """Return how many classes are kept; None for all."""
+        return self.teacher.named(name) if self.top_k is None or self.kind(name) == "values" else self.top_k
+
+    def check_reachable(self) -> None:
+        """Check the teacher."""
+        self.teacher.check_reachable()
 
     def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
         """Return what the teacher reads, where it has to run: not of examples with targets."""

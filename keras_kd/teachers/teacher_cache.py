@@ -16,7 +16,7 @@ from keras_kd._internal.log import info
 from keras_kd.cache import format_1, json_checks, manifest, records, shards
 from keras_kd.cache.build import Build, TargetSpec, TeacherProgram, read_timing
 from keras_kd.cache.cache_reports import Estimate, Info, Verification
-from keras_kd.cache.cache_settings import NEW, check_taps, check_template, make_settings
+from keras_kd.cache.cache_settings import NEW, check_named, check_taps, check_template, make_settings
 from keras_kd.cache.elements import Augment, Examples, Key, key_of
 from keras_kd.cache.join import Source, arrays, by_key, by_position, mark
 from keras_kd.cache.layout import Layout
@@ -125,6 +125,7 @@ class TeacherCache:
         kinds = {name: self._teacher.kind(name) for name in taps}
         fingerprint = teacher_fingerprints.with_code(self._teacher, taps)
         specs = self._teacher.specs()
+        check_named(top_k, {name: self._teacher.named(name) for name in taps})
         made = make_settings(fingerprint, kinds, specs, top_k, dtype, views, augment, key, check_bytes)
         self._settings = {**made, "tokens": self._teacher.tokens(), "template": self.template}
         if (self.path / manifest.MANIFEST).exists():
@@ -209,6 +210,7 @@ class TeacherCache:
         self._settings["teacher_code"] = seen.digest
         if seen.unread:
             warnings.warn(code_fingerprints.warning(seen.unread), stacklevel=2)
+        teacher.check_reachable()
         program = self._program(teacher, examples)
         for few in examples.first(self.augment, self.key):
             for warning in taken_for_logits(teacher, few, self.taps):
