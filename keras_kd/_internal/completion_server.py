@@ -99,8 +99,8 @@ class CompletionServer:
                 failure, asked_for = self._described(response), _retry_after(response)
         raise ValueError(
             f"{self._expectation(question)} It was asked {self._attempts} times in {time.monotonic() - began:.1f} s; "
-            f"the last time: {failure}. See whether it runs and how much it can take: lower `in_flight`, raise `attempts` "
-            "or `timeout`. What a cache has of other examples is kept: the same call goes on."
+            f"the last time: {failure}. See whether it runs and how much it can take: lower `in_flight`, raise "
+            "`attempts` or `timeout`. What a cache has of other examples is kept: the same call goes on."
         )
 
     def _choice_of(self, response: Any, question: Question) -> dict[str, Any]:

@@ -60,11 +60,7 @@ def column(columns: Mapping[str, Any], name: str, reader: str) -> Tensor:
     Raises:
         ValueError: see `chosen`.
     """
-    if name not in columns:
-        raise ValueError(
-            f"{reader} expected examples with the column {name!r}. Received the columns {sorted(columns)}. Give x as "
-            f"keras_kd.Joined(x, columns={{{name!r}: numbers}}); Rollouts carry 'origin' by themselves in `fit`."
-        )
+    require(columns, name, reader)
     found = ops.convert_to_tensor(columns[name])
     flat = len(found.shape) == 1 or (len(found.shape) == 2 and found.shape[1] == 1)
     if not flat or "int" not in found.dtype.name:
@@ -73,6 +69,15 @@ def column(columns: Mapping[str, Any], name: str, reader: str) -> Tensor:
             f"{found.dtype.name}, {tuple(found.shape)}."
         )
     return ops.reshape(found, (-1,))
+
+
+def require(columns: Mapping[str, Any], name: str, reader: str) -> None:
+    """Refuse examples without a column, see `column`."""
+    if name not in columns:
+        raise ValueError(
+            f"{reader} expected examples with the column {name!r}. Received the columns {sorted(columns)}. Give x as "
+            f"keras_kd.Joined(x, columns={{{name!r}: numbers}}); Rollouts carry 'origin' by themselves in `fit`."
+        )
 
 
 def only(values: Tensor, rows: Tensor | None, term: str) -> Tensor:

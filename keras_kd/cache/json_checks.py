@@ -83,10 +83,16 @@ def _read_settings(path: pathlib.Path) -> dict[str, Any]:
     if content["format"] == manifest.FORMAT:
         _expect(path, content, "tokens", "a tokenizer's checksum and sizes, or null", _are_tokens)
         _expect(path, content, "template", "text, values by name, or null", _is_template)
+    if "columns" in content:
+        _expect(path, content, "columns", "names", _are_names)
     _expect(path, content, "inputs", "types and shapes", lambda each: isinstance(each, list))
     _expect(path, content, "taps", "heads by name", _are_taps)
     _expect(path, content, "layout", "the fields of a row", lambda each: _is_layout(each, content))
     return content
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _expect(path: pathlib.Path, content: dict[str, Any], name: str, what: str, holds: Callable[[Any], bool]) -> None:

@@ -11,5 +11,6 @@ from keras_kd.teachers.exported import SavedModel as SavedModel
 from keras_kd.teachers.frozen import Frozen as Frozen
 from keras_kd.teachers.in_memory import InMemory as InMemory
 from keras_kd.teachers.python import Python as Python
+from keras_kd.teachers.routed import Routed as Routed
 from keras_kd.teachers.self_teacher import SelfTeacher as SelfTeacher
 from keras_kd.teachers.served import Served as Served

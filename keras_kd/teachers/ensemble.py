@@ -2,7 +2,7 @@
 
 import functools
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,11 +14,12 @@ from keras_kd._internal.estimators import is_estimator
 from keras_kd._internal.sparse_targets import expanded_members
 from keras_kd._keras import masks
 from keras_kd._serialization import serializable
-from keras_kd._types import Number, Schedule, Shape, Tensor, Tensors
+from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.losses._divergences import label_log_probability
 from keras_kd.teachers.base import AnyTeacher, Teacher
 from keras_kd.teachers.frozen import Frozen
 from keras_kd.teachers.python import Python
+from keras_kd.teachers.several import Several, check_shapes
 
 _OVER = ("probabilities", "logits")
 
@@ -27,7 +28,7 @@ _NOTHING = 1e-37
 
 
 @serializable
-class Ensemble(Teacher):
+class Ensemble(Several):
     """Average the predictions of several teachers.
 
     Logits are averaged as probabilities at the temperature in use: sum_m w_m softmax(z_m / T). Features and values are
@@ -68,91 +69,33 @@ class Ensemble(Teacher):
         self.weights_of_teachers = _check_weights(weights, len(teachers))
         self.over = over
 
-    def bind(self, student: keras.Model, names: tuple[str, ...]) -> None:
-        """Bind every member, and check that they speak of the same classes."""
-        for each in self.teachers:
-            each.bind(student, names)
-        known = [(each, each.specs()) for each in self.teachers]
-        for name in names:
-            _check_shapes(name, [(each.name, specs[name].shape) for each, specs in known if specs and name in specs])
-            _check_kinds(name, self.teachers)
-        self.built = True  # Keras would run all members once more, to find out
-
-    def specs(self) -> dict[str, Any] | None:
-        """Return a member's symbolic tensors, or None where those of none are known."""
-        return next((specs for each in self.teachers if (specs := each.specs()) is not None), None)
-
-    def kind(self, name: str) -> str:
-        """Return the kind of the members' output: of several, one that is recognised."""
-        kinds = [each.kind(name) for each in self.teachers]
-        return next((kind for kind in kinds if kind not in ("auto", "logits")), kinds[0])
-
-    def student_view(self, x: Tensors) -> Tensors:
-        """Return what the first member chooses that has a choice of its own; a plain `x` passes through."""
-        choosing = (each for each in self.teachers if type(each).student_view is not Teacher.student_view)
-        first = next(choosing, None)
-        return super().student_view(x) if first is None else first.student_view(x)
-
-    def views(self, x: Tensors) -> dict[str, Callable[[Tensors], Tensors]]:
-        """Return what each of the members reads."""
-        return {key: made for each in self.teachers for key, made in each.views(x).items()}
-
-    def layers_of_student(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return what the members need to see of the student."""
-        return tuple(name for each in self.teachers for name in each.layers_of_student(names))
-
-    def stateful(self) -> list[Teacher]:
-        """Return the members that change with the student."""
-        return [one for each in self.teachers for one in each.stateful()]
+    @property
+    def members(self) -> list[Teacher]:
+        """The teachers."""
+        return list(self.teachers)
 
     def ranges(self) -> list[schedules.Range]:
         """Return the weights, at least 0, and the schedules of the members."""
         weights: Any = self.weights_of_teachers
         own = weights if isinstance(weights, list) else []
         found = [schedules.Range(f"weight {m} of the ensemble", each, 0.0) for m, each in enumerate(own)]
-        return [*found, *(one for each in self.teachers for one in each.ranges())]
-
-    def tokens(self) -> dict[str, Any] | None:
-        """Return what distinguishes the tokens of the first member that has some; all are compared with the student."""
-        return next(filter(None, (each.tokens() for each in self.teachers)), None)
+        return [*found, *super().ranges()]
 
     def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return whether members and weights stay as they are."""
         weights = self.weights_of_teachers
         fixed = weights is None or (isinstance(weights, list) and not any(callable(each) for each in weights))
-        return fixed and all(each.cacheable(names) for each in self.teachers)
+        return fixed and super().cacheable(names)
 
     def reads_labels(self) -> bool:
-        """Return whether the weights follow from how well the members agree with the labels."""
-        return self.weights_of_teachers == "agreement"
-
-    def unrecognised(self, names: tuple[str, ...]) -> list[Teacher]:
-        """Return the members whose heads are not known."""
-        return [one for each in self.teachers for one in each.unrecognised(names)]
+        """Return whether the weights follow from how well the members agree with the labels, or a member reads them."""
+        return self.weights_of_teachers == "agreement" or super().reads_labels()
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
         """Return averages of values and features, and mixtures of logits."""
         outputs = [each(x, student, labels=labels, step=step) for each in self.teachers]
         common = [name for name in outputs[0] if all(name in one for one in outputs)]
         return {name: self._combined(name, [one[name] for one in outputs], labels, step) for name in common}
-
-    def check_reachable(self) -> None:
-        """Check all members."""
-        for each in self.teachers:
-            each.check_reachable()
-
-    def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
-        """Let the members prepare x, one after the other."""
-        return functools.reduce(lambda prepared, each: each.before_fit(prepared, verbose), self.teachers, x)
-
-    def callbacks(self) -> list[keras.callbacks.Callback]:
-        """Return what has to follow `fit` for the members."""
-        return [callback for each in self.teachers for callback in each.callbacks()]
-
-    def after_step(self, student: keras.Model, step: Tensor) -> None:
-        """Let every member follow the student."""
-        for each in self.teachers:
-            each.after_step(student, step)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -176,7 +119,8 @@ class Ensemble(Teacher):
                 f"{self.name!r} has an ensemble among its members. Give one Ensemble all teachers, with their weights."
             )
         members = expanded_members(members)
-        _check_shapes(name, [(each.name, one.shape) for each, one in zip(self.teachers, members, strict=True)])
+        shapes = [(each.name, one.shape) for each, one in zip(self.teachers, members, strict=True)]
+        check_shapes(name, shapes, self.name)
         members = [_masked(ops.cast(each, "float32"), [each]) for each in members]
         log_weights = self._log_weights(members, labels, step, is_output=self.kind(name) != "values")
         if self.over == "probabilities" and self.kind(name) != "values":
@@ -235,28 +179,6 @@ def _check_weights(weights: Any, count: int) -> list[Schedule] | str | None:
     if min(values) < 0 or sum(values) == 0:
         raise ValueError(f"Expected `weights` not to be negative, nor all 0. Received: weights={weights!r}")
     return list(weights)
-
-
-def _check_shapes(name: str, members: list[tuple[str, Shape]]) -> None:
-    """Refuse members that speak of different classes or in different spaces."""
-    if len({tuple(shape)[1:] for _, shape in members}) > 1:
-        described = ", ".join(f"{owner} {tuple(shape)}" for owner, shape in members)
-        raise ValueError(
-            f"Expected all teachers of an ensemble to give {name!r} one shape. Received: {described}. Bring them to "
-            "the same classes first, or give each teacher a Distiller and a stage of its own."
-        )
-
-
-def _check_kinds(name: str, members: Sequence[Teacher]) -> None:
-    """Refuse values beside logits: an average of the two is neither."""
-    known = [each for each in members if type(each).kind is not Teacher.kind]  # a user's may leave it open
-    kinds = [each.kind(name) for each in known]
-    if "values" in kinds and set(kinds) != {"values"}:
-        described = ", ".join(f"{each.name} {kind!r}" for each, kind in zip(known, kinds, strict=True))
-        raise ValueError(
-            f"Expected all teachers of an ensemble to give {name!r} one meaning: values, or logits. Received: "
-            f'{described}. Wrap each in teachers.Frozen, with head="values" for all or none.'
-        )
 
 
 def _spread(share: Tensor, values: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from keras_kd.cache.plan import (
     wait,
 )
 from keras_kd.cache.spot_check import verify
+from keras_kd.teachers import cached_columns
 from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded, taken_for_logits
 from keras_kd.teachers.ensemble import as_teacher
 
@@ -127,7 +128,9 @@ class TeacherCache:
         specs = self._teacher.specs()
         check_named(top_k, {name: self._teacher.named(name) for name in taps})
         made = make_settings(fingerprint, kinds, specs, top_k, dtype, views, augment, key, check_bytes)
-        self._settings = {**made, "tokens": self._teacher.tokens(), "template": self.template}
+        columns = cached_columns.check(self._teacher.columns(), key, augment)
+        more = {"columns": list(columns)} if columns else {}
+        self._settings = {**made, "tokens": self._teacher.tokens(), "template": self.template, **more}
         if (self.path / manifest.MANIFEST).exists():
             self._read()
 
@@ -151,6 +154,11 @@ class TeacherCache:
     def tokens(self) -> dict[str, Any] | None:
         """What distinguishes the tokens of the teacher from others, where it is a task of KerasHub; None elsewhere."""
         return self._settings.get("tokens")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of examples that the teacher reads: they are compared as what the student reads."""
+        return tuple(self._settings.get("columns", ()))
 
     def kind(self, name: str) -> str:
         """Return the head of one of the teacher's outputs; features are "values"."""
@@ -196,7 +204,7 @@ class TeacherCache:
             UserWarning: what the teacher returns looks like probabilities, and is taken for logits; the teacher uses
                 something of which a change could not be noticed.
         """
-        examples = Examples(dataset)
+        examples = Examples(cached_columns.bundled(dataset, self.columns))
         if self.key is None:
             examples.check_order()
         cluster = job_of_cluster() if shard is None else None
@@ -213,7 +221,7 @@ class TeacherCache:
         teacher.check_reachable()
         program = self._program(teacher, examples)
         for few in examples.first(self.augment, self.key):
-            for warning in taken_for_logits(teacher, few, self.taps):
+            for warning in taken_for_logits(teacher, cached_columns.as_given(few, self.columns), self.taps):
                 warnings.warn(warning, stacklevel=2)
         plan = make_plan(self._settings, program.layout, examples, self.augment, batch_size, job)
         build = Build(self.path, plan, program, examples, self.augment, self.key, job)
@@ -266,12 +274,13 @@ class TeacherCache:
                     "Expected a tf.data.Dataset, which is augmented and ordered anew in each epoch, for a cache with "
                     "views, `augment` or `key`: tf.data.Dataset.from_tensor_slices((x, y)). Received arrays."
                 )
-            return arrays(source, dataset)
-        examples = Examples(dataset)
+            joined = arrays(source, cached_columns.bundled(dataset, self.columns))
+            return cached_columns.unbundled(joined, self.columns)
+        examples = Examples(cached_columns.bundled(dataset, self.columns))
         self._check_dataset(examples)
         if self.key is not None:
             return by_key(source, examples, self.augment, self.key)
-        return by_position(source, examples, self.augment)
+        return cached_columns.unbundled(by_position(source, examples, self.augment), self.columns)
 
     def verify(self, dataset: Any, fraction: float = 0.01, seed: int = 0) -> Verification:
         """Run the teacher again on a sample of a data set, and compare its targets with those of the cache.
@@ -290,7 +299,7 @@ class TeacherCache:
         """
         teacher = self._require_teacher()
         self._require()
-        examples = Examples(dataset)
+        examples = Examples(cached_columns.bundled(dataset, self.columns))
         self._check_dataset(examples)
         source = Source(self.path, self._manifest or {}, self._view)
         program = self._program(teacher, examples, dtype="float32")
@@ -323,7 +332,7 @@ class TeacherCache:
         Returns:
             An `Estimate`: time, size and memory. It prints as three lines.
         """
-        teacher, examples = self._require_teacher(), Examples(dataset)
+        teacher, examples = self._require_teacher(), Examples(cached_columns.bundled(dataset, self.columns))
         program = self._program(teacher, examples)
         seconds = []
         _check_batch_size(batch_size)
@@ -352,7 +361,11 @@ class TeacherCache:
         kept = {"names": self.taps, "top_k": settings["top_k"], "dtype": dtype or settings["dtype"]}
         kinds = {name: teacher.kind(name) for name in self.taps}
         packed = kept["dtype"] == "packed"
-        spec = TargetSpec(lambda x: encoded(teacher, x, **kept), kinds, self.key, settings["check_bytes"], packed)
+
+        def predict(x: Any) -> dict[str, soft_targets.Parts]:
+            return encoded(teacher, cached_columns.as_given(x, self.columns), **kept)
+
+        spec = TargetSpec(predict, kinds, self.key, settings["check_bytes"], packed)
         return TeacherProgram(spec, examples, self.augment)
 
     def _read(self) -> dict[str, Any]:
