@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from tests import tasks
+from tests import completions_server, tasks
 from tests.pages import ROOT, blocks
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -170,6 +170,20 @@ def the_most_probable_classes():
     return {"student": small(10), "ids": np.argsort(-X, -1)[:, :2], "log_probabilities": np.log([[0.6, 0.3]] * 64)}
 
 
+def a_language_model_behind_http():
+    server = completions_server.shared()
+    server.switch()
+    tokens = RANDOM.integers(0, 8, (16, 6))
+    inputs = keras.Input((None,), dtype="int32")
+    student = keras.Model(inputs, layers.Dense(8)(layers.Embedding(8, 8)(inputs)))
+    return {"student": student, "url": server.url, "x": tokens[:, :-1], "y": tokens[:, 1:]}
+
+
+def a_teacher_for_each_kind():
+    german, english = (fitted(small(), X[rows], Y[rows], CROSS_ENTROPY) for rows in (slice(32), slice(32, 64)))
+    return {"student": small(), "german": german, "english": english, "kinds": np.arange(64) // 32}
+
+
 MADE = {
     "a Keras model": a_keras_model,
     "a model of `keras.applications`": a_model_of_keras_applications,
@@ -187,6 +201,8 @@ MADE = {
     "a segmentation model": a_segmentation_model,
     "targets on disk": targets_on_disk,
     "the k most probable classes": the_most_probable_classes,
+    "a language model behind HTTP": a_language_model_behind_http,
+    "a teacher for each kind": a_teacher_for_each_kind,
 }
 
 

@@ -274,7 +274,13 @@ def test_a_distiller_is_saved_without_it(tmp_path):
     assert np.isfinite(loaded.evaluate(joined(), verbose=0)).all()
 
 
-# Caches
+# Targets that are kept
+
+
+def test_a_routed_teacher_runs_once_in_memory():
+    memory = teachers.InMemory(routed())
+    agree(learned(memory, joined()), learned(*of_targets()))
+    agree(learned(memory, joined(numbers=5 - NUMBERS)), learned(*of_targets(numbers=5 - NUMBERS)))
 
 
 @pytest.mark.parametrize("kind", ["arrays", "tf.data", "x alone"])

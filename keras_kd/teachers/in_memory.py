@@ -90,6 +90,10 @@ class InMemory(Teacher):
         """Return how many classes are kept; None for all."""
         return self.teacher.named(name) if self.top_k is None or self.kind(name) == "values" else self.top_k
 
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that the teacher reads."""
+        return self.teacher.columns()
+
     def check_reachable(self) -> None:
         """Check the teacher."""
         self.teacher.check_reachable()
@@ -121,14 +125,13 @@ class InMemory(Teacher):
                 f"x of type {type(x).__name__}, which may order or augment them anew. Join the targets to a dataset "
                 "with keras_kd.TeacherCache, or let the teacher run live."
             )
-        given = [
-            leaf for leaf in tree.flatten(soft_targets.without_targets(x)) if leaf is not None
-        ]  # an optional input may be None
+        read = self._read_of(x)
+        given = [leaf for leaf in tree.flatten(read) if leaf is not None]  # an optional input may be None
         kinds = [self.teacher.kind(name) for name in self._names]  # which may depend on the student
         of_teacher = teacher_fingerprints.of_teacher(self.teacher)
         digest = "".join([teacher_fingerprints.of_arrays(given), *of_teacher.values(), *kinds])
         if digest != self._digest:
-            self._memory, self._digest = self.targets(soft_targets.without_targets(x), verbose), digest
+            self._memory, self._digest = self.targets(read, verbose), digest
         return soft_targets.with_targets(x, self._memory)
 
     def call(self, x: Tensors, student: dict[str, Tensor], labels: Tensors = None, step: Number = 0) -> dict[str, Any]:
@@ -177,6 +180,12 @@ class InMemory(Teacher):
     def from_config(cls, config: dict[str, Any]) -> "InMemory":
         """Make a teacher from `get_config`'s dict; its memory is empty."""
         return cls(**{**config, "teacher": keras.saving.deserialize_keras_object(config["teacher"])})
+
+    def _read_of(self, x: Tensors) -> Tensors:
+        """Return arrays with those of their columns that the teacher reads."""
+        held = soft_targets.columns(x)
+        columns = {name: np.asarray(held[name]) for name in self.columns() if name in held}
+        return soft_targets.with_columns(soft_targets.without_targets(x), columns)
 
     def _encoded(self, x: Tensors) -> dict[str, soft_targets.Parts]:
         return encoded(self.teacher, x, self._names, self.top_k)

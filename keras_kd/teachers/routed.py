@@ -101,14 +101,20 @@ class Routed(Several):
         return {name: self._joined(name, [one[name] for one in outputs], routes, known) for name in common}
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        held = {str(number): keras.saving.serialize_keras_object(each) for number, each in self.teachers.items()}
+        """Return the constructor's arguments; a teacher that has stood there before as the number that it has there."""
+        first = {id(each): number for number, each in reversed(self.teachers.items())}
+        held = {
+            str(number): keras.saving.serialize_keras_object(each) if first[id(each)] == number else first[id(each)]
+            for number, each in self.teachers.items()
+        }
         return {"teachers": held, "column": self.column}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Routed":
         """Make a teacher from `get_config`'s dict."""
-        held = {int(key): keras.saving.deserialize_keras_object(each) for key, each in config["teachers"].items()}
+        held: dict[int, Any] = {}
+        for number, each in config["teachers"].items():
+            held[int(number)] = held[each] if isinstance(each, int) else keras.saving.deserialize_keras_object(each)
         return cls(held, config["column"])
 
     def _are_of(self, member: Teacher, numbers: Tensor) -> Tensor:

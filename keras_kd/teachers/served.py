@@ -90,7 +90,7 @@ class Served(Teacher):
         _check_range(classes, top_k, timeout)
         self.classes, self.top_k = classes, top_k
         self.vocabulary = None if vocabulary is None else _check_vocabulary(vocabulary, classes)
-        self.rest = _check_tail(tail)
+        self.rest = sparse_targets.check_tail(tail)
         self.in_flight, self.timeout, self.attempts = in_flight, timeout, attempts
         self._server = CompletionServer(url, model, api_key, timeout, attempts)
         shapes = {"ids": (None, top_k), "log_probabilities": (None, top_k), "log_tail": (None,), "mask": (None,)}
@@ -204,12 +204,6 @@ def _check_model(model: Any) -> str:
     if not isinstance(model, str) or not model:
         raise ValueError(f"Expected `model` to be the name that the server has for it. Received: model={model!r}")
     return model
-
-
-def _check_tail(tail: Any) -> str:
-    if tail not in sparse_targets.TAILS:
-        raise ValueError(f"Expected `tail` to be one of {sparse_targets.TAILS}. Received: tail={tail!r}")
-    return str(tail)
 
 
 def _check_whole(numbers: dict[str, Any]) -> None:
