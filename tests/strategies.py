@@ -16,6 +16,7 @@ import tensorflow as tf
 from sklearn import ensemble
 
 import keras_kd as kd
+from tests import completions_server
 from tests.caches import jittered
 from tests.models import dense, mlp, tagger
 
@@ -152,6 +153,23 @@ def a_forest(folder):
     return compiled(mlp(1), trees), tf.data.Dataset.from_tensor_slices((x, y))
 
 
+def a_teacher_for_each_kind(folder):
+    """A column that names a teacher, of which a replica may have no example, or no example at all."""
+    x, y, _ = data(65)
+    teacher = kd.teachers.Routed({0: mlp(2), 1: mlp(3)}, "kind")
+    return compiled(mlp(1), teacher), tf.data.Dataset.from_tensor_slices(
+        (kd.Joined(x, columns={"kind": np.arange(65) // 9 % 2}), y)
+    )
+
+
+def a_language_model_behind_http(folder):
+    """A server that each replica asks about its rows; a last batch of one, of which a replica gets nothing."""
+    words, server = np.random.default_rng(6).integers(0, 8, (65, 5)), completions_server.shared()
+    teacher = kd.teachers.Served(server.url, completions_server.MODEL, classes=8, top_k=3, tail="bucket")
+    distiller = compiled(tagger(1, words=8, classes=8, mask=False), teacher, temperature=1.0)
+    return distiller, tf.data.Dataset.from_tensor_slices((words, (words + 1) % 8))
+
+
 CASES = [
     schedules_and_an_ensemble,
     features_and_weights,
@@ -164,6 +182,8 @@ CASES = [
     targets_from_elsewhere,
     positions_that_count,
     a_forest,
+    a_teacher_for_each_kind,
+    a_language_model_behind_http,
 ]
 
 

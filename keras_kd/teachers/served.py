@@ -148,6 +148,11 @@ class Served(Teacher):
         for row, (found, values) in zip(rows, answers, strict=True):
             ids[row], logarithms[row] = found[-1], values[-1]
             ids[row, x["present"][row]], logarithms[row, x["present"][row]] = found, values
+        if not ids.size:  # what a replica gets of a batch that is too small for all
+            return {
+                **dict.fromkeys(("ids", "log_probabilities"), ids),
+                **dict.fromkeys(("log_tail", "mask"), ids[..., 0]),
+            }
         parts = targets.TopK(ids, logarithms, self.classes)
         return {
             "ids": parts[soft_targets.part_of_indices(self.classes)],
