@@ -11,6 +11,7 @@ from keras_kd import losses
 from keras_kd._internal import soft_targets
 from keras_kd._internal.ensemble_logits import Mixture
 from tests import references
+from tests.models import few
 
 
 def read_back(logits, top_k=None, dtype="float32", kind="auto"):
@@ -205,3 +206,20 @@ def test_inputs_without_targets_stay_unchanged():
     x = {"a": 1}
     assert soft_targets.inputs(x) is x and soft_targets.inputs(soft_targets.Joined(x, {})) is x
     assert keras.tree.flatten(soft_targets.Joined(1, {"b": 2})) == [1, 2]
+
+
+@few
+@given(st.integers(2, 7), st.data())
+def test_of_classes_that_are_named_the_most_probable_are_kept(classes, data):
+    named = data.draw(st.integers(1, classes))
+    kept = data.draw(st.integers(1, named))
+    logits = tf.constant(np.random.default_rng(data.draw(st.integers(0, 99))).normal(size=(2, 3, classes)), tf.float32)
+    target = soft_targets.decode(soft_targets.encode(logits, "logits", named, "float32"), "spread")
+    found = soft_targets.encode(target, "logits", kept, "float32")
+    expected = soft_targets.encode(logits, "logits", kept, "float32")
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype
+        np.testing.assert_allclose(np.asarray(found[name], "float64"), np.asarray(values, "float64"), atol=1e-5)
+    whole = soft_targets.encode(target, "logits", None, "float32")
+    np.testing.assert_array_equal(whole["log_probabilities"], target.log_probabilities)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 import keras_kd as kd
 from keras_kd import Joined, teachers
+from keras_kd._internal import soft_targets
 from keras_kd._internal.row_routes import Routes
+from keras_kd._internal.sparse_targets import SparseTarget
 from keras_kd.teachers import Ensemble, Python, Routed
 from tests import references, rolled
 from tests.models import assert_same, batch, few, headed, linear, mlp, statistical, tagger
@@ -220,6 +222,62 @@ def test_under_xla_a_number_without_a_teacher_teaches_nothing():
 def test_examples_without_the_column_are_refused(x):
     with pytest.raises(ValueError, match="The teacher 'routed' expected .*column"):
         learned(routed(), x)
+
+
+class Named(teachers.Teacher):
+    """Name the k most probable classes of a model."""
+
+    def __init__(self, model, k, tail="spread"):
+        super().__init__()
+        self.model, self.k, self.rest, self.built = model, k, tail, True
+
+    def tail(self, name):
+        return self.rest
+
+    def kind(self, name):
+        return "logits"
+
+    def named(self, name):
+        return self.k
+
+    def call(self, x, student, labels=None, step=0):
+        parts = soft_targets.encode(self.model(soft_targets.without_targets(x)), "logits", self.k, "float32")
+        return {"logits": soft_targets.decode(parts, self.rest)}
+
+
+@pytest.mark.parametrize("tail", ["spread", "bucket"])
+@pytest.mark.parametrize("how", HOW, ids=["eager", "graph", "XLA"])
+def test_targets_of_a_few_classes_stay_what_they_are(tail, how):
+    teacher = Routed({0: Named(mlp(2), 2, tail), 5: Named(statistical(3), 2, tail)}, "teacher")
+    assert teacher.named("logits") == 2 and teacher.tail("logits") == tail
+    assert isinstance(teacher(joined(), {})["logits"], SparseTarget)
+    parts = soft_targets.encode(tf.constant(by_hand()), "logits", 2, "float32")
+    expected = learned(teachers.Cached(tail=tail), Joined(X, {"logits": parts}), temperature=1.0)
+    agree(learned(teacher, joined(), temperature=1.0, **how), expected)
+
+
+@pytest.mark.parametrize("other", [1, None])
+def test_targets_of_other_forms_are_put_together_with_all_classes(other):
+    second = statistical(3) if other is None else Named(statistical(3), other)
+    teacher = Routed({0: Named(mlp(2), 2), 5: second}, "teacher")
+    assert (teacher.named("logits"), teacher.tail("logits")) == ((None, None) if other is None else (1, "spread"))
+    dense = [
+        soft_targets.decode(soft_targets.encode(tf.constant(by_hand()), "logits", k, "float32")) for k in (2, other)
+    ]
+    expected = np.where(NUMBERS[:, None] == 0, *dense)
+    agree(learned(teacher, joined()), learned(teachers.Cached(), Joined(X, {"logits": expected})))
+
+
+def test_buckets_beside_all_classes_are_refused():
+    teacher = Routed({0: Named(mlp(2), 2, "bucket"), 5: mlp(3)}, "teacher")
+    with pytest.raises(ValueError, match="how classes are read that are not named.*'bucket'.*None"):
+        teacher.bind(linear(1), ("logits",))
+
+
+def test_buckets_of_other_classes_are_refused():
+    teacher = Routed({0: Named(mlp(2), 2, "bucket"), 5: Named(mlp(3), 1, "bucket")}, "teacher")
+    with pytest.raises(ValueError, match=r"as many classes under 'logits'.*\[2, 1\]. Give all of them one `top_k`"):
+        learned(teacher, joined(), temperature=1.0)
 
 
 REFUSALS = {

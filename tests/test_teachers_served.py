@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import keras_kd as kd
 from keras_kd._internal import completion_server, prompt_log_probabilities, teacher_fingerprints
+from keras_kd.cache import manifest
 from keras_kd.teachers import Cached, InMemory, Served
 from tests.completions_server import KEY, MODEL, WORDS, Server, shared
 from tests.models import assert_same, dense, few, initial
@@ -383,7 +384,7 @@ def test_what_the_server_refuses_is_known_before_any_work(server, name, tmp_path
     assert_same(student.get_weights(), before)
     with pytest.raises(ValueError, match=message):
         built(tmp_path / "cache", teacher)
-    assert not (tmp_path / "cache" / "plan.json").exists()
+    assert not (tmp_path / "cache" / manifest.PLAN).exists()
 
 
 @pytest.mark.parametrize(

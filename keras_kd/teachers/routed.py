@@ -66,7 +66,7 @@ class Routed(Several):
         for name in names:
             forms = {each.name: (each.kind(name), each.tail(name)) for each in self.members}
             kinds, tails = map(set, zip(*forms.values(), strict=True))
-            if {"softmax", "sigmoid"} <= kinds or len(tails) > 1:
+            if {"softmax", "sigmoid"} <= kinds or ("bucket" in tails and len(tails) > 1):
                 raise ValueError(
                     f"Expected all teachers of {self.name!r} to share the head of {name!r}, and how classes are read "
                     f"that are not named. Received (head, tail): {forms}."
@@ -77,8 +77,9 @@ class Routed(Several):
         return tuple(dict.fromkeys((self.column, *super().columns())))
 
     def tail(self, name: str) -> str | None:
-        """Return how all members read classes that they do not name."""
-        return self.members[0].tail(name)
+        """Return how all members read classes that they do not name; None where one names all."""
+        tails = {each.tail(name) for each in self.members}
+        return tails.pop() if len(tails) == 1 else None
 
     def named(self, name: str) -> int | None:
         """Return how many classes all members name, at most; None where one gives all."""
