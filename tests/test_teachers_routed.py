@@ -54,6 +54,7 @@ def of_targets(x=X, numbers=NUMBERS):
     return teachers.Cached(), Joined(x, {"logits": by_hand(x, numbers)})
 
 
+@pytest.mark.one_in(6, group="routed")
 @few
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.integers(1, 3), st.booleans())
 def test_rows_come_back_in_the_order_of_the_batch(ways, width, xla):
@@ -67,6 +68,7 @@ def test_rows_come_back_in_the_order_of_the_batch(ways, width, xla):
     np.testing.assert_allclose(compiled(tf.constant(way), tf.constant(rows)), rows * 10.0 ** way[:, None], rtol=1e-6)
 
 
+@pytest.mark.one_in(6, group="routed")
 @pytest.mark.parametrize("how", HOW, ids=["eager", "graph", "XLA"])
 def test_each_row_learns_from_its_own_teacher(how):
     agree(learned(routed(), joined(), **how), learned(*of_targets()))
@@ -78,6 +80,7 @@ def test_the_loss_is_that_of_the_paper_row_by_row():
     assert losses == pytest.approx([expected], rel=1e-5)
 
 
+@pytest.mark.one_in(6, group="routed")
 @pytest.mark.parametrize("numbers", [NUMBERS[:1].repeat(12), np.full(12, 5), NUMBERS[:, None].astype("int8")])
 @pytest.mark.parametrize("eager", [True, False])
 def test_a_teacher_without_rows_and_any_type_of_column_are_right(numbers, eager):
@@ -98,6 +101,7 @@ def test_a_teacher_runs_on_its_rows_alone(eager):
     assert_same(seen, [X[NUMBERS == 0]])
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_one_that_has_no_rows_reads_one_and_none_reads_nothing():
     def scores(x):
         assert len(x) > 0  # as estimators do
@@ -108,6 +112,7 @@ def test_one_that_has_no_rows_reads_one_and_none_reads_nothing():
     agree(learned(teacher, joined(numbers=np.full(12, 5))), expected)
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_a_teacher_may_have_several_numbers_and_runs_once():
     model = mlp(2)
     teacher = Routed({0: model, 1: model, 5: statistical(3)}, "teacher")
@@ -116,6 +121,7 @@ def test_a_teacher_may_have_several_numbers_and_runs_once():
     agree(learned(teacher, joined(numbers=numbers)), learned(*of_targets()))
 
 
+@pytest.mark.one_in(6, group="routed")
 @pytest.mark.parametrize("kind", ["tf.data", "a PyDataset"])
 def test_data_carry_the_column(kind):
     class Batches(keras.utils.PyDataset):
@@ -133,6 +139,7 @@ def test_data_carry_the_column(kind):
     agree((logs, student.get_weights()), learned(*of_targets()))
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_rollouts_name_the_teacher_by_where_a_row_is_from():
     seen = {"a": 0, "b": 0}
 
@@ -176,6 +183,7 @@ def test_features_masks_and_labels_are_routed():
     np.testing.assert_array_equal(found["logits"]._keras_mask, (words > 0) | (numbers == 1)[:, None])
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_heads_are_undone_before_rows_are_put_together():
     kinds = {0: headed(2, "softmax"), 5: headed(3, "logits")}
     targets = np.concatenate([kinds[number](row[None]) for row, number in zip(X, NUMBERS, strict=True)])
@@ -184,6 +192,7 @@ def test_heads_are_undone_before_rows_are_put_together():
     agree(found, learned(teachers.Cached(), Joined(X, {"logits": targets})))
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_members_keep_what_they_need_of_the_student_and_of_training():
     student = mlp(1)
     teacher = Routed({0: teachers.EMA(0.5), 5: mlp(2)}, "teacher")
@@ -195,6 +204,7 @@ def test_members_keep_what_they_need_of_the_student_and_of_training():
     assert set(distiller.columns) == {"teacher"}
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_a_routed_teacher_is_a_member_of_another_and_of_an_ensemble():
     inner = Routed({0: mlp(2), 5: statistical(3)}, "teacher")
     outer = Routed({0: inner, 5: inner}, "teacher")
@@ -204,6 +214,7 @@ def test_a_routed_teacher_is_a_member_of_another_and_of_an_ensemble():
     agree(learned(Ensemble([inner, routed()]), joined()), expected)
 
 
+@pytest.mark.one_in(6, group="routed")
 @pytest.mark.parametrize("how", HOW[:2], ids=["eager", "graph"])
 def test_a_number_without_a_teacher_is_refused(how):
     numbers = np.where(np.arange(12) == 7, 9, NUMBERS)
@@ -211,6 +222,7 @@ def test_a_number_without_a_teacher_is_refused(how):
         learned(routed(), joined(numbers=numbers), **how)
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_under_xla_a_number_without_a_teacher_teaches_nothing():
     numbers = np.where(np.arange(12) == 7, -9, NUMBERS)
     losses, weights = learned(routed(), joined(numbers=numbers), **HOW[2], batch_size=12, epochs=1)
@@ -245,6 +257,7 @@ class Named(teachers.Teacher):
         return {"logits": soft_targets.decode(parts, self.rest)}
 
 
+@pytest.mark.one_in(6, group="routed")
 @pytest.mark.parametrize("tail", ["spread", "bucket"])
 @pytest.mark.parametrize("how", HOW, ids=["eager", "graph", "XLA"])
 def test_targets_of_a_few_classes_stay_what_they_are(tail, how):
@@ -256,6 +269,7 @@ def test_targets_of_a_few_classes_stay_what_they_are(tail, how):
     agree(learned(teacher, joined(), temperature=1.0, **how), expected)
 
 
+@pytest.mark.one_in(6, group="routed")
 @pytest.mark.parametrize("other", [1, None])
 def test_targets_of_other_forms_are_put_together_with_all_classes(other):
     second = statistical(3) if other is None else Named(statistical(3), other)
@@ -312,6 +326,7 @@ def test_what_cannot_be_routed_is_refused(name):
         make()
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_an_average_of_logits_is_routed():
     teacher = Routed({0: Ensemble([mlp(2), mlp(2)], over="logits"), 5: statistical(3)}, "teacher")
     agree(learned(teacher, joined()), learned(*of_targets()))
@@ -323,6 +338,7 @@ def test_a_routed_teacher_is_made_again_of_its_configuration():
     assert list(again.teachers) == [0, 5] and again.column == "teacher"
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_a_distiller_is_saved_without_it(tmp_path):
     distiller = distill(linear(1), routed(), None, loss=None, alpha=1.0)
     fit(distiller, joined(), None)
@@ -335,12 +351,14 @@ def test_a_distiller_is_saved_without_it(tmp_path):
 # Targets that are kept
 
 
+@pytest.mark.one_in(6, group="routed")
 def test_a_routed_teacher_runs_once_in_memory():
     memory = teachers.InMemory(routed())
     agree(learned(memory, joined()), learned(*of_targets()))
     agree(learned(memory, joined(numbers=5 - NUMBERS)), learned(*of_targets(numbers=5 - NUMBERS)))
 
 
+@pytest.mark.one_in(6, group="routed")
 @pytest.mark.parametrize("kind", ["arrays", "tf.data", "x alone"])
 def test_a_cache_keeps_what_each_row_learns(kind, tmp_path):
     cache = kd.TeacherCache(tmp_path, teacher=routed(), dtype="float32")

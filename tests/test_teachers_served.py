@@ -120,12 +120,14 @@ def test_what_is_read_is_the_largest_of_each_row(length, count, as_ids, seed):
 # Values
 
 
+@pytest.mark.one_in(6, group="served")
 @pytest.mark.parametrize("eager", [True, False])
 def test_with_all_classes_a_served_teacher_is_the_model_that_is_served(server, eager):
     expected = trained(writer(1), run_eagerly=eager)
     agree(trained(served(server, top_k=WORDS), run_eagerly=eager), expected)
 
 
+@pytest.mark.one_in(6, group="served")
 @pytest.mark.parametrize("tail", ["spread", "bucket"])
 def test_with_a_few_classes_it_is_a_cache_of_as_many(server, tail, tmp_path):
     cache = built(tmp_path, writer(1))
@@ -134,6 +136,7 @@ def test_with_a_few_classes_it_is_a_cache_of_as_many(server, tail, tmp_path):
     assert abs(expected[0][0] - trained(writer(1))[0][0]) > 1e-3  # all classes teach something else
 
 
+@pytest.mark.one_in(6, group="served")
 def test_strings_are_read_as_ids_are(server):
     server.switch(names="word ")
     agree(trained(served(server, vocabulary=STRINGS)), trained(Cached(tail="spread"), joined_top(3)))
@@ -176,6 +179,7 @@ def whole(teacher, x):
     return teacher(x, {})["logits"].dense()
 
 
+@pytest.mark.one_in(6, group="served")
 def test_what_has_no_weight_teaches_as_a_model_would(server):
     prompts, answers = (
         [row[:2].tolist() for row in TOKENS],
@@ -192,6 +196,7 @@ def test_what_has_no_weight_teaches_as_a_model_would(server):
     agree(learned(served(server, top_k=WORDS)), learned(writer(1)))
 
 
+@pytest.mark.one_in(6, group="served")
 def test_it_teaches_beside_another_teacher_and_in_memory(server):
     both, memory = [served(server, top_k=WORDS), writer(1)], InMemory(served(server, top_k=2, tail="bucket"))
     agree(trained(both), trained(writer(1)))
@@ -201,11 +206,13 @@ def test_it_teaches_beside_another_teacher_and_in_memory(server):
     assert server.state()["asked"] == asked + 1  # whether it is there
 
 
+@pytest.mark.one_in(6, group="served")
 def test_it_teaches_without_a_tensor_of_all_logits(server):
     pair = [trained(served(server, tail="bucket"), fused_head=fused) for fused in (True, False)]
     agree(*pair)
 
 
+@pytest.mark.one_in(6, group="served")
 def test_it_scores_what_the_student_writes(server):
     def on_policy(teacher):
         student = pupil()
@@ -227,6 +234,7 @@ def test_it_cannot_write(server):
 # Caches
 
 
+@pytest.mark.one_in(6, group="served")
 @pytest.mark.parametrize("dtype", ["float32", "float16", "packed"])
 def test_a_cache_of_a_server_is_one_of_its_model(server, tmp_path, dtype):
     here, there = (
@@ -242,6 +250,7 @@ def test_a_cache_keeps_no_more_than_is_asked_for(server, tmp_path):
             kd.TeacherCache(tmp_path, teacher=served(server), top_k=top_k)
 
 
+@pytest.mark.one_in(6, group="served")
 def test_an_interrupted_build_goes_on_and_is_that_of_one(server, tmp_path):
     x = np.tile(TOKENS, (4, 1))
     server.switch(after=10)
@@ -440,6 +449,7 @@ def test_a_missing_package_is_named(monkeypatch):
 # The key
 
 
+@pytest.mark.one_in(6, group="served")
 @pytest.mark.parametrize("source", ["argument", "environment"])
 def test_the_key_is_sent_and_goes_nowhere_else(server, source, monkeypatch, tmp_path, caplog):
     server.switch(key=KEY)
@@ -479,6 +489,7 @@ def test_a_served_teacher_is_made_again_of_its_configuration(server):
     assert again.get_config() == {"url": server.url, "model": MODEL, "classes": WORDS, **settings}
 
 
+@pytest.mark.one_in(6, group="served")
 def test_a_distiller_is_saved_without_it(server, tmp_path):
     distiller = distill(pupil(), served(server), None, loss=None, alpha=1.0, temperature=1.0)
     fit(distiller, TOKENS, None)
