@@ -9,8 +9,10 @@ if typing.TYPE_CHECKING:
     from keras_kd.evaluation import Comparison as Comparison
     from keras_kd.evaluation import compare as compare
     from keras_kd.experiments import BenchmarkResult as BenchmarkResult
+    from keras_kd.experiments import Distilled as Distilled
     from keras_kd.experiments import TuneResult as TuneResult
     from keras_kd.experiments import benchmark as benchmark
+    from keras_kd.experiments import distill as distill
     from keras_kd.experiments import tune as tune
     from keras_kd.exporting.export import export as export
 
@@ -43,6 +45,8 @@ _LATER = {
     "benchmark": "keras_kd.experiments",
     "Comparison": "keras_kd.evaluation",
     "compare": "keras_kd.evaluation",
+    "distill": "keras_kd.experiments",
+    "Distilled": "keras_kd.experiments",
     "export": "keras_kd.exporting",
     "TuneResult": "keras_kd.experiments",
     "tune": "keras_kd.experiments",

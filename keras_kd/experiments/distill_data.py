@@ -1,0 +1,96 @@
+"""The batches that a candidate of `distill` is trained on, an endless dataset of one order for all."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_kd import augment
+from keras_kd._internal import soft_targets
+from keras_kd._types import Tensors
+from keras_kd.experiments.levers import Candidate
+from keras_kd.teachers.in_memory import InMemory
+
+
+class TrainingRows:
+    """Rows with labels, and rows without, for which a teacher has predicted once.
+
+    Args:
+        labelled: arrays (x, y) or (x, y, sample_weight).
+        unlabelled: x, or None.
+        batch_size: rows with labels in a batch.
+        codes: columns that are no quantities, see `augment.MixUp`.
+        seed: of the order, and of mixtures.
+    """
+
+    def __init__(
+        self, labelled: tuple[Any, ...], unlabelled: Tensors, batch_size: int, codes: Iterable[int | str], seed: int
+    ) -> None:
+        self.labelled, self.unlabelled = labelled, unlabelled
+        self._batch_size, self._codes, self._seed = batch_size, tuple(codes), seed
+
+    @property
+    def x(self) -> Tensors:
+        """All rows, those without labels behind those with labels."""
+        if self.unlabelled is None:
+            return self.labelled[0]
+        return tree.map_structure(lambda one, more: np.concatenate([one, more]), self.labelled[0], self.unlabelled)
+
+    def with_labels(self, labelled: tuple[Any, ...]) -> "TrainingRows":
+        """Return the same rows with other labels."""
+        return TrainingRows(labelled, self.unlabelled, self._batch_size, self._codes, self._seed)
+
+    def code(self, candidate: Candidate) -> list[str]:
+        """Return the lines of Python that make these batches, of `x`, `y` and `unlabelled`."""
+        if candidate.unlabelled:
+            arguments = f"batch_size={self._size(candidate)}, share={candidate.unlabelled:g}, seed={self._seed}"
+            lines = [f"train = kd.augment.with_unlabelled((x, y), unlabelled, {arguments}).repeat()"]
+        else:
+            size = min(self._batch_size, soft_targets.count(self.labelled[0]))
+            made = f"shuffle(len(x), seed={self._seed}).repeat().batch({size}, drop_remainder=True)"
+            lines = [f"train = tf.data.Dataset.from_tensor_slices((x, y)).{made}"]
+        if candidate.mixtures:
+            change = f"kd.augment.MixUp(codes={list(self._codes)})" if self._codes else "kd.augment.MixUp()"
+            change = f"kd.augment.Beside({change})" if candidate.teacher else change
+            lines.append(f"train = kd.augment.apply(train, {change}, seed={self._seed})")
+        return lines
+
+    def batches(self, candidate: Candidate, memory: InMemory | None) -> tf.data.Dataset:
+        """Return endless batches of x, y and perhaps weights.
+
+        Args:
+            candidate: decides what they are.
+            memory: has the teacher's targets, for candidates whose rows do not change; None for others.
+        """
+        (x, *others), more = self.labelled, self.unlabelled
+        if memory is not None:
+            joined = memory.before_fit(self.x, verbose=0)
+            count = soft_targets.count(x)
+            x = tree.map_structure(lambda leaf: leaf[:count], joined)
+            more = None if more is None else tree.map_structure(lambda leaf: leaf[count:], joined)
+        labelled = (x, *others)
+        if candidate.unlabelled:
+            size = self._size(candidate)
+            data = augment.with_unlabelled(labelled, more, size, candidate.unlabelled, seed=self._seed).repeat()
+        else:
+            data = self._of(labelled)
+        if not candidate.mixtures:
+            return data
+        mixtures = augment.MixUp(codes=self._codes)
+        # The rows themselves have no teacher in a control: their mixtures need the labels, mixed as they are.
+        change = augment.Beside(mixtures) if candidate.teacher else mixtures
+        return augment.apply(data, change, seed=self._seed)
+
+    def _size(self, candidate: Candidate) -> int:
+        """Return the rows of a batch, of which those with labels are as many as in a batch without others."""
+        return round(self._batch_size / (1 - candidate.unlabelled))
+
+    def _of(self, labelled: tuple[Any, ...]) -> tf.data.Dataset:
+        """Return batches of rows with labels, each pass in another order."""
+        count = soft_targets.count(labelled[0])
+        tensors = soft_targets.map_arrays(tf.convert_to_tensor, labelled)
+        places = tf.data.Dataset.range(count).shuffle(count, seed=self._seed).repeat()
+        places = places.batch(min(self._batch_size, count), drop_remainder=True)
+        return places.map(lambda place: soft_targets.map_arrays(lambda leaf: tf.gather(leaf, place), tensors))

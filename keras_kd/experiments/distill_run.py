@@ -1,0 +1,116 @@
+"""One training of `distill`, kept as it ends."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_kd import augment
+from keras_kd._internal import metric_directions
+from keras_kd._internal.files import readable, replace
+from keras_kd.distiller import Distiller
+from keras_kd.experiments import soft_labels
+from keras_kd.experiments.benchmark_run import Student, fresh_student
+from keras_kd.experiments.data_splits import Part
+from keras_kd.experiments.distill_data import TrainingRows
+from keras_kd.experiments.levers import Candidate
+from keras_kd.experiments.scoring import measured, require
+from keras_kd.stages.pipeline import fresh_arguments
+from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.in_memory import InMemory
+from keras_kd.term import Term
+
+#: Steps between two returns to Python.
+_EXECUTION = 10
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trainer:
+    """What all trainings share; see `distill` for the arguments. `mode` is "max" or "min"."""
+
+    student: Student
+    teacher: Teacher
+    rows: TrainingRows
+    validation: Part
+    compile_arguments: dict[str, Any]
+    terms: Callable[[], list[Term]]
+    metric: str
+    mode: str
+    folder: pathlib.Path
+    seed: int
+    memory: InMemory
+    #: Called after each training that was run, with its seconds.
+    after: Callable[[Candidate, int, float, float], None]
+
+    def worth(self, candidate: Candidate, steps: int) -> float:
+        """Return how good a candidate is on validation data, more is better; train it unless that was done before."""
+        return metric_directions.worth(self.score(candidate, steps), self.mode)
+
+    def score(self, candidate: Candidate, steps: int) -> float:
+        """Return the metric of a candidate on validation data; train it unless that was done before."""
+        record = self._path(candidate, steps, ".json")
+        if not record.exists():
+            self._run(candidate, steps)
+        with readable(record, "Remove it, and the training is made again."):
+            return float(json.loads(record.read_text())["score"])
+
+    def trained(self, candidate: Candidate, steps: int) -> keras.Model:
+        """Return the student that `score` has trained, compiled to be evaluated."""
+        student = self._fresh()
+        student.load_weights(self._path(candidate, steps, ".weights.h5"))
+        return student
+
+    def _run(self, candidate: Candidate, steps: int) -> None:
+        began = time.perf_counter()
+        student = self._fresh()
+        self._fit(student, candidate, steps)
+        student.compile(**self._judging())
+        found = measured(student, self.validation)
+        require(self.metric, found)
+        score, seconds = found[self.metric], time.perf_counter() - began
+        record, weights = (self._path(candidate, steps, end) for end in (".json", ".weights.h5"))
+        replace(weights, student.save_weights)
+        content = {**dataclasses.asdict(candidate), "steps": steps, "score": score, "seconds": seconds}
+        replace(record, lambda partial: partial.write_text(json.dumps(content, indent=1)))
+        self.after(candidate, steps, score, seconds)
+
+    def _fit(self, student: keras.Model, candidate: Candidate, steps: int) -> None:
+        """Train a student in place."""
+        rows, loss = self.rows, self.compile_arguments["loss"]
+        rate = keras.optimizers.schedules.CosineDecay(candidate.learning_rate, steps)
+        shared = {
+            **{name: value for name, value in self.compile_arguments.items() if "metrics" not in name},
+            "optimizer": keras.optimizers.Adam(rate),
+            "steps_per_execution": _EXECUTION if steps % _EXECUTION == 0 else 1,
+        }
+        trained: keras.Model = student
+        if candidate.is_alone:
+            if candidate.mixtures:
+                labelled, shared["loss"] = soft_labels.mixable(rows.labelled, loss, student.output.shape[-1])
+                rows = rows.with_labels(labelled)
+            student.compile(**shared)
+        else:
+            kept = None if candidate.mixtures else self.memory
+            terms = augment.on_all_rows(self.terms())
+            trained = Distiller(student=student, teacher=kept or self.teacher, terms=terms)
+            trained.compile(**shared, temperature=candidate.temperature, alpha=candidate.alpha)
+        keras.utils.set_random_seed(self.seed)
+        data = rows.batches(candidate, None if candidate.is_alone or candidate.mixtures else self.memory)
+        trained.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
+
+    def _fresh(self) -> keras.Model:
+        student = fresh_student(self.student, self.seed, "student")
+        student.compile(**self._judging())
+        return student
+
+    def _judging(self) -> dict[str, Any]:
+        return fresh_arguments({"optimizer": "adam", **self.compile_arguments}, distils=False)
+
+    def _path(self, candidate: Candidate, steps: int, end: str) -> pathlib.Path:
+        of = json.dumps([dataclasses.asdict(candidate), steps], sort_keys=True)
+        return self.folder / "runs" / f"{hashlib.sha256(of.encode()).hexdigest()[:16]}-{steps}{end}"

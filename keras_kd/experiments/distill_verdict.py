@@ -1,0 +1,115 @@
+"""Whether a teacher was worth it, on examples that nothing was learned from, and what would bring more."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_kd._internal import batches, layer_reader, metric_directions
+from keras_kd._types import Tensors
+from keras_kd.experiments import paired_scores, soft_labels
+from keras_kd.experiments.distill_result import Verdict
+from keras_kd.experiments.distill_run import Trainer
+from keras_kd.experiments.scoring import TeacherModel
+
+#: Of so many training rows, at most, it is looked at how far the student follows its teacher.
+_ROWS = 5000
+
+#: By how much a student may follow its teacher better where it has learned, before it overfits.
+_NEARLY = 0.02
+
+
+def judged(trainer: Trainer, parts: dict[str, Any], students: dict[str, keras.Model]) -> tuple[Verdict, list[str]]:
+    """Return the verdict, and notes on what else there is to know.
+
+    Args:
+        trainer: has the teacher, the metric and the loss.
+        parts: "train", "validation" and "test" as arrays, the last perhaps None.
+        students: "student" and "control", compiled.
+    """
+    part = "validation" if parts["test"] is None else "test"
+    x, y = parts[part][:2]
+    teacher = _teacher(trainer, students["student"])
+    models = {**students, **({} if teacher is None else {"teacher": teacher})}
+    outputs = {name: _predicted(model, x) for name, model in models.items()}
+    one = tree.map_structure(lambda leaf: np.asarray(leaf)[:1], (x, y))
+    students["student"].evaluate(*one, verbose=0)  # labels decide which accuracy "accuracy" is
+    metrics = metric_directions.metrics_of(students["student"], students["student"])
+    score = paired_scores.score_of(metrics.get(trainer.metric), trainer.compile_arguments["loss"])
+    verdict = _compared(outputs, y, score, 1 if trainer.mode == "max" else -1, part)
+    return verdict, [*_missing_classes(parts, y), *_advice(trainer, models, outputs, verdict)]
+
+
+def _compared(outputs: dict[str, np.ndarray], y: Any, score: paired_scores.Score, sign: int, part: str) -> Verdict:
+    def compared(rows: Any) -> dict[str, float]:
+        of_rows = tree.map_structure(lambda leaf: np.asarray(leaf)[rows], y)
+        found = {name: score(of_rows, each[rows]) for name, each in outputs.items()}
+        gain, lead = (sign * (found.get(name, np.nan) - found["control"]) for name in ("student", "teacher"))
+        return {**found, "gain": gain, "lead": lead, "closed": gain / lead if lead else np.nan}
+
+    count = len(outputs["student"])
+    found, again = compared(slice(None)), paired_scores.drawn_again(compared, count)
+    has_lead = found["lead"] > 0
+    return Verdict(
+        student=found["student"],
+        control=found["control"],
+        teacher=found.get("teacher"),
+        gain=found["gain"],
+        gain_error=float(np.std(again["gain"], ddof=1)),
+        closed=found["closed"] if has_lead else None,
+        closed_error=float(np.nanstd(again["closed"], ddof=1)) if has_lead else None,
+        examples=count,
+        part=part,
+    )
+
+
+def _teacher(trainer: Trainer, student: keras.Model) -> keras.Model | None:
+    """Return the teacher as a model whose outputs mean what the student's mean; None where it has no logits."""
+    if not trainer.teacher.cacheable(("logits",)) or "logits" not in (trainer.teacher.specs() or {"logits": None}):
+        return None
+    trainer.teacher.bind(student, ("logits",))
+    return TeacherModel(trainer.teacher, layer_reader.Reader(student).kind("logits"))
+
+
+def _predicted(model: keras.Model, x: Tensors) -> np.ndarray:
+    data = batches.dataset((x,), 256)
+    return np.concatenate([ops.convert_to_numpy(model(batch[0], training=False)) for batch in data])
+
+
+def _missing_classes(parts: dict[str, Any], y: Any) -> list[str]:
+    """Return a note on classes that no labelled row has."""
+    there, wanted = (np.asarray(tree.flatten(each)[0]) for each in (parts["train"][1], y))
+    if there.dtype.kind not in "biu" or there.size != len(there):
+        return []
+    missing = sorted(set(np.unique(wanted).tolist()) - set(np.unique(there).tolist()))
+    if not missing:
+        return []
+    return [f"No labelled row has the classes {missing}: what the student knows of them, it has from its teacher."]
+
+
+def _advice(
+    trainer: Trainer, models: dict[str, keras.Model], outputs: dict[str, np.ndarray], verdict: Verdict
+) -> list[str]:
+    """Return what would bring more: it depends on how well the student follows its teacher where it has learned."""
+    if "teacher" not in models or verdict.gain <= 0 or not soft_labels.is_softened(trainer.compile_arguments["loss"]):
+        return []
+    x = trainer.rows.x
+    count = len(tree.flatten(x)[0])
+    places = np.random.default_rng(0).permutation(count)[:_ROWS]
+    x = tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[places], x)
+    learned = _agreement(*(_predicted(models[name], x) for name in ("student", "teacher")))
+    others = _agreement(outputs["student"], outputs["teacher"])
+    what = f"The student predicts the teacher's class for {learned:.1%} of the rows that it has learned from, and for "
+    what += f"{others:.1%} of others. "
+    if learned - others <= _NEARLY:
+        return [what + "A larger student, or more steps, would follow it further; more rows of this kind hardly would."]
+    return [what + "More rows, with labels or without, would let it follow further."]
+
+
+def _agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the share of examples, or labels, of one class in both."""
+    if one.shape[-1] > 1:
+        return float(np.mean(one.argmax(-1) == other.argmax(-1)))
+    middle = 0.5 if other.min() >= 0.0 and other.max() <= 1.0 else 0.0
+    return float(np.mean((one > middle) == (other > middle)))

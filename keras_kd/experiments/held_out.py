@@ -1,0 +1,74 @@
+"""Rows that are held out of labelled ones, and rows that nothing can be learned from."""
+
+from typing import Any
+
+import numpy as np
+from keras import tree
+
+#: With fewer rows, nothing can be chosen: a standard error of an accuracy is 11 points.
+_LEAST = 20
+
+
+def held_out(train: tuple[Any, ...], validation: Any, seed: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return rows to train on, and rows to choose on.
+
+    Args:
+        train: arrays (x, y) or (x, y, sample_weight).
+        validation: the same; or a share of the rows, taken evenly of all classes where labels are class ids.
+        seed: of the rows that are taken.
+
+    Raises:
+        ValueError: a share out of range; fewer than 20 rows to choose on.
+    """
+    if not isinstance(validation, float):
+        _check_count(len(tree.flatten(validation[1])[0]), "")
+        return train, validation
+    if not 0.0 < validation < 1.0:
+        raise ValueError(
+            f"Expected `validation` to be arrays or a share, above 0 and below 1. Received: {validation!r}"
+        )
+    labels = np.asarray(tree.flatten(train[1])[0])
+    count = len(labels)
+    _check_count(round(count * validation), f", {validation:g} of {count:,}")
+    random = np.random.default_rng(seed).permutation(count)
+    is_class = labels.dtype.kind in "biu" and labels.size == count
+    order = random[np.argsort(labels.reshape(count)[random], kind="stable")] if is_class else random
+    taken = np.zeros(count, bool)
+    number = round(count * validation)
+    taken[order[((np.arange(number) + 0.5) * count / number).astype(int)]] = True
+    return _part(train, ~taken), _part(train, taken)
+
+
+def check_rows(parts: dict[str, Any]) -> None:
+    """Refuse numbers that no loss can be computed of.
+
+    Args:
+        parts: arrays by name; None where there are none.
+
+    Raises:
+        ValueError: NaN or infinite numbers, with where they are.
+    """
+    for name, part in parts.items():
+        for leaf in [] if part is None else tree.flatten(part):
+            array = np.asarray(leaf) if leaf is not None else np.zeros(0)
+            bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(0, bool)
+            if bad.any():
+                bad = bad.reshape(len(bad), -1)
+                columns = np.flatnonzero(bad.any(axis=0)).tolist()
+                where = f", in the columns {columns[:10]}" if bad.shape[1] > 1 else ""
+                raise ValueError(
+                    f"Expected finite numbers in `{name}`. Received NaN or infinite ones in "
+                    f"{bad.any(axis=1).sum():,} rows{where}. Fill them in or leave them out."
+                )
+
+
+def _check_count(count: int, of: str) -> None:
+    if count < _LEAST:
+        raise ValueError(
+            f"Expected at least {_LEAST} rows to choose on. Received: {count}{of}. Give more rows with labels, or "
+            "`validation`."
+        )
+
+
+def _part(data: tuple[Any, ...], rows: np.ndarray) -> tuple[Any, ...]:
+    return tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[rows], data)

@@ -1,0 +1,292 @@
+"""`distill`: the search, the controls, the verdict, and what it refuses."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_kd as kd
+from keras_kd.experiments import halving, levers, paired_scores
+from keras_kd.experiments.held_out import held_out
+from keras_kd.experiments.levers import Candidate
+from tests.models import dense
+
+CLASSES, COLUMNS = 3, 4
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+HOW = {"loss": LOSS, "metrics": ["accuracy"], "run_eagerly": True}
+#: One candidate and one control: six trainings.
+ONE = {"temperature": 2.0, "alpha": 0.9, "mixtures": False, "unlabelled": 0.5, "learning_rate": 0.05}
+
+
+def table(rows, seed=0):
+    x = np.random.default_rng(seed).normal(size=(rows, COLUMNS)).astype("float32")
+    return x, np.argmax(x @ WEIGHTS, -1).astype("int32")
+
+
+WEIGHTS = np.random.default_rng(9).normal(size=(COLUMNS, CLASSES)).astype("float32")
+
+
+def linear(kernel=None):
+    model = keras.Sequential([keras.Input((COLUMNS,)), keras.layers.Dense(CLASSES)])
+    if kernel is not None:
+        model.set_weights([np.array(kernel, "float32"), np.zeros(CLASSES, "float32")])
+    return model
+
+
+def student():
+    return keras.Sequential([keras.Input((COLUMNS,)), dense(8, 1, activation="relu"), dense(CLASSES, 2)])
+
+
+def run(folder, teacher=None, train=None, **arguments):
+    given = {"validation": table(60, 2), "unlabelled": table(80, 1)[0], "fixed": ONE, "budget": 350, "verbose": 0}
+    given |= {"compile_arguments": HOW, "batch_size": 8, **arguments}
+    return kd.distill(student, teacher or linear(5 * WEIGHTS), train or table(24), folder=folder, **given)
+
+
+# The parts of the search
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 40), st.integers(0, 5))
+def test_candidates_differ_and_have_each_value_about_as_often(count, seed):
+    values = levers.space({}, has_unlabelled=True, mixable=True)
+    found = levers.drawn(values, count, seed)
+    assert len(found) == len(set(found)) == count and all(each.teacher for each in found)
+    assert found[0] == Candidate(**{name: each[0] for name, each in values.items()})
+    for name, each in values.items():
+        counts = [sum(getattr(one, name) == value for one in found) for value in each]
+        assert max(counts) - min(counts) <= 2 + count // 4  # a candidate that is there already is drawn again
+
+
+def test_where_there_are_fewer_candidates_all_are_tried():
+    values = levers.space({"alpha": 0.5, "learning_rate": [0.1, 0.2], "temperature": 1.0}, False, True)
+    assert len(levers.drawn(values, 12, 0)) == 4 and len(levers.controls(values)) == 4
+
+
+def test_the_best_of_each_side_reaches_the_end_with_the_steps_that_there_are():
+    values = levers.space({}, has_unlabelled=True, mixable=True)
+    taught, controls = levers.drawn(values, 12, 0), levers.controls(values)
+    steps = halving.rounds_of(20_000, taught, controls)
+    spent = []
+
+    def trial(candidate, count):
+        spent.append(count)
+        return -candidate.learning_rate - 0.1 * candidate.is_alone - 0.01 * candidate.mixtures
+
+    rounds = halving.search(taught, controls, steps, trial)
+    assert [len(each) for each in rounds] == [18, 6, 4]
+    assert sum(spent) + 3 * steps[1] <= 20_000 < 1.01 * (sum(spent) + 3 * steps[1])
+    assert [one / other for one, other in zip(steps[1:], steps, strict=False)] == pytest.approx([3, 3], rel=0.01)
+    last = [each.candidate for each in rounds[-1]]
+    assert [each.is_alone for each in last] == [False, False, True, True]
+    assert {each.mixtures for each in last[2:]} == {True, False} and {each.learning_rate for each in last} == {0.001}
+    with pytest.raises(ValueError, match=r"at least 810 steps, for 28 trainings.*Received: 700"):
+        halving.rounds_of(700, taught, controls)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(100, 400), st.floats(0.2, 0.6), st.integers(0, 3))
+def test_rows_are_held_out_evenly_of_all_classes(count, share, seed):
+    y = np.random.default_rng(seed).integers(0, 4, count)
+    rest, taken = held_out((np.arange(count), y), share, seed)
+    assert sorted([*rest[0], *taken[0]]) == list(range(count)) and len(taken[0]) == round(count * share)
+    for label in range(4):
+        assert abs(np.sum(taken[1] == label) - share * np.sum(y == label)) <= 1
+
+
+def test_the_standard_error_of_a_mean_is_that_of_the_bootstrap():
+    values = np.random.default_rng(0).normal(size=400)
+    found = paired_scores.drawn_again(lambda rows: {"mean": float(values[rows].mean())}, 400)["mean"]
+    np.testing.assert_allclose(found.std(ddof=1), values.std() / 20, rtol=0.25)  # 100 rounds: 7 percent
+
+
+# The whole of it
+
+
+def test_a_student_is_chosen_trained_and_judged(tmp_path):
+    x, y = table(300, 5)
+    found = run(tmp_path / "a", test=(x, y))
+    assert found.pays and found.candidate == Candidate(**ONE) and found.steps == found.rounds[-1][0].steps
+    said = np.argmax(found.student.predict(x, verbose=0), -1)
+    np.testing.assert_allclose(found.verdict.student, np.mean(said == y), rtol=1e-6)
+    assert found.verdict.teacher == 1.0 and found.verdict.examples == 300 and found.verdict.part == "test"
+    expected = (found.verdict.student - found.verdict.control) / (1 - found.verdict.control)
+    np.testing.assert_allclose(found.verdict.closed, expected, rtol=1e-6)
+    right = [np.argmax(each, -1) == y for each in (found.student.predict(x, verbose=0),)]
+    assert 0 < found.verdict.gain_error < 2 * right[0].std() / np.sqrt(300) + 0.03
+    assert set(found.levers) == {"temperature", "unlabelled"}
+    for words in ("of the lead", "What each lever brought", "distiller.fit(train", "with_unlabelled"):
+        assert words in str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(4, group="distill")
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"unlabelled": 0.0},
+        {"mixtures": True},
+        {"mixtures": True, "unlabelled": 0.0},
+    ],
+    ids=["rows without labels", "labelled rows", "mixtures and rows without labels", "mixtures"],
+)
+def test_the_printed_code_trains_the_same_student(choice, tmp_path):
+    found = run(tmp_path / "a", fixed={**ONE, **choice})
+    (x, y), unlabelled = table(24), table(80, 1)[0]
+    keras.utils.set_random_seed(0)
+    names = {"student": student(), "teacher": linear(5 * WEIGHTS), "x": x, "y": y, "unlabelled": unlabelled}
+    names |= {"loss": LOSS, "kd": kd, "keras": keras, "tf": tf, "np": np}
+    exec(found.code.replace("verbose=1", "verbose=0"), names)
+    for one, other in zip(names["student"].get_weights(), found.student.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(4, group="distill")
+def test_a_search_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    runs = sorted(path.name for path in (tmp_path / "whole" / "runs").iterdir())
+    write = json.dumps
+    count = []
+
+    def stop(content, **arguments):
+        count.append("seconds" in content)
+        if sum(count) == 4:
+            raise KeyboardInterrupt
+        return write(content, **arguments)
+
+    monkeypatch.setattr("keras_kd.experiments.distill_run.json.dumps", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    monkeypatch.undo()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "runs").glob("*.json")}
+    again = run(tmp_path / "cut")
+    assert len(kept) == 3 and all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert sorted(path.name for path in (tmp_path / "cut" / "runs").iterdir()) == runs
+    for one, other in zip(again.student.get_weights(), whole.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(4, group="distill")
+@pytest.mark.parametrize(
+    ("teacher", "train"),
+    [
+        (linear(-WEIGHTS), None),
+        (linear(np.zeros((COLUMNS, CLASSES))), None),
+        (None, (table(60)[0], np.random.default_rng(0).integers(0, CLASSES, 60))),
+    ],
+    ids=["worse", "at chance", "random labels"],
+)
+def test_a_teacher_that_does_not_help_is_told(teacher, train, tmp_path):
+    arguments = {} if train is None else {"validation": 0.4}
+    found = run(tmp_path / "a", teacher=teacher, train=train or table(60), **arguments)
+    if teacher is not None:
+        assert (
+            not found.pays and "does not pay here" in str(found) and "no lead that could be closed" in found.sentence()
+        )
+        assert found.verdict.gain == 0 and not found.levers and "student.fit(train" in found.code
+    else:
+        assert abs(found.verdict.gain) < 3 * found.verdict.gain_error + 0.2  # chance alone, and not called a success
+        assert not found.pays or found.verdict.gain > 0
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(4, group="distill")
+@pytest.mark.parametrize("kind", ["binary", "values", "named"])
+def test_other_tasks_are_distilled(kind, tmp_path):
+    (x, y), (x_val, y_val), more = table(40), table(60, 2), table(80, 1)[0]
+    units, loss, metrics = 1, "mse", ["mae"]
+    if kind == "binary":
+        loss, metrics = (
+            keras.losses.BinaryCrossentropy(from_logits=True),
+            [keras.metrics.AUC(from_logits=True, name="auc")],
+        )
+        y, y_val = ((each == 1).astype("float32")[:, None] for each in (y, y_val))
+    elif kind == "values":
+        y, y_val = (each @ WEIGHTS[:, :1] for each in (x, x_val))
+    else:
+        units, loss, metrics = CLASSES, LOSS, ["accuracy"]
+        x, x_val, more = ({"a": each[:, :2], "b": each[:, 2:]} for each in (x, x_val, more))
+
+    def built(seed):
+        if kind != "named":
+            return keras.Sequential([keras.Input((COLUMNS,)), dense(units, seed)])
+        inputs = {name: keras.Input((2,), name=name) for name in ("a", "b")}
+        return keras.Model(inputs, dense(units, seed)(keras.layers.Concatenate()(list(inputs.values()))))
+
+    teacher = built(3)
+    kernel = {"binary": 4 * WEIGHTS[:, 1:2] - 4 * np.maximum(WEIGHTS[:, :1], WEIGHTS[:, 2:]), "values": WEIGHTS[:, :1]}
+    teacher.set_weights([kernel.get(kind, 5 * WEIGHTS), np.zeros(units, "float32")])
+    found = kd.distill(
+        lambda: built(1), teacher, (x, y), (x_val, y_val), folder=tmp_path / "a", unlabelled=more, budget=350,
+        compile_arguments={"loss": loss, "metrics": metrics, "run_eagerly": True}, fixed=ONE, batch_size=8, verbose=0,
+    )  # fmt: skip
+    assert found.metric == {"binary": "auc", "values": "mae", "named": "accuracy"}[kind]
+    assert found.mode == ("min" if kind == "values" else "max")
+    best = max(each.worth for each in found.rounds[-1])
+    assert found.rounds[-1][0].worth == best and np.isfinite(found.verdict.gain)
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(4, group="distill")
+def test_class_ids_are_mixed_as_probabilities_in_a_control(tmp_path):
+    found = run(tmp_path / "a", teacher=linear(-WEIGHTS), fixed={**ONE, "mixtures": [True, False]})
+    kinds = {each.candidate.mixtures for each in found.rounds[-1] if each.candidate.is_alone}
+    assert kinds == {True, False} and not found.pays
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(4, group="distill")
+def test_a_class_without_labelled_rows_is_named(tmp_path):
+    x, y = table(80)
+    found = run(tmp_path / "a", train=(x[y != 2], y[y != 2]))
+    assert any("No labelled row has the classes [2]" in each for each in found.notes)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"train": table(10), "validation": 0.2}, "at least 20 rows to choose on. Received: 2, 0.2 of 10"),
+        ({"validation": table(7)}, "at least 20 rows to choose on. Received: 7"),
+        ({"validation": 1.5}, "a share, above 0 and below 1. Received: 1.5"),
+        (
+            {"train": (np.full((24, COLUMNS), np.nan, "float32"), table(24)[1])},
+            r"`train`.*24 rows, in the columns \[0, 1",
+        ),
+        ({"compile_arguments": {"loss": LOSS, "optimizer": "adam"}}, "without an optimizer"),
+        ({"compile_arguments": {"metrics": ["accuracy"]}}, "with a loss of the labels"),
+        ({"fixed": {"rate": 1}}, r"to name levers.*Received: \['rate'\]"),
+        ({"fixed": {"temperature": 0}}, "'temperature' above 0. Received: 0"),
+        ({"fixed": {"unlabelled": 0.5}, "unlabelled": None}, "`unlabelled` rows for a share"),
+        ({"budget": 100}, "`budget` of at least"),
+        ({"metric": "f1"}, "f1"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "given",
+)
+def test_what_cannot_be_is_refused_before_any_training(arguments, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path / "a", **arguments)
+    assert not list((tmp_path / "a").glob("runs/*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(4, group="distill")
+def test_a_folder_of_another_search_is_refused(tmp_path):
+    run(tmp_path / "a")
+    with pytest.raises(ValueError, match="another `seed`"):
+        run(tmp_path / "a", seed=1)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("")
+    with pytest.raises(ValueError, match="holds something else"):
+        run(tmp_path / "b")
+    with pytest.raises(TypeError, match="`train` to be arrays"):
+        run(tmp_path / "c", train=tf.data.Dataset.from_tensor_slices(table(24)).batch(4))
