@@ -42,7 +42,7 @@ def student():
 
 
 def run(folder, teacher=None, train=None, **arguments):
-    given = {"validation": table(60, 2), "unlabelled": table(80, 1)[0], "fixed": ONE, "budget": 350, "verbose": 0}
+    given = {"validation": table(60, 2), "unlabelled": table(80, 1)[0], "fixed": ONE, "budget": 500, "verbose": 0}
     given |= {"compile_arguments": HOW, "batch_size": 8, **arguments}
     return kd.distill(student, teacher or linear(5 * WEIGHTS), train or table(24), folder=folder, **given)
 
@@ -224,7 +224,7 @@ def test_other_tasks_are_distilled(kind, tmp_path):
     kernel = {"binary": 4 * WEIGHTS[:, 1:2] - 4 * np.maximum(WEIGHTS[:, :1], WEIGHTS[:, 2:]), "values": WEIGHTS[:, :1]}
     teacher.set_weights([kernel.get(kind, 5 * WEIGHTS), np.zeros(units, "float32")])
     found = kd.distill(
-        lambda: built(1), teacher, (x, y), (x_val, y_val), folder=tmp_path / "a", unlabelled=more, budget=350,
+        lambda: built(1), teacher, (x, y), (x_val, y_val), folder=tmp_path / "a", unlabelled=more, budget=500,
         compile_arguments={"loss": loss, "metrics": metrics, "run_eagerly": True}, fixed=ONE, batch_size=8, verbose=0,
     )  # fmt: skip
     assert found.metric == {"binary": "auc", "values": "mae", "named": "accuracy"}[kind]

@@ -91,7 +91,8 @@ class Trainer:
         trained: keras.Model = student
         if candidate.is_alone:
             if candidate.mixtures:
-                labelled, shared["loss"] = soft_labels.mixable(rows.labelled, loss, student.output.shape[-1])
+                classes = soft_labels.classes_of(student, rows.labelled[0])
+                labelled, shared["loss"] = soft_labels.mixable(rows.labelled, loss, classes)
                 rows = rows.with_labels(labelled)
             student.compile(**shared)
         else:

@@ -248,7 +248,8 @@ def _data_code(trainer: Trainer, candidate: Candidate, student: keras.Model) -> 
     """Return Python that makes the data of a candidate."""
     mixes_labels = candidate.is_alone and candidate.mixtures
     loss = trainer.compile_arguments["loss"]
-    labels = soft_labels.mixable_code(loss, student.output.shape[-1]) if mixes_labels else []
+    classes = soft_labels.classes_of(student, trainer.rows.labelled[0])
+    labels = soft_labels.mixable_code(loss, classes) if mixes_labels else []
     return [*labels, *trainer.rows.code(candidate)]
 
 

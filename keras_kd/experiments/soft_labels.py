@@ -6,8 +6,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
 from keras_kd import methods
+from keras_kd._types import Tensors
 from keras_kd.term import Term
 
 #: Of a cross-entropy on class ids, which cannot be mixed.
@@ -42,6 +44,12 @@ def expression_for(loss: Any) -> str:
 def is_softened(loss: Any) -> bool:
     """Return whether a temperature applies."""
     return name_of(loss) in _METHODS
+
+
+def classes_of(student: keras.Model, x: Tensors) -> int:
+    """Return how many classes a student has, from what it predicts for the first row of x."""
+    first = tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[:1], x)
+    return int(student(first, training=False).shape[-1])
 
 
 def mixable(labelled: tuple[Any, ...], loss: Any, classes: int) -> tuple[tuple[Any, ...], Any]:
