@@ -138,6 +138,14 @@ def test_a_student_learns_from_a_teacher_with_another_tokenizer():
     assert float(made.objective(x)["loss"]) < 0.5 * before
 
 
+def test_examples_may_carry_columns():
+    (x, _, _), _ = aligned()
+    teacher = AlignedTeacher(writer(5, 8))
+    joined = kd.Joined(x, columns={"origin": np.zeros(len(x["token_ids"]), "int32")})
+    for name, value in teacher(x, {}).items():
+        assert_same([np.array(teacher(joined, {})[name])], [np.array(value)])
+
+
 def test_terms_and_teachers_are_created_again_from_their_configs():
     [term] = span_terms(OURS, THEIRS, shared_weight=0.25, top_k=3)
     again = Term.from_config(term.get_config())

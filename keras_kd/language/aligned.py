@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_kd._internal import raw_views
+from keras_kd._internal import raw_views, soft_targets
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.language.decoding import next_logits
@@ -76,6 +76,7 @@ class AlignedTeacher(Teacher):
         Raises:
             ValueError: examples that `align` has not made.
         """
+        x = soft_targets.without_targets(x)  # which may carry columns
         missing = [name for name in _OF_ALIGN if not isinstance(x, dict) or name not in x]
         if missing:
             raise ValueError(
