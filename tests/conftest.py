@@ -20,8 +20,9 @@ gc.set_threshold(50_000, 20, 20)
 def pytest_collection_modifyitems(config, items):
     """Leave slow tests out, unless KERAS_KD_THOROUGH is set, as in .ci/run, and most cases of those marked `one_in`.
 
-    Which cases these are depends on KERAS_KD_DRAW. With KERAS_KD_THOROUGH=all, nothing is left out. Cases are those of
-    a test, or all tests whose marker has the same `group`.
+    Which cases these are depends on KERAS_KD_DRAW. Where that is set, a half of the other slow tests is drawn, too.
+    With KERAS_KD_THOROUGH=all, nothing is left out. Cases are those of a test, or all tests whose marker has the same
+    `group`.
     """
     changing = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if changing:  # workers of pytest-xdist would collect different tests, and run none
@@ -30,14 +31,16 @@ def pytest_collection_modifyitems(config, items):
     if thorough == "all":
         return
     families = collections.defaultdict(list)
+    draw = os.environ.get("KERAS_KD_DRAW", "")
     for item in items:
-        marker = item.get_closest_marker("one_in")
-        if item.get_closest_marker("slow") and not thorough:
+        marker, is_slow = item.get_closest_marker("one_in"), bool(item.get_closest_marker("slow"))
+        if is_slow and not thorough:
             item.add_marker(pytest.mark.skip(reason="slow: with KERAS_KD_THOROUGH=1"))
         elif marker:
             family = marker.kwargs.get("group", (item.path, item.originalname))
-            families[family, marker.args[0], bool(item.get_closest_marker("slow"))].append(item)
-    draw = os.environ.get("KERAS_KD_DRAW", "")
+            families[family, marker.args[0], is_slow].append(item)
+        elif is_slow and draw:
+            families["slow", 2, True].append(item)
     left_out = set()
     for (_, n, _), cases in families.items():
         # By a hash of the names, so that each value of several parameters has its turn.
