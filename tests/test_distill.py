@@ -88,6 +88,14 @@ def test_the_best_of_each_side_reaches_the_end_with_the_steps_that_there_are():
         halving.rounds_of(700, taught, controls)
 
 
+def test_a_training_that_has_diverged_is_the_worst():
+    values = levers.space({"learning_rate": [0.1, 0.2, 0.3]}, has_unlabelled=False, mixable=False)
+    taught = levers.drawn(values, 12, 0)
+    worth = {0.1: float("-inf"), 0.2: 0.5, 0.3: 0.4}
+    rounds = halving.search(taught, levers.controls(values), [10, 30, 90], lambda each, _: worth[each.learning_rate])
+    assert all(each.candidate.learning_rate == 0.2 for each in rounds[-1])
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(100, 400), st.floats(0.2, 0.6), st.integers(0, 3))
 def test_rows_are_held_out_evenly_of_all_classes(count, share, seed):
@@ -282,8 +290,9 @@ def test_what_cannot_be_is_refused_before_any_training(arguments, words, tmp_pat
 @pytest.mark.one_in(4, group="distill")
 def test_a_folder_of_another_search_is_refused(tmp_path):
     run(tmp_path / "a")
-    with pytest.raises(ValueError, match="another `seed`"):
-        run(tmp_path / "a", seed=1)
+    for name, value in {"seed": 1, "codes": [0], "budget": 600, "batch_size": 9}.items():
+        with pytest.raises(ValueError, match=f"another `{name}`"):
+            run(tmp_path / "a", **{name: value})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").write_text("")
     with pytest.raises(ValueError, match="holds something else"):

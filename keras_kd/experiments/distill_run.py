@@ -31,7 +31,13 @@ _EXECUTION = 10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
-    """What all trainings share; see `distill` for the arguments. `mode` is "max" or "min"."""
+    """What all trainings share; see `distill` for the arguments.
+
+    Attributes:
+        mode: "max" or "min".
+        memory: has the teacher's targets of rows that do not change.
+        after: called after each training that was run, with its candidate, steps, score and seconds.
+    """
 
     student: Student
     teacher: Teacher
@@ -44,7 +50,6 @@ class Trainer:
     folder: pathlib.Path
     seed: int
     memory: InMemory
-    #: Called after each training that was run, with its seconds.
     after: Callable[[Candidate, int, float, float], None]
 
     def worth(self, candidate: Candidate, steps: int) -> float:

@@ -112,6 +112,7 @@ def distill(
     check_rows({**parts, "unlabelled": None if unlabelled is None else (unlabelled,)})
     judge = fresh_student(student, seed, "student")
     loss = compile_arguments["loss"]
+    codes = list(codes)
     rows = TrainingRows(labelled, unlabelled, batch_size, codes, seed)
     values = levers.space(fixed or {}, unlabelled is not None, mixable=_has_quantities(labelled[0]))
     if not soft_labels.is_softened(loss) and terms is None and "temperature" not in (fixed or {}):
@@ -133,7 +134,17 @@ def distill(
         memory=InMemory(teacher),
         after=_Progress(metric, steps, taught, controls, verbose).line,
     )
-    _check_folder(trainer, parts, unlabelled, {"budget": budget, "fixed": dict(fixed or {}), "batch_size": batch_size})
+    _check_folder(
+        trainer,
+        parts,
+        unlabelled,
+        {
+            "budget": budget,
+            "fixed": run_settings.describe(dict(fixed or {})),
+            "batch_size": batch_size,
+            "codes": list(codes),
+        },
+    )
     with quiet(not verbose):
         rounds = halving.search(taught, controls, steps, trainer.worth)
         best = _chosen(rounds[-1])
@@ -260,10 +271,7 @@ class _Progress:
         self, metric: str, steps: list[int], taught: list[Candidate], controls: list[Candidate], verbose: int
     ) -> None:
         self._metric, self._verbose = metric, verbose
-        kinds = len({each.mixtures for each in controls})
-        counts = [
-            min(len(taught), most) + (kinds if number else len(controls)) for number, most in enumerate(halving.TAUGHT)
-        ]
+        counts = halving.trainings(taught, controls)
         self._left = sum(count * each for count, each in zip(counts, steps, strict=True))
         self._seconds = self._done = 0.0
 

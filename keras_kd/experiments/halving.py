@@ -33,14 +33,19 @@ class Scored(NamedTuple):
     worth: float
 
 
+def trainings(taught: Sequence[Candidate], controls: Sequence[Candidate]) -> list[int]:
+    """Return how many trainings each round has."""
+    kinds = len({each.mixtures for each in controls})
+    return [min(len(taught), most) + (kinds if number else len(controls)) for number, most in enumerate(TAUGHT)]
+
+
 def rounds_of(budget: int, taught: Sequence[Candidate], controls: Sequence[Candidate]) -> list[int]:
     """Return the steps of a training in each round, all of which together have at most `budget`.
 
     Raises:
         ValueError: a budget in which the longest training has fewer than 90 steps.
     """
-    kinds = len({each.mixtures for each in controls})
-    counts = [min(len(taught), most) + (kinds if number else len(controls)) for number, most in enumerate(TAUGHT)]
+    counts = trainings(taught, controls)
     shares = [FACTOR ** (number + 1 - len(TAUGHT)) for number in range(len(TAUGHT))]
     whole = sum(count * share for count, share in zip(counts, shares, strict=True))
     whole += _LEVERS * shares[-2]
