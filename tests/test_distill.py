@@ -244,7 +244,7 @@ def test_other_tasks_are_distilled(kind, tmp_path):
 @pytest.mark.slow
 @pytest.mark.one_in(4, group="distill")
 def test_class_ids_are_mixed_as_probabilities_in_a_control(tmp_path):
-    found = run(tmp_path / "a", teacher=linear(-WEIGHTS), fixed={**ONE, "mixtures": [True, False]})
+    found = run(tmp_path / "a", teacher=linear(-WEIGHTS), fixed={**ONE, "mixtures": [True, False]}, budget=700)
     kinds = {each.candidate.mixtures for each in found.rounds[-1] if each.candidate.is_alone}
     assert kinds == {True, False} and not found.pays
 
