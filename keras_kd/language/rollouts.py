@@ -226,7 +226,7 @@ class Rollouts(WrittenExamples):
 
     @property
     def times(self) -> dict[str, float]:
-        """Seconds before the epoch: in which rows were written, and given to a teacher that is not run in steps."""
+        """Seconds before the epoch in which rows were written, and in which a teacher read them that steps do not run."""
         of_teacher = {} if self._targets is None else {"rollouts_teacher_time": self._targets.seconds}
         return {"rollouts_time": self.seconds, **of_teacher}
 

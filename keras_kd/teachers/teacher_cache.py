@@ -157,7 +157,7 @@ class TeacherCache:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of examples that the teacher reads: they are compared as what the student reads."""
+        """The columns of examples that the teacher reads, which are compared as what the student reads."""
         return tuple(self._settings.get("columns", ()))
 
     def kind(self, name: str) -> str:
