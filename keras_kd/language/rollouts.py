@@ -226,7 +226,7 @@ class Rollouts(WrittenExamples):
 
     @property
     def times(self) -> dict[str, float]:
-        """Seconds before the epoch in which rows were written, and in which a teacher read them that steps do not run."""
+        """Seconds before the epoch in which rows were written, and in which they were given to a teacher in memory."""
         of_teacher = {} if self._targets is None else {"rollouts_teacher_time": self._targets.seconds}
         return {"rollouts_time": self.seconds, **of_teacher}
 
