@@ -48,7 +48,7 @@ def test_a_search_under_an_estimator(tmp_path):
 def test_an_estimator_labels_what_has_no_labels():
     x, y, kept = kd.stages.soft_labels(FOREST, X, threshold=0.8, temperature=2.0)
     p = FOREST.predict_proba(X)
-    np.testing.assert_array_equal(kept, p.max(-1) >= 0.8)
+    np.testing.assert_array_equal(kept, p.max(-1) > 0.8 - 1e-9)  # ten trees: 0.8 itself is often there
     assert 0 < kept.sum() < len(X)
     np.testing.assert_allclose(y, softmax(log(p) / 2.0)[kept], atol=1e-6)
     _, record = kd.stages.pseudo_label(

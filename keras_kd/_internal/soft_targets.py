@@ -77,7 +77,7 @@ def without_targets(x: Tensors) -> Tensors:
 
 def have_targets(x: Any) -> TypeGuard[Joined]:
     """Return whether x carries targets."""
-    return isinstance(x, Joined) and bool(x.targets)
+    return isinstance(x, Joined) and not (isinstance(x.targets, dict) and not x.targets)
 
 
 def columns(x: Tensors) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from keras_kd.term import check_temperature
 #: So many examples distinguish probabilities from logits.
 _FEW = 32
 
+#: By how much a probability may have become smaller on its way through logarithms.
+_ROUNDING = 1e-6
+
 
 def refine(
     student: keras.Model,
@@ -168,7 +171,7 @@ def soft_labels(
         warnings.warn(warning, stacklevel=2)
     logits = _predict(teacher, unlabeled, batch_size, (1.0, temperature))
     sure = np.max(_softmax(logits[0]), axis=-1)
-    kept = sure >= threshold
+    kept = sure >= threshold - _ROUNDING  # probabilities that trees share out are often the very number
     if not kept.any():
         raise ValueError(
             f"The teacher is sure of no example: at most {sure.max():.3f}, threshold={threshold}. Lower it."
