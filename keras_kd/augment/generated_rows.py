@@ -71,8 +71,8 @@ def munge(
 ) -> Tensors:
     """Draw rows from the joint density of a table, each near one of its rows.
 
-    With the probability p, each value a of a row is replaced: a quantity by a draw from N(b, abs(a - b) / s), a code by b,
-    where b is the value of the nearest row. Quantities may leave the range that they have in the table. The paper
+    With the probability p, each value a of a row is replaced: a quantity by a draw from N(b, abs(a - b) / s), a code by
+    b, where b is the value of the nearest row. Quantities may leave the range that they have in the table. The paper
     changes both rows of a pair in place, one pair after the other; here, all rows are drawn from the table as it was
     given. For nearness, see `smote`.
 
