@@ -93,10 +93,14 @@ def merged_masks(*masks: Tensors) -> Tensor | None:
 
 def blanked(tensors: Any, *each: Tensor | None) -> Any:
     """Set to zero what any of some masks leaves out: a weight of 0 would not stop a NaN."""
-    for mask in each:
-        if mask is not None:
-            tensors = tree.map_structure(lambda x: ops.where(masks.aligned(mask, x), x, ops.zeros_like(x)), tensors)  # noqa: B023
-    return tensors
+    present = [mask for mask in each if mask is not None]
+
+    def blank(x: Tensor) -> Tensor:
+        for mask in present:
+            x = ops.where(masks.aligned(mask, x), x, ops.zeros_like(x))
+        return x
+
+    return tree.map_structure(blank, tensors) if present else tensors
 
 
 def _fit_mask(mask: Tensor, values: Tensor) -> Tensor:

@@ -180,10 +180,6 @@ class Rollouts(WrittenExamples):
             x = soft_targets.with_targets(x, targets)
         return x, batch.y, batch.sample_weight
 
-    def carry(self, columns: set[str]) -> None:
-        """Return where rows are from beside them, from now on, if "origin" is among the columns that are read."""
-        self._carried = ORIGIN in columns
-
     def on_epoch_begin(self) -> None:
         """Let the student, as it is now, write the rows of the epoch, or some of them."""
         if self._waits:
@@ -205,7 +201,7 @@ class Rollouts(WrittenExamples):
         """
         check_followed(self, distiller, steps_per_epoch)
         self._optimizer = distiller.optimizer
-        self.carry(distiller.columns)
+        self._carried = ORIGIN in distiller.columns
         self.join(None)
         # Keras looks at some batches before callbacks restore what was saved: nothing is to be written for these.
         self._waits = True
