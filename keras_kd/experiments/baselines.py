@@ -6,6 +6,7 @@ import keras
 
 from keras_kd import losses
 from keras_kd._types import LossFunction, Number, Tensor, Tensors
+from keras_kd.experiments.soft_labels import name_of
 from keras_kd.teachers.base import Teacher
 
 #: What makes label smoothing of a loss, by its name.
@@ -32,7 +33,4 @@ def smoothing_loss(compile_arguments: dict[str, Any]) -> LossFunction | None:
 
     For a cross-entropy, (1 - e) * CE(y, p) + e * KL(u, p) has the gradient of CE((1 - e) * y + e * u, p), u uniform.
     """
-    loss = compile_arguments.get("loss")
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
-    name = name.lower().replace("_", "")
-    return _DIVERGENCES.get(name)
+    return _DIVERGENCES.get(name_of(compile_arguments.get("loss")))

@@ -25,7 +25,7 @@ from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.in_memory import InMemory
 from keras_kd.term import Term
 
-#: Steps between two returns to Python.
+#: Steps between two returns to Python, at most.
 _EXECUTION = 10
 
 
@@ -79,6 +79,7 @@ class Trainer:
         require(self.metric, found)
         score, seconds = found[self.metric], time.perf_counter() - began
         record, weights = (self._path(candidate, steps, end) for end in (".json", ".weights.h5"))
+        record.parent.mkdir(exist_ok=True)
         replace(weights, student.save_weights)
         content = {**dataclasses.asdict(candidate), "steps": steps, "score": score, "seconds": seconds}
         replace(record, lambda partial: partial.write_text(json.dumps(content, indent=1)))
@@ -91,7 +92,7 @@ class Trainer:
         shared = {
             **{name: value for name, value in self.compile_arguments.items() if "metrics" not in name},
             "optimizer": keras.optimizers.Adam(rate),
-            "steps_per_execution": _EXECUTION if steps % _EXECUTION == 0 else 1,
+            "steps_per_execution": next(size for size in range(_EXECUTION, 0, -1) if steps % size == 0),
         }
         trained: keras.Model = student
         if candidate.is_alone:

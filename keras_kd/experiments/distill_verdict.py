@@ -11,6 +11,7 @@ from keras_kd._types import Tensors
 from keras_kd.experiments import paired_scores, soft_labels
 from keras_kd.experiments.distill_result import Verdict
 from keras_kd.experiments.distill_run import Trainer
+from keras_kd.experiments.held_out import Parts
 from keras_kd.experiments.scoring import TeacherModel
 
 #: Of so many training rows, at most, it is looked at how far the student follows its teacher.
@@ -20,16 +21,16 @@ _ROWS = 5000
 _NEARLY = 0.02
 
 
-def judged(trainer: Trainer, parts: dict[str, Any], students: dict[str, keras.Model]) -> tuple[Verdict, list[str]]:
+def judged(trainer: Trainer, parts: Parts, students: dict[str, keras.Model]) -> tuple[Verdict, list[str]]:
     """Return the verdict, and notes on what else there is to know.
 
     Args:
         trainer: has the teacher, the metric and the loss.
-        parts: "train", "validation" and "test" as arrays, the last perhaps None.
+        parts: the data.
         students: "student" and "control", compiled.
     """
-    part = "validation" if parts["test"] is None else "test"
-    x, y = parts[part][:2]
+    part = "validation" if parts.test is None else "test"
+    x, y = (parts.test or parts.validation)[:2]
     teacher = _teacher(trainer, students["student"])
     models = {**students, **({} if teacher is None else {"teacher": teacher})}
     outputs = {name: _predicted(model, x) for name, model in models.items()}
@@ -77,9 +78,9 @@ def _predicted(model: keras.Model, x: Tensors) -> np.ndarray:
     return np.concatenate([ops.convert_to_numpy(model(batch[0], training=False)) for batch in data])
 
 
-def _missing_classes(parts: dict[str, Any], y: Any) -> list[str]:
+def _missing_classes(parts: Parts, y: Any) -> list[str]:
     """Return a note on classes that no labelled row has."""
-    there, wanted = (np.asarray(tree.flatten(each)[0]) for each in (parts["train"][1], y))
+    there, wanted = (np.asarray(tree.flatten(each)[0]) for each in (parts.train[1], y))
     if there.dtype.kind not in "biu" or there.size != len(there):
         return []
     missing = sorted(set(np.unique(wanted).tolist()) - set(np.unique(there).tolist()))

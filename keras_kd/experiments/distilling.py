@@ -1,33 +1,32 @@
 """`distill`: the best student that a budget of steps allows, and whether its teacher was worth it."""
 
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
-from keras import tree
 
-from keras_kd._internal import batches, metric_directions, teacher_fingerprints
-from keras_kd._internal.files import readable, replace
+from keras_kd._internal import metric_directions, teacher_fingerprints
 from keras_kd._internal.log import info, quiet
 from keras_kd._internal.number_formats import duration
 from keras_kd._types import Tensors
-from keras_kd.experiments import halving, levers, run_settings, soft_labels
+from keras_kd.experiments import halving, levers, run_settings, search_folders, soft_labels
 from keras_kd.experiments.benchmark_run import Student, check_teacher, first_metric, fresh_student
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.distill_data import TrainingRows
 from keras_kd.experiments.distill_result import Distilled, code_of
 from keras_kd.experiments.distill_run import Trainer
 from keras_kd.experiments.distill_verdict import judged
-from keras_kd.experiments.held_out import check_rows, held_out
+from keras_kd.experiments.held_out import Parts, leaves, parts_of
 from keras_kd.experiments.levers import Candidate
 from keras_kd.experiments.scoring import better
 from keras_kd.teachers.base import AnyTeacher
 from keras_kd.teachers.ensemble import as_teacher
 from keras_kd.teachers.in_memory import InMemory
 from keras_kd.term import Term
+
+#: Arguments of `compile` that the search sets.
+_SET_HERE = {"optimizer", "temperature", "alpha", "steps_per_execution"}
 
 
 def distill(
@@ -68,7 +67,8 @@ def distill(
         train: arrays (x, y) or (x, y, sample_weight), rows with labels.
         validation: the same, of other rows; or a share of `train` that is held out, evenly of all classes.
         folder: where to keep the trainings.
-        compile_arguments: "loss", of the labels, "metrics", and whatever else of `compile` but the optimizer.
+        compile_arguments: "loss", of the labels, "metrics", and whatever else of `compile` but the optimizer, the
+            temperature, alpha and `steps_per_execution`.
         unlabelled: x of rows without labels, in the structure of the x of `train`.
         test: arrays as `validation`, read once, for the verdict; None takes the validation data, on which the student
             was chosen.
@@ -106,45 +106,28 @@ def distill(
     _check_compiled(compile_arguments)
     metric = first_metric(compile_arguments) if metric is None else metric
     metric_directions.check_mode(mode)
-    labelled, chosen_on = held_out(_arrays("train", train), _arrays("validation", validation), seed)
-    parts = {"train": labelled, "validation": chosen_on, "test": None if test is None else _arrays("test", test)}
-    unlabelled = None if unlabelled is None else batches.as_arrays(unlabelled)
-    check_rows({**parts, "unlabelled": None if unlabelled is None else (unlabelled,)})
-    judge = fresh_student(student, seed, "student")
-    loss = compile_arguments["loss"]
-    codes = list(codes)
-    rows = TrainingRows(labelled, unlabelled, batch_size, codes, seed)
-    values = levers.space(fixed or {}, unlabelled is not None, mixable=_has_quantities(labelled[0]))
-    if not soft_labels.is_softened(loss) and terms is None and "temperature" not in (fixed or {}):
-        values["temperature"] = (1.0,)
-    taught = levers.drawn(values, halving.TAUGHT[0], seed)
-    controls = levers.controls(values)
+    loss, codes, fixed = compile_arguments["loss"], list(codes), dict(fixed or {})
+    parts = parts_of(train, validation, test, unlabelled, seed)
+    softened = terms is not None or soft_labels.is_softened(loss)
+    values = levers.space(fixed, unlabelled is not None, parts.has_quantities, softened)
+    taught, controls = levers.drawn(values, halving.TAUGHT[0], seed), levers.controls(values)
     steps = halving.rounds_of(budget, taught, controls)
     trainer = Trainer(
         student=student,
         teacher=as_teacher(teacher),
-        rows=rows,
-        validation=Part("validation", chosen_on, batch_size),
+        rows=TrainingRows(parts.train, parts.unlabelled, batch_size, codes, seed),
+        validation=Part("validation", parts.validation, batch_size),
         compile_arguments=compile_arguments,
         terms=terms or soft_labels.method_for(loss),
         metric=metric,
-        mode=better(judge, compile_arguments, metric, mode),
+        mode=better(fresh_student(student, seed, "student"), compile_arguments, metric, mode),
         folder=pathlib.Path(folder),
         seed=seed,
         memory=InMemory(teacher),
         after=_Progress(metric, steps, taught, controls, verbose).line,
     )
-    _check_folder(
-        trainer,
-        parts,
-        unlabelled,
-        {
-            "budget": budget,
-            "fixed": run_settings.describe(dict(fixed or {})),
-            "batch_size": batch_size,
-            "codes": list(codes),
-        },
-    )
+    settings = {"budget": budget, "fixed": run_settings.describe(fixed), "batch_size": batch_size, "codes": codes}
+    search_folders.claim(trainer.folder, {**settings, **_described(trainer, parts)})
     with quiet(not verbose):
         rounds = halving.search(taught, controls, steps, trainer.worth)
         best = _chosen(rounds[-1])
@@ -152,64 +135,28 @@ def distill(
     return _result(trainer, parts, rounds, best, brought, terms is None)
 
 
-def _arrays(name: str, data: Any) -> Any:
-    """Return a part of the data as arrays, or the share of another part that it is to be."""
-    if name == "validation" and isinstance(data, float):
-        return data
-    Part(name, data, 1)
-    if not isinstance(data, (tuple, list)):
-        raise TypeError(
-            f"Expected `{name}` to be arrays (x, y) or (x, y, sample_weight). Received: {type(data).__name__}"
-        )
-    return tuple(batches.as_arrays(tuple(data)))
-
-
 def _check_compiled(arguments: dict[str, Any]) -> None:
-    if arguments.get("loss") is None or "optimizer" in arguments:
+    if arguments.get("loss") is None or _SET_HERE & set(arguments):
         raise ValueError(
-            "Expected `compile_arguments` with a loss of the labels, and without an optimizer, which is Adam under a "
-            f"cosine schedule at a rate that is searched. Received: {sorted(arguments)}"
+            f"Expected `compile_arguments` with a loss of the labels, and without {sorted(_SET_HERE)}: the optimizer "
+            "is Adam under a cosine schedule at a rate that is searched, as temperature and alpha are, which `fixed` "
+            f"gives. Received: {sorted(arguments)}"
         )
 
 
-def _has_quantities(x: Tensors) -> bool:
-    """Return whether an average of two rows means something: not of token ids."""
-    leaves = [np.asarray(leaf) for leaf in tree.flatten(x) if leaf is not None]
-    return any(leaf.dtype.kind == "f" or (leaf.dtype == "uint8" and leaf.ndim > 2) for leaf in leaves)
-
-
-def _check_folder(trainer: Trainer, parts: dict[str, Any], unlabelled: Tensors, settings: dict[str, Any]) -> None:
-    """Refuse a folder of another search, or note whose it is."""
-    fresh = fresh_student(trainer.student, trainer.seed, "student")
-    decides = {
-        **settings,
-        **{name: teacher_fingerprints.of_arrays(_leaves(part)) for name, part in parts.items() if name != "test"},
-        "unlabelled": teacher_fingerprints.of_arrays(_leaves(unlabelled)),
+def _described(trainer: Trainer, parts: Parts) -> dict[str, Any]:
+    """Return what decides a search, as JSON; not the test data, which are read when it has ended."""
+    fresh = as_teacher(fresh_student(trainer.student, trainer.seed, "student"))
+    models = {"student": fresh, "teacher": trainer.teacher}
+    data = {"train": parts.train, "validation": parts.validation, "unlabelled": parts.unlabelled}
+    return {
+        **{name: teacher_fingerprints.of_arrays(leaves(part)) for name, part in data.items()},
+        **{name: list(teacher_fingerprints.of_teacher(model).values()) for name, model in models.items()},
         "compile_arguments": run_settings.describe(trainer.compile_arguments),
         "terms": run_settings.describe(trainer.terms),
         "metric": [trainer.metric, trainer.mode],
         "seed": trainer.seed,
-        "student": list(teacher_fingerprints.of_teacher(as_teacher(fresh)).values()),
-        "teacher": list(teacher_fingerprints.of_teacher(trainer.teacher).values()),
     }
-    path = trainer.folder / "search.json"
-    if path.exists():
-        with readable(path, f"Remove {str(trainer.folder)!r}, and the search is made again."):
-            there = dict(json.loads(path.read_text()))
-        name = run_settings.difference(there, decides)
-        if name is not None:
-            raise ValueError(
-                f"{str(trainer.folder)!r} holds a search with another `{name}` than is given now. Use another folder, "
-                "or remove that one."
-            )
-    elif trainer.folder.exists() and any(trainer.folder.iterdir()):
-        raise ValueError(f"Expected an empty folder, or one of a search. {str(trainer.folder)!r} holds something else.")
-    (trainer.folder / "runs").mkdir(parents=True, exist_ok=True)
-    replace(path, lambda partial: partial.write_text(json.dumps(decides, indent=1)))
-
-
-def _leaves(data: Any) -> list[Any]:
-    return [np.asarray(leaf) for leaf in tree.flatten(data) if leaf is not None]
 
 
 def _chosen(last: list[halving.Scored]) -> halving.Scored:
@@ -227,7 +174,7 @@ def _brought(trainer: Trainer, candidate: Candidate, steps: int) -> dict[str, fl
 
 def _result(
     trainer: Trainer,
-    parts: dict[str, Any],
+    parts: Parts,
     rounds: list[list[halving.Scored]],
     best: halving.Scored,
     brought: dict[str, float],

@@ -1,12 +1,55 @@
-"""Rows that are held out of labelled ones, and rows that nothing can be learned from."""
+"""The data of `distill` as arrays: what is held out, and what nothing can be learned from."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import tree
 
+from keras_kd._internal import batches
+from keras_kd._types import Tensors
+from keras_kd.experiments.data_splits import Part
+
 #: With fewer rows, nothing can be chosen: a standard error of an accuracy is 11 points.
 _LEAST = 20
+
+
+class Parts(NamedTuple):
+    """The data, as arrays.
+
+    Attributes:
+        train: rows with labels, (x, y) or (x, y, sample_weight).
+        validation: the same, to choose on.
+        test: the same, to judge on, or None.
+        unlabelled: x of rows without labels, or None.
+    """
+
+    train: tuple[Any, ...]
+    validation: tuple[Any, ...]
+    test: tuple[Any, ...] | None
+    unlabelled: Tensors
+
+    @property
+    def has_quantities(self) -> bool:
+        """Whether an average of two rows means something: not of token ids."""
+        found = leaves(self.train[0])
+        return any(leaf.dtype.kind == "f" or (leaf.dtype == "uint8" and leaf.ndim > 2) for leaf in found)
+
+
+def parts_of(train: Any, validation: Any, test: Any, unlabelled: Tensors, seed: int) -> Parts:
+    """Return the data that `distill` was given, see there.
+
+    Raises:
+        ValueError: see `held_out` and `check_rows`.
+        TypeError: data that are no arrays.
+    """
+    chosen_on = validation if isinstance(validation, float) else _arrays("validation", validation)
+    found = Parts(
+        *held_out(_arrays("train", train), chosen_on, seed),
+        None if test is None else _arrays("test", test),
+        None if unlabelled is None else batches.as_arrays(unlabelled),
+    )
+    check_rows(found)
+    return found
 
 
 def held_out(train: tuple[Any, ...], validation: Any, seed: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -39,18 +82,19 @@ def held_out(train: tuple[Any, ...], validation: Any, seed: int) -> tuple[tuple[
     return _part(train, ~taken), _part(train, taken)
 
 
-def check_rows(parts: dict[str, Any]) -> None:
-    """Refuse numbers that no loss can be computed of.
+def leaves(part: Any) -> list[np.ndarray]:
+    """Return the arrays of a part of the data; none where there is no such part."""
+    return [np.asarray(leaf) for leaf in tree.flatten(part) if leaf is not None]
 
-    Args:
-        parts: arrays by name; None where there are none.
+
+def check_rows(parts: Parts) -> None:
+    """Refuse numbers that no loss can be computed of.
 
     Raises:
         ValueError: NaN or infinite numbers, with where they are.
     """
-    for name, part in parts.items():
-        for leaf in [] if part is None else tree.flatten(part):
-            array = np.asarray(leaf) if leaf is not None else np.zeros(0)
+    for name, part in parts._asdict().items():
+        for array in leaves(part):
             bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(0, bool)
             if bad.any():
                 bad = bad.reshape(len(bad), -1)
@@ -72,3 +116,11 @@ def _check_count(count: int, of: str) -> None:
 
 def _part(data: tuple[Any, ...], rows: np.ndarray) -> tuple[Any, ...]:
     return tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[rows], data)
+
+
+def _arrays(name: str, data: Any) -> tuple[Any, ...]:
+    if not Part(name, data, 1).is_arrays:
+        raise TypeError(
+            f"Expected `{name}` to be arrays (x, y) or (x, y, sample_weight). Received: {type(data).__name__}"
+        )
+    return tuple(batches.as_arrays(tuple(data)))

@@ -53,13 +53,16 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 _UNUSED: dict[str, Any] = {"temperature": 1.0, "mixtures": False, "unlabelled": 0.0}
 
 
-def space(fixed: Mapping[str, Any], has_unlabelled: bool, mixable: bool) -> dict[str, tuple[Any, ...]]:
+def space(
+    fixed: Mapping[str, Any], has_unlabelled: bool, mixable: bool, softened: bool = True
+) -> dict[str, tuple[Any, ...]]:
     """Return the values of each lever.
 
     Args:
         fixed: a value, or a list of values, for some of them.
         has_unlabelled: whether there are rows without labels.
         mixable: whether rows can be mixed.
+        softened: whether a temperature applies.
 
     Raises:
         ValueError: a lever that is not known; a value out of range; rows without labels, of which there are none.
@@ -72,6 +75,8 @@ def space(fixed: Mapping[str, Any], has_unlabelled: bool, mixable: bool) -> dict
         found["unlabelled"] = (0.0,)
     if not mixable:
         found["mixtures"] = (False,)
+    if not softened:
+        found["temperature"] = (1.0,)
     for name, given in fixed.items():
         values = tuple(given) if isinstance(given, (list, tuple)) else (given,)
         if not values or not all(_IS_VALID[name](value) for value in values):

@@ -6,7 +6,6 @@ What is not among these four is searched with a `keras_tuner.HyperModel` that bu
 import contextlib
 import importlib
 import io
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ import keras
 from keras import tree
 
 from keras_kd._internal import metric_directions
-from keras_kd._internal.files import readable, replace
+from keras_kd._internal.files import replace
 from keras_kd._internal.log import info, quiet
 from keras_kd._keras import tuner_records
-from keras_kd.experiments import run_settings
+from keras_kd.experiments import search_folders
 from keras_kd.experiments.benchmark_run import Student, check_teacher, first_metric, fresh_student
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.scoring import better
@@ -121,7 +120,9 @@ def tune(
     search = Search(
         student, teacher, parts, space, compile_arguments, seed, f"val_{metric}", epochs, total, bool(verbose)
     )
-    _check_folder(pathlib.Path(folder), {**search.describe(), "tuner": tuner, "epochs": epochs, "mode": direction})
+    search_folders.claim(
+        pathlib.Path(folder), {**search.describe(), "tuner": tuner, "epochs": epochs, "mode": direction}
+    )
     with quiet(not verbose), tuner_records.written_with(replace):
         limits = {"max_epochs": epochs, "factor": _FACTOR} if tuner == "hyperband" else {"max_trials": trials}
         tuning = _tuning(keras_tuner, tuner, search, direction, folder, limits)
@@ -161,24 +162,6 @@ def _searched(tuning: Any, epochs: int, direction: str) -> list[Any]:
     if not ordered:
         raise ValueError(f"Expected a trial that ends. None did; see the messages in {folder!r}.")
     return ordered
-
-
-def _check_folder(folder: pathlib.Path, decides: dict[str, Any]) -> None:
-    """Refuse a folder of another search, or note whose it is."""
-    path = folder / "search.json"
-    if path.exists():
-        with readable(path, f"Remove {str(folder)!r}, and the search is made again."):
-            there = dict(json.loads(path.read_text()))
-        name = run_settings.difference(there, decides)
-        if name is not None:
-            raise ValueError(
-                f"{str(folder)!r} holds a search with another `{name}` than is given now. Use another folder, or "
-                "remove that one."
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"Expected an empty folder, or one of a search. {str(folder)!r} holds something else.")
-    folder.mkdir(parents=True, exist_ok=True)
-    replace(path, lambda partial: partial.write_text(json.dumps(decides, indent=1)))
 
 
 def _trial(record: Any, epochs: int) -> Trial:
