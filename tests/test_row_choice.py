@@ -120,6 +120,22 @@ def test_what_other_rows_hold_changes_nothing():
         np.testing.assert_array_equal(gradient, found[0][1])
 
 
+def test_nothing_is_read_of_other_rows_beside_a_mask():
+    student, teacher = RANDOM.normal(size=(2, 4, 5, 7)).astype("float32")
+    mask, rows = np.ones((4, 5), bool), np.array([True, False, True, True])
+    mask[0, 2:] = mask[1, 4:] = False
+    expected = references.reverse_kl(student.astype("float64"), teacher.astype("float64"))
+    expected = np.sum(np.where(mask & rows[:, None], expected, 0.0)) / mask.sum()
+    student[1] = teacher[1] = np.inf
+    student[0, 3] = np.nan
+    student = tf.Variable(student)
+    with tf.GradientTape() as tape:
+        value = Term(losses.reverse_kl)(student, teacher, student_mask=tf.constant(mask), rows=tf.constant(rows))
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    gradient = tape.gradient(value, student).numpy()
+    assert np.all(np.isfinite(gradient)) and np.any(gradient[0, :2]) and not np.any(gradient[1])
+
+
 def test_a_bridge_and_a_transform_learn_from_the_rows_that_are_chosen():
     x, column = RANDOM.normal(size=(6, 4)).astype("float32"), np.array([0, 1, 0, 1, 1, 0])
     bridge = keras.layers.Dense(7, kernel_initializer="ones")
