@@ -141,15 +141,18 @@ def test_a_student_is_chosen_trained_and_judged(tmp_path):
         {"unlabelled": 0.0},
         {"mixtures": True},
         {"mixtures": True, "unlabelled": 0.0},
+        {"terms": lambda: kd.methods.nkd(temperature=None)},
     ],
-    ids=["rows without labels", "labelled rows", "mixtures and rows without labels", "mixtures"],
+    ids=["rows without labels", "labelled rows", "mixtures and rows without labels", "mixtures", "other terms"],
 )
 def test_the_printed_code_trains_the_same_student(choice, tmp_path):
-    found = run(tmp_path / "a", fixed={**ONE, **choice})
+    choice = dict(choice)
+    terms = choice.pop("terms", None)
+    found = run(tmp_path / "a", fixed={**ONE, **choice}, terms=terms)
     (x, y), unlabelled = table(24), table(80, 1)[0]
     keras.utils.set_random_seed(0)
     names = {"student": student(), "teacher": linear(5 * WEIGHTS), "x": x, "y": y, "unlabelled": unlabelled}
-    names |= {"loss": LOSS, "kd": kd, "keras": keras, "tf": tf, "np": np}
+    names |= {"terms": terms, "loss": LOSS, "kd": kd, "keras": keras, "tf": tf, "np": np}
     exec(found.code.replace("verbose=1", "verbose=0"), names)
     for one, other in zip(names["student"].get_weights(), found.student.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)

@@ -51,7 +51,8 @@ class Distilled:
             more is better.
         verdict: see `Verdict`.
         notes: what else there is to know, sentences.
-        code: Python that trains this student again, of `student`, `teacher`, `x`, `y`, `unlabelled` and `loss`.
+        code: Python that trains this student again, of `student`, `teacher`, `x`, `y`, `unlabelled`, `loss`, and of
+            `terms` where these were given.
     """
 
     student: keras.Model

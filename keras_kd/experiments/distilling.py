@@ -185,7 +185,7 @@ def _result(
         name: trainer.trained(each.candidate, each.steps) for name, each in (("student", best), ("control", control))
     }
     verdict, notes = judged(trainer, parts, students)
-    terms = soft_labels.expression_for(trainer.compile_arguments["loss"]) if is_default else "terms"
+    terms = soft_labels.expression_for(trainer.compile_arguments["loss"]) if is_default else "terms()"
     return Distilled(
         student=students["student"],
         candidate=best.candidate,
