@@ -204,6 +204,7 @@ def test_examples_without_positions_count_one_each():
     assert_same(found[1], found[0], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", [None, lambda: [kd.Term(losses.squared_error, at=("body", "body"), bridge="auto")]])
 def test_fused_heads_accumulate_as_all_logits_do(terms):
     found = []

@@ -133,6 +133,7 @@ def test_a_recipe_that_has_diverged_is_never_the_best(metric, good):
     assert (result.best().recipe, result.best().seed) == ("good", 1)
 
 
+@pytest.mark.slow
 def test_every_run_is_saved_with_its_evaluation_history_and_student(small):
     result, _, _ = small
     assert [row.recipe for row in result.rows()] == ["alone", "label smoothing", "kd", "dkd"]
@@ -269,6 +270,7 @@ def test_a_poisoned_test_set_changes_neither_the_best_epoch_nor_the_best_recipe(
     assert by_test[0] == "fast" != by_test[1] and clean.best().recipe != "fast"
 
 
+@pytest.mark.slow
 def test_a_changed_setting_is_refused_and_an_added_one_is_run(small):
     _, folder, recipes = small
     before = finished(folder)
@@ -333,6 +335,7 @@ def test_settings_that_another_process_makes_of_json_are_those_that_were_sent():
     assert float(received["optimizer"].learning_rate) == 0.25
 
 
+@pytest.mark.slow
 def test_a_recipe_of_other_enclosed_values_is_not_treated_as_finished(tmp_path):
     def recipe(value):
         return lambda student, teacher: {"temperature": value}
@@ -354,6 +357,7 @@ def test_nothing_is_printed_without_verbose_and_a_damaged_record_is_named(tmp_pa
         kd.benchmark(**arguments(tmp_path, **BRIEF))
 
 
+@pytest.mark.slow
 def test_a_list_of_named_models_with_their_own_settings_is_one_call(tmp_path, capsys):
     configs = [
         {"name": "small", "model": net(3), "temperature": 2.0, "alpha": 0.5},

@@ -31,6 +31,7 @@ def batches(examples):
     return examples.shuffle(50, seed=4).batch(20)
 
 
+@pytest.mark.slow
 def test_a_cached_run_is_the_live_run(tmp_path):
     cache = built(tmp_path, dtype="float32")
     live, logs = trained(teacher(), batches(dataset()))
@@ -67,6 +68,7 @@ def test_replayed_views_are_the_live_run_on_those_views(tmp_path):
     assert_same(distiller.student.get_weights(), live.student.get_weights(), 1e-5)
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_a_live_teacher_and_cached_views_follows_the_views(tmp_path):
     cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
     both = distill(student(), [teacher(1), kd.teachers.Cached(cache)], **SGD)
@@ -90,6 +92,7 @@ def test_each_member_of_an_ensemble_prepares_the_examples():
     np.testing.assert_allclose(second, teacher()(X), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_epoch_that_is_resumed_uses_its_own_view(tmp_path):
     cache = built(tmp_path, dtype="float32", views=3, augment=jittered)
     joined = cache.join(dataset()).batch(20)
@@ -110,6 +113,7 @@ def test_views_without_a_callback_that_follows_the_epochs_are_an_error(tmp_path)
     np.testing.assert_allclose(first.inputs, jittered(X[0], [0, 1]), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_target_belongs_to_its_row_after_any_shuffle(tmp_path, seed):
     cache = built(tmp_path, views=2, augment=jittered)
@@ -122,6 +126,7 @@ def test_every_target_belongs_to_its_row_after_any_shuffle(tmp_path, seed):
             np.testing.assert_array_equal(np.argmax(logits, -1), np.argmax(model(x.inputs), -1))
 
 
+@pytest.mark.slow
 def test_top_k_of_all_classes_trains_as_the_dense_cache(tmp_path):
     dense, top = (built(tmp_path / str(k), dtype="float32", top_k=k) for k in (None, CLASSES))
     expected, _ = trained(kd.teachers.Cached(dense), dense.join(dataset()).batch(8))
@@ -192,6 +197,7 @@ def test_dict_inputs_and_weights_are_kept_with_the_targets(tmp_path):
     np.testing.assert_allclose(x.targets["logits"]["values"], teacher()(X), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_examples_without_labels_stay_without(tmp_path):
     for number, examples in enumerate((dataset().map(lambda x, y: x), dataset().map(lambda x, y: (x,)))):
         cache = built(tmp_path / str(number), examples, dtype="float32")
@@ -201,6 +207,7 @@ def test_examples_without_labels_stay_without(tmp_path):
         assert distiller.fit(cache.join(examples).batch(8), verbose=0).history["loss"][0] > 0
 
 
+@pytest.mark.slow
 def test_several_steps_per_execution_and_evaluation(tmp_path):
     cache = built(tmp_path, dtype="float32")
     joined = cache.join(dataset()).batch(10)
@@ -242,6 +249,7 @@ def of_x(model):
     return kd.teachers.Frozen(model, preprocess=lambda x: x["x"])
 
 
+@pytest.mark.slow
 def test_by_key_any_order_and_any_part_of_the_data_gets_its_targets(tmp_path):
     cache = built(tmp_path, keyed(), teacher=of_x(teacher()), key="id", dtype="float32", views=2, augment=_dict_jitter)
     model = teacher()
@@ -288,6 +296,7 @@ def test_two_examples_of_one_key_are_refused(tmp_path):
 # What it reports
 
 
+@pytest.mark.slow
 def test_verify_finds_the_difference_that_was_made(tmp_path):
     cache = built(tmp_path, dtype="float32", taps=("logits", "hidden"), views=2, augment=jittered)
     same = cache.verify(dataset(), 1.0)
@@ -390,6 +399,7 @@ def test_a_lambda_teacher_and_one_of_another_origin_are_cached(tmp_path):
     np.testing.assert_allclose(x.targets["logits"]["values"], X @ np.ones((FEATURES, CLASSES)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sequences_keep_their_masks(tmp_path):
     from tests.models import tagger
 
@@ -409,8 +419,11 @@ def test_a_pass_that_is_no_epoch_uses_one_view(tmp_path):
     for number, (x, _) in enumerate(_moving(cache, cache.join(dataset()).repeat(3))):
         seen.append(x.inputs)
         assert number < 150
-    views = [[jittered(x, [place, view]) for place, x in enumerate(X)] for view in (0, 2, 1)]
-    np.testing.assert_allclose(seen, np.concatenate(views), rtol=1e-6)
+    views = [[jittered(x, [place, view]) for place, x in enumerate(X)] for view in range(3)]
+    passes = np.array(seen).reshape(3, *np.shape(views[0]))
+    # A pass begins when its first examples are read ahead: which epoch that is, the speed of the machine decides.
+    used = [[np.allclose(each, view, rtol=1e-6, atol=0) for view in views] for each in passes]
+    assert used[0] == [True, False, False] and all(sum(each) == 1 for each in used)
 
 
 def _moving(cache, examples):
@@ -452,6 +465,7 @@ def jittered_first(x, seed):
     return {**x, "a": jittered(x["a"], seed)}
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize(
@@ -506,6 +520,7 @@ def test_an_augmentation_may_change_shape_and_type(tmp_path):
     np.testing.assert_allclose(x.targets["logits"]["values"], model(x.inputs), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ragged", "variable", "sparse"])
 def test_labels_of_any_kind_stay_with_their_examples(tmp_path, kind):
     def boxes(x, y):

@@ -87,6 +87,7 @@ def test_the_progress_counts_the_examples_that_are_written(tmp_path, capsys):
     assert set(printed) <= {20, 40, 50} and printed[-1] == 50  # Keras leaves out what follows too soon
 
 
+@pytest.mark.slow
 def test_independent_jobs_make_the_cache_of_their_plan(tmp_path, capsys):
     rows = 100
     in_process(tmp_path, rows, (2, 3))
@@ -123,6 +124,7 @@ def test_jobs_of_another_plan_are_refused(tmp_path):
         in_process(tmp_path / "other", 20, (2, 2))
 
 
+@pytest.mark.slow
 def test_the_error_of_a_second_process_names_the_first(tmp_path):
     process = start(tmp_path, "--slow", 0.05)
     while not (tmp_path / "plan.json").exists():
@@ -135,6 +137,7 @@ def test_the_error_of_a_second_process_names_the_first(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_named_and_finished_shards_are_kept(tmp_path, monkeypatch):
     in_process(tmp_path / "whole", 100)

@@ -109,6 +109,7 @@ def test_only_positions_that_count_are_on_the_disk(tmp_path, dtype, weighted):
     assert size == expected
 
 
+@pytest.mark.slow
 def test_a_token_of_a_large_vocabulary_takes_at_most_what_is_promised(tmp_path):
     tokens = np.ones((16, 128), "int32")
     for k, most in ((20, 60), (50, 114)):
@@ -120,6 +121,7 @@ def test_a_token_of_a_large_vocabulary_takes_at_most_what_is_promised(tmp_path):
         assert whole / 128 <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "packed"])
 @pytest.mark.parametrize("by_key", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -144,6 +146,7 @@ def test_targets_come_back_at_their_positions(tmp_path, dtype, by_key, weighted)
     assert cache.info().examples == 30 and cache.estimate(data, 8, 2).nbytes > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["bucket", "spread"])
 def test_training_is_that_of_a_cache_of_all_positions(tmp_path, tail):
     found = []
@@ -170,6 +173,7 @@ def test_weights_that_count_where_they_did_not_are_refused(tmp_path):
         cache.join(TOKENS)
 
 
+@pytest.mark.slow
 def test_arrays_views_and_ensembles_are_packed_too(tmp_path):
     cache = built(tmp_path / "arrays", TOKENS, teacher=model(7), top_k=3, dtype="packed")
     x = cache.join(TOKENS)
@@ -182,6 +186,7 @@ def test_arrays_views_and_ensembles_are_packed_too(tmp_path):
     distill(model(3), kd.teachers.Cached(views), temperature=2.0).fit(views.join(examples(LABELS)).batch(9), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_build_goes_on_where_it_was(tmp_path, monkeypatch):
     whole = built(tmp_path / "whole", examples(LABELS, WEIGHTS), teacher=model(7), top_k=3, dtype="packed")
     cache = kd.TeacherCache(tmp_path / "parts", teacher=model(7), top_k=3, dtype="packed")

@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_student_with_the_tokens_of_the_cache_learns_from_texts(folder):
     cache = kd.TeacherCache(folder)
     made = distiller(causal_lm(1), kd.teachers.Cached(cache, tail="bucket"), temperature=1.0)

@@ -53,6 +53,7 @@ class Diary(keras.callbacks.Callback):
         self.rates.append(float(self.model.optimizer.learning_rate))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("monitor, best", [("val_loss", np.argmin), ("val_accuracy", np.argmax)])
 def test_early_stopping_ends_in_time_and_restores_the_best_student(monitor, best):
     distiller, _ = make()
@@ -64,6 +65,7 @@ def test_early_stopping_ends_in_time_and_restores_the_best_student(monitor, best
     assert_same(numbers(distiller.student), diary.weights[best_epoch])
 
 
+@pytest.mark.slow
 def test_restoring_the_best_student_leaves_alpha_and_temperature_as_assigned():
     def assign(epoch, logs):
         distiller.alpha, distiller.temperature = 0.25, 7.0
@@ -76,6 +78,7 @@ def test_restoring_the_best_student_leaves_alpha_and_temperature_as_assigned():
     assert (float(distiller._untracked.alpha(step)), float(distiller._untracked.temperature(step))) == (0.25, 7.0)
 
 
+@pytest.mark.slow
 def test_model_checkpoint_keeps_the_best_distiller_and_no_teacher(tmp_path):
     distiller, teacher = make()
     diary = Diary()
@@ -87,6 +90,7 @@ def test_model_checkpoint_keeps_the_best_distiller_and_no_teacher(tmp_path):
     assert holds(tmp_path, loaded.student) and not holds(tmp_path, teacher)
 
 
+@pytest.mark.slow
 def test_model_checkpoint_of_weights_alone_is_one_a_name(tmp_path):
     distiller, teacher = make()
     diary = Diary()
@@ -99,6 +103,7 @@ def test_model_checkpoint_of_weights_alone_is_one_a_name(tmp_path):
     assert holds(tmp_path, other.student) and not holds(tmp_path, teacher)
 
 
+@pytest.mark.slow
 def test_tensorboard_draws_the_logs_and_the_students_weights(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     distiller, teacher = make()
@@ -122,6 +127,7 @@ def test_tensorboard_draws_the_logs_and_the_students_weights(tmp_path):
     assert not holds(tmp_path, teacher)
 
 
+@pytest.mark.slow
 def test_csv_logger_writes_every_log_of_every_epoch(tmp_path):
     distiller, _ = make()
     history = run(distiller, [keras.callbacks.CSVLogger(tmp_path / "log.csv")], epochs=3)
@@ -133,6 +139,7 @@ def test_csv_logger_writes_every_log_of_every_epoch(tmp_path):
         np.testing.assert_allclose([float(row[name]) for row in rows], values, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_reduce_lr_on_plateau_halves_the_rate_once_an_epoch_without_progress():
     distiller, _ = make()
     diary = Diary()
@@ -163,6 +170,7 @@ def backed_up(folder, *callbacks):
     return distiller, teacher, history
 
 
+@pytest.mark.slow
 def test_backup_and_restore_continues_a_killed_run_as_if_nothing_had_happened(tmp_path):
     script = f"from tests import test_callbacks as t; t.backed_up({str(tmp_path / 'killed')!r}, t.Kill())"
     root = pathlib.Path(__file__).parent.parent
@@ -177,6 +185,7 @@ def test_backup_and_restore_continues_a_killed_run_as_if_nothing_had_happened(tm
     assert holds(tmp_path, resumed.student) and not holds(tmp_path, teacher)
 
 
+@pytest.mark.slow
 def test_terminate_on_nan_stops_at_the_batch():
     steps = []
     count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: steps.append(step))
@@ -188,6 +197,7 @@ def test_terminate_on_nan_stops_at_the_batch():
     assert steps == [0, 1] and len(history["loss"]) == 1
 
 
+@pytest.mark.slow
 def test_swap_ema_weights_validates_the_moving_average():
     class Averages(keras.callbacks.Callback):
         seen = None
@@ -227,6 +237,7 @@ def test_student_checkpoint_writes_a_plain_model_that_needs_no_keras_kd(tmp_path
     assert not holds(tmp_path, teacher)
 
 
+@pytest.mark.slow
 def test_student_checkpoint_finds_the_direction_of_a_metric_as_model_checkpoint_does(tmp_path):
     distiller, _ = make()
     diary = Diary()
@@ -236,6 +247,7 @@ def test_student_checkpoint_finds_the_direction_of_a_metric_as_model_checkpoint_
     assert_same(numbers(keras.models.load_model(tmp_path / "student.keras")), best)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "name, arguments",

@@ -320,6 +320,7 @@ def test_copies_of_teachers_and_students_have_the_statistics_of_the_data():
     np.testing.assert_allclose(average.model(X), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_that_is_benchmarked_reads_the_data_as_its_architecture_does(tmp_path):
     y = np.argmax((X - X.mean(0))[:, :3], axis=-1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -233,6 +233,7 @@ def test_operations_of_python_have_no_count():
     assert flops(lambda x: tf.matmul(x, tf.ones((4, 3))), X) == 2 * 4 * 3
 
 
+@pytest.mark.slow
 def test_the_file_is_as_large_as_that_of_the_model_that_was_never_compiled(tmp_path):
     model = mlp(1, units=50)
     model.save(tmp_path / "plain.keras")
@@ -295,6 +296,7 @@ FILES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "file", "package"), FILES)
 def test_a_file_outputs_what_the_model_outputs(tmp_path, kind, file, package):
     package and pytest.importorskip(package)
@@ -312,6 +314,7 @@ def test_a_file_outputs_what_the_model_outputs(tmp_path, kind, file, package):
             model_runners.of_export(tmp_path / "1" / file)({"a": X, "c": X[:, :2]})
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_each_file_with_its_runtime(tmp_path):
     pytest.importorskip("onnxruntime")
     model = linear(1)

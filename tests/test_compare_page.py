@@ -79,6 +79,7 @@ class Read(html.parser.HTMLParser):
         self.text += text
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_plot_table_and_example(page, comparison):
     read, text = Read(page), page.read_text(encoding="utf-8")
     assert read.open == []
@@ -113,6 +114,7 @@ def test_names_are_shown_unchanged(page):
     assert all("style" in attributes for tag, attributes in read.tags if tag == "i")  # the dots of the legend
 
 
+@pytest.mark.slow
 def test_plots_show_names_of_models_unchanged(comparison):
     (plot,) = [plot for plot in plots.tradeoffs(comparison) if "latency" in plot.title]
     svg = base64.b64decode(plot.address.partition(",")[2]).decode()
@@ -143,6 +145,7 @@ def tradeoffs(comparison, scores, parameters):
     return plots.tradeoffs(dataclasses.replace(comparison, quality=quality, costs=costs, teacher=None))[0]
 
 
+@pytest.mark.slow
 def test_names_at_one_point_are_written_apart(comparison):
     for scores in ([0.9] * 6, [0.9, 0.9001, 0.9, 0.8999, 0.2, 0.2]):
         found = [each for each in texts(tradeoffs(comparison, scores, [1000] * 6)) if each[0].startswith("model")]
@@ -150,6 +153,7 @@ def test_names_at_one_point_are_written_apart(comparison):
         assert len(heights) == 6 and np.diff(heights).min() > 9  # of letters of 10 points
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("most", [3e3, 3e4, 1e6, 1e8, 1e11])
 def test_numbers_below_an_axis_do_not_overprint(comparison, most):
@@ -160,6 +164,7 @@ def test_numbers_below_an_axis_do_not_overprint(comparison, most):
         assert other - x > 6 * len(text)  # points, for a digit of 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("examples", "least"), [(1_000, 3.8), (1_000_000, 1.0)])
 def test_differences_within_the_noise_look_small(comparison, examples, least):
     # Four standard errors of 90 % on so many examples, sqrt(90 * 10 / 1,000) = 0.95 each; and never less than a point.
@@ -249,6 +254,7 @@ def test_the_spread_of_an_error_follows_from_its_examples():
     assert plots._spread_by_chance("rmse", [3.0], 200) == pytest.approx(4 * np.std(rmse), rel=0.05)
 
 
+@pytest.mark.slow
 def test_names_with_characters_that_no_file_may_hold_break_neither_pictures_nor_page(tmp_path):
     name = "a\x00\x01\x1b[31m\n\ud800\u202e\ufffe"
     models = {"teacher": linear(1), name: linear(2)}
@@ -397,6 +403,7 @@ def test_labels_and_values_of_an_example_are_listed(comparison, tmp_path, task, 
 # Other comparisons.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [np.eye(3)[batch(16)[1]] * 0.5 + 1, np.ones((16, 3))], ids=["values", "yes or no"])
 def test_other_tasks_have_a_page(tmp_path, labels):
     models = {"teacher": linear(1), "student": linear(2)}
@@ -406,6 +413,7 @@ def test_other_tasks_have_a_page(tmp_path, labels):
     assert "disagree most" in text and "Learning curves" not in text
 
 
+@pytest.mark.slow
 def test_models_with_several_outputs_have_one_page(tmp_path):
     inputs = keras.Input((4,))
     models = {
@@ -428,6 +436,7 @@ def test_one_model_without_costs_has_a_page(tmp_path):
     assert "Reliability" in text and "size and time" not in text and "disagree" not in text
 
 
+@pytest.mark.slow
 def test_many_classes_have_a_page(tmp_path):
     models = {name: linear(seed, classes=30) for seed, name in enumerate(("teacher", "student"))}
     comparison = kd.compare(models, batch(16, classes=30), rounds=0)

@@ -124,6 +124,7 @@ def test_one_hot_labels_and_columns_of_ids_equal_ids():
     assert measured(X, LABELS.astype("float32")) == expected
 
 
+@pytest.mark.slow
 def test_top_k_of_more_than_the_classes_is_1():
     assert measured(top_k=9)["top_9_accuracy"] == 1.0
     assert measured()["top_5_accuracy"] == measured(top_k=5)["top_5_accuracy"]
@@ -157,6 +158,7 @@ def test_without_a_teacher_there_is_quality_alone():
     assert list(received) == ["accuracy", "top_5_accuracy", "nll", "brier", "f1_macro", "ece"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["functional", "activation", "sequential", "nested", "subclassed"])
 def test_a_softmax_headed_copy_gives_the_numbers_of_the_logits(kind):
     x, y = batch(16)
@@ -394,6 +396,7 @@ def test_one_output_of_yes_or_no_is_ranked_and_has_a_threshold_from_other_data(t
     assert received["brier"] == pytest.approx(metrics.brier_score_loss(y[tested], p[tested], sample_weight=w[tested]))
 
 
+@pytest.mark.slow
 def test_each_of_several_labels_has_a_threshold_of_its_own():
     received = measured(X, YES, WEIGHTS, task="multi-label", validation=({"student": STUDENT}, YES, WEIGHTS))
     best = [

@@ -86,6 +86,7 @@ def test_classes_and_confusions_are_those_of_scikit_learn():
     np.testing.assert_allclose(comparison.support, np.bincount(Y, weights, 3))
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_largest_divergence_are_kept_with_their_inputs():
     p, q = (special.softmax(logits(model), axis=-1) for model in (STUDENT, TEACHER))
     distances = stats.entropy(q, p, axis=-1)
@@ -225,6 +226,7 @@ def two_outputs(seed):
     return keras.Model(x, {"kind": dense(3, seed)(x), "flag": dense(1, seed, activation="sigmoid")(x)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["arrays", "dataset"])
 def test_several_outputs_are_compared_in_one_call(form):
     models = {"teacher": two_outputs(1), "student": two_outputs(2)}

@@ -116,6 +116,7 @@ def test_the_standard_error_of_a_mean_is_that_of_the_bootstrap():
 # The whole of it
 
 
+@pytest.mark.slow
 def test_a_student_is_chosen_trained_and_judged(tmp_path):
     x, y = table(300, 5)
     found = run(tmp_path / "a", test=(x, y))

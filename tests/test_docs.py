@@ -96,6 +96,7 @@ def dense_images(units: int) -> keras.Sequential:
 
 
 # The first block is in tests/test_readme.py.
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("README.md")[1:], ids=lambda block: block.code.split("=")[0].split()[-1])
 def test_the_readmes_code_runs(block, readme):
     if "stages" in block.code:  # assistants are made between the sizes of two models of one kind

@@ -27,6 +27,7 @@ def test_a_comparison_has_a_column_for_an_estimator():
     assert found["student"]["agreement"] == pytest.approx(np.mean(same))
 
 
+@pytest.mark.slow
 def test_a_benchmark_under_an_estimator_is_that_under_its_probabilities(tmp_path):
     brief = {"seeds": 1, "epochs": 1, "label_smoothing": None}
     runs = kd.benchmark(**arguments(tmp_path / "a", teacher=FOREST, **brief)).runs

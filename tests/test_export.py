@@ -59,6 +59,7 @@ assert "keras_kd" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_the_saved_model_is_the_student_in_a_process_that_imports_tensorflow_alone(tmp_path):
     student = mlp(1)
     distilled(student, mlp(2))
@@ -211,6 +212,7 @@ keras_kd.export(keras.Model(x, y), sys.argv[1], fresh=False)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_under_the_final_name_and_the_next_removes_the_rest_and_nothing_else(tmp_path):
     path, root = tmp_path / "1", pathlib.Path(kd.__file__).parent.parent
     process = subprocess.Popen([sys.executable, "-c", KILLED, path], cwd=root, stderr=subprocess.DEVNULL)

@@ -130,6 +130,7 @@ def test_float32_artefacts_output_what_the_student_outputs_on_a_thousand_digits(
     np.testing.assert_allclose(outputs_of(report, name, x[:1]), expected[:1], atol=1e-3)  # any batch size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["litert float16", "litert dynamic", "litert int8"])
 def test_smaller_numbers_keep_the_accuracy_and_the_report_has_the_difference(digits, name):
     _, x, y, expected, report = digits
@@ -215,6 +216,7 @@ def test_inputs_in_dicts_in_any_order_reach_their_names_in_all_formats(tmp_path)
     np.testing.assert_allclose(also, 2 * X[:, :2], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sequences_of_several_lengths_are_compared_in_all_formats(tmp_path):
     lengths = [np.random.default_rng(n).integers(0, 6, (5, n)).astype("int32") for n in (3, 7, 4)]
     spec = tf.TensorSpec((None, None), "int32")

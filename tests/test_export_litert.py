@@ -25,6 +25,7 @@ def scorer(seed=1):
     return keras.Sequential([keras.Input((8,)), *layers, dense(4, seed)], name="scorer")
 
 
+@pytest.mark.slow
 def test_integers_that_an_outlier_made_coarse_fail_and_those_without_it_pass(tmp_path):
     x = np.random.default_rng(0).normal(size=(300, 8)).astype("float32")
     formats, quantize = ("saved_model", "litert"), ("dynamic", "int8")

@@ -52,6 +52,7 @@ assert "keras_kd" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_bytes_go_in_and_probabilities_and_names_come_out_in_a_process_with_tensorflow_alone(tmp_path):
     student, path = pictures(), tmp_path / "models" / "1"
     rescaling = keras.layers.Rescaling(1 / 255)

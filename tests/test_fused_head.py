@@ -72,6 +72,7 @@ def both_ways(make, *data, epochs=2, **arguments):
     return fused_one
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("teacher", ["tied", "dense"])
 @pytest.mark.parametrize("head", ["tied", "untied", "capped", "dense"])
@@ -79,6 +80,7 @@ def test_a_fused_head_trains_as_all_logits_do(head, teacher):
     both_ways(lambda way: distiller(way, language_model(1, 4, head), language_model(5, 6, teacher)), X, Y)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("way", [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}])
 def test_however_the_step_is_run(way):
@@ -94,6 +96,7 @@ def test_large_blocks_are_compiled(head):
     both_ways(make, X, PROMPTS, sample_weight=WEIGHTS)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
 @pytest.mark.parametrize("head", ["tied", "dense"])
@@ -122,6 +125,7 @@ def test_a_mask_counts_where_the_head_hands_it_on(head, masked):
     assert (float(unmasked["loss"]) == pytest.approx(found[1]["loss"], rel=1e-4)) == (head == "tied")
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "terms",
@@ -144,6 +148,7 @@ def test_terms_are_those_of_all_logits(terms):
     both_ways(make, X, PROMPTS)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("alpha", [0.0, 1.0, kd.schedules.Ramp(0.1, 0.9, 4)])
 def test_alpha_weights_the_teacher(alpha):
@@ -184,6 +189,7 @@ def test_gradients_are_scaled_for_float16():
     )
 
 
+@pytest.mark.slow
 def test_a_lora_student_moves_its_adapters_alone():
     def make(way):
         student = language_model(1, 4, "dense")

@@ -40,6 +40,7 @@ def assert_equal(one, other, weights=1e-5):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=weights)
 
 
+@pytest.mark.slow
 def test_fused_plain_and_cached_ways_are_one_after_twenty_steps(tmp_path):
     _, joined = cached(tmp_path)
     plain = tf.data.Dataset.from_tensor_slices((X, PROMPTS, WEIGHTS)).batch(4)
@@ -49,6 +50,7 @@ def test_fused_plain_and_cached_ways_are_one_after_twenty_steps(tmp_path):
     assert_equal(live, trained(False, teachers.Cached(), joined, epochs=7), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(5)
 @pytest.mark.parametrize(
     "settings, tail, temperature",
@@ -68,6 +70,7 @@ def test_stored_targets_teach_a_fused_head_as_all_logits(tmp_path, settings, tai
         assert_equal(*ways)
 
 
+@pytest.mark.slow
 def test_a_large_block_of_named_classes_is_compiled():
     classes = 2_200
     random = np.random.default_rng(0)

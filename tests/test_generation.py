@@ -106,6 +106,7 @@ def test_a_seed_draws_the_same_in_any_batch_and_another_one_draws_other_tokens()
     assert any(first != second for first, second in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*were cut")
 def test_the_best_are_kept_by_their_own_log_probabilities():
     teacher, arguments = writer(1), {**ARGUMENTS, "samples": 4, "batch_size": 8}
@@ -147,6 +148,7 @@ def test_several_teachers_write_together():
     assert completions(made)[1][0] == np.argmax(mean)
 
 
+@pytest.mark.slow
 def test_a_student_learns_to_write_what_its_teacher_writes():
     teacher, student = writer(1), writer(9)
     made = generate(teacher, PROMPTS, length=6, verbose=0)
@@ -185,6 +187,7 @@ def test_what_is_in_a_folder_is_read_back(whole):
     assert len(generate(writer(1), PROMPTS, folder, keep=0.5, **ARGUMENTS).y) == len(PROMPTS) // 2
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2, group="kills")
 def test_killed_in_the_middle_it_ends_in_the_same_bytes(whole, tmp_path):
     folder = tmp_path / "made"
@@ -260,6 +263,7 @@ def task():
     return causal_lm(3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*were cut")
 def test_a_task_generates_by_its_own_step_what_whole_passes_give(task):
     prompts, sampler, compiled = ["the film", "a", "of it"], task.sampler, task.generate_function

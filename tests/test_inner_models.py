@@ -53,6 +53,7 @@ def in_a_wrapper():
     return make(wrapping(inner), lambda x: x[:, 0, :3]), inner
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("build", [in_a_bridge, in_an_average, in_an_ensemble, of_a_compiled_student, in_a_wrapper])
 def test_its_loss_and_metrics_do_not_replace_the_distillers(build):

@@ -76,6 +76,7 @@ def trained(tmp_path_factory):
     return made, fit(made, validation_data=validation, callbacks=[kd.callbacks.StudentCheckpoint(file)]), file
 
 
+@pytest.mark.slow
 def test_a_run_on_strings_is_the_run_on_tokens_made_by_hand(trained):
     student, teacher = classifier(1), other_classifier()
     ours, theirs = (task.preprocessor(TEXTS) for task in (student, teacher))
@@ -92,6 +93,7 @@ def test_a_run_on_strings_is_the_run_on_tokens_made_by_hand(trained):
     assert_same(trained[0].student.get_weights(), student.get_weights(), 1e-6)
 
 
+@pytest.mark.slow
 def test_evaluate_and_predict_on_strings_are_those_of_the_student(trained):
     made, student = trained[0], trained[0].student
     student.compile(loss=CROSS_ENTROPY, metrics=["accuracy"])
@@ -103,6 +105,7 @@ def test_evaluate_and_predict_on_strings_are_those_of_the_student(trained):
     np.testing.assert_allclose(made.predict(TEXTS, verbose=0), student.predict(ARRAY, verbose=0), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_at_alpha_0_a_run_is_the_fit_of_the_task():
     arguments = {"class_weight": {0: 1.0, 1: 3.0}, "validation_split": 0.25, "epochs": 2, "batch_size": 8, "verbose": 0}
     made, alone = distiller(image_classifier(1, 8), image_classifier(2, 8), 0.01, alpha=0.0), image_classifier(1, 8)
@@ -180,6 +183,7 @@ def perplexity(task):
     return np.exp(-np.sum(log_p * weights) / np.sum(weights))
 
 
+@pytest.mark.slow
 def test_a_causal_language_model_learns_from_strings_what_it_learns_from_tokens():
     students = [causal_lm(1), causal_lm(1)]
     for each in students:
@@ -237,6 +241,7 @@ def test_a_teacher_of_masked_tokens_reads_the_masks_that_the_student_reads(teach
     assert logs["distillation_loss"][0] < 1e-5 < 0.1 < logs["student_loss"][0]
 
 
+@pytest.mark.slow
 def test_a_teacher_in_8_bits_reads_strings_too():
     made = distiller(causal_lm(1), causal_lm(2))
     expected = float(made.objective(TEXTS)["distillation_loss"])
@@ -274,6 +279,7 @@ class Length(teachers.Teacher):
         return {"logits": lengths(x)}
 
 
+@pytest.mark.slow
 def test_teachers_of_every_kind_read_what_they_need():
     student, other = classifier(1), classifier(3)
     given = [
@@ -305,6 +311,7 @@ class Chooses(Length):
         return super().call(x["long"], student)
 
 
+@pytest.mark.slow
 def test_a_teacher_may_choose_the_texts_that_the_student_reads():
     long = [text + " and it" for text in TEXTS]
     made = kd.Distiller(student=classifier(1), teacher=Chooses())
@@ -314,6 +321,7 @@ def test_a_teacher_may_choose_the_texts_that_the_student_reads():
     assert distance(made, {"short": TEXTS, "long": long}) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_student_of_keras_on_strings_has_a_task_as_its_teacher():
     words = keras.layers.TextVectorization(output_mode="multi_hot", vocabulary=OTHER_WORDS)
     inputs = keras.Input((), dtype="string")
@@ -407,6 +415,7 @@ def test_compare_times_a_task_through_files_that_take_tokens_and_text(tmp_path):
     assert all(each.calls and each.file_bytes for each in costs)
 
 
+@pytest.mark.slow
 def test_check_and_compare_take_strings():
     student, teacher = classifier(1), other_classifier()
     accuracy = {
@@ -468,6 +477,7 @@ def same_length():
     return classifier(2, OTHER_WORDS)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("teacher", "output", "transform", "warns"),

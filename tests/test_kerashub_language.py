@@ -45,6 +45,7 @@ def instructed():
 INSTRUCTIONS = {"prompts": [text[:-5] for text in TEXTS[:6]], "responses": [text[-5:] for text in TEXTS[:6]]}
 
 
+@pytest.mark.slow
 def test_responses_are_learned_from_a_dict_of_prompts_and_responses():
     student, teacher = instructed()
     tokenizer = student.preprocessor.tokenizer
@@ -99,6 +100,7 @@ def test_a_task_learns_the_answers_and_compares_both_models_at_the_same_position
     assert float(found["distillation_loss"]) == pytest.approx(kl.mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_a_task_has_generated_is_learned_to_its_stop_id():
     student, teacher = causal_lm(1), causal_lm(2)
     without_preprocessor(student, teacher)
@@ -201,6 +203,7 @@ def test_a_teacher_of_integers_teaches_is_saved_and_generates(mode, tmp_path):
     assert len(written(loaded)) == len(written(teacher)) > len("the f")
 
 
+@pytest.mark.slow
 def test_what_keras_quantises_has_to_be_built():
     with pytest.raises(ValueError, match="isn't yet built"):  # were this no more, the advice could go
         causal_lm(1).quantize("int8")
@@ -256,6 +259,7 @@ def swapped(table):
     return {**table, "a": table["b"], "b": table["a"]}
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_compared_by_its_ids_not_by_the_order_in_which_it_was_written():
     reordered = with_vocabulary(causal_lm(2), lambda table: dict(reversed(table.items())))
     kd.Distiller(student=causal_lm(1), teacher=reordered)

@@ -55,6 +55,7 @@ def bits(task, texts):
     return float(np.sum(np.array(weights) * -np.log2(of_ids)))
 
 
+@pytest.mark.slow
 def test_models_of_other_vocabularies_are_compared_by_the_byte():
     models = {"other": causal_lm(3, length=30, more=["ab"]), "teacher": causal_lm(2, length=30)}
     models["student"] = causal_lm(1, length=30)
@@ -88,6 +89,7 @@ def test_texts_that_are_read_once_are_refused_for_several_vocabularies():
         kd.compare(models, ((np.array(TEXTS[:4], object),) for _ in range(2)), rounds=0)
 
 
+@pytest.mark.slow
 def test_labels_are_of_one_vocabulary():
     models = {"teacher": causal_lm(1), "other": causal_lm(2, more=["ab"])}
     _, ids, _ = models["teacher"].preprocessor(TEXTS)
@@ -115,6 +117,7 @@ def test_a_comparison_shows_what_it_costs_to_generate():
     assert tf.nest.flatten(comparison.to_dict()["models"]["teacher"]["quality"])
 
 
+@pytest.mark.slow
 def test_prompts_and_responses_are_measured_on_the_responses():
     pytest.importorskip("sentencepiece")
     task = instructed_lm(1)

@@ -51,6 +51,7 @@ def mixed():
     return share * one_hot + (1 - share) * one_hot[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eager", [True, False])
 def test_mixed_labels_and_a_term_that_takes_the_largest(eager):
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)

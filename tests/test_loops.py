@@ -97,6 +97,7 @@ def test_they_are_called_directly_only_one_at_a_time_on_one_device():
     assert calls(tf.distribute.MirroredStrategy(["CPU:0"]), jit_compile=False) == 1
 
 
+@pytest.mark.slow
 def test_only_batches_of_another_kind_are_traced_anew():
     counter = Counter()
     distiller = distil(mlp(1, extra=counter), mlp(2))
@@ -139,6 +140,7 @@ def test_two_iterators_may_take_turns():
     assert int(distiller.optimizer.iterations) == 4
 
 
+@pytest.mark.slow
 def test_no_iterator_is_kept():
     distiller = distil(mlp(1), mlp(2))
     distiller.fit(batches(X, Y), validation_data=batches(X, Y), epochs=2, verbose=0)

@@ -773,6 +773,7 @@ def test_the_weights_of_loss_layers_are_trained_and_saved():
             assert np.any(variable.numpy() != was), variable.path
 
 
+@pytest.mark.slow
 def test_the_exported_student_has_no_weights_of_a_loss(tmp_path):
     distiller, _ = of_each_family()
     fit(distiller)

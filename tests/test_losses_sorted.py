@@ -41,6 +41,7 @@ def test_no_probabilities_at_all_are_refused(top_k):
         losses.universal_logits(np.zeros((1, 2)), np.zeros((1, 2)), top_k=top_k)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_teacher_with_more_classes():
     student, teacher = tagger(1), tagger(2, classes=5)
     made = kd.Distiller(student=student, teacher=teacher, terms=methods.universal_logits())
@@ -69,6 +70,7 @@ def test_a_divergence_of_other_classes_names_the_loss_that_takes_them():
         kd.Distiller(student=tagger(1), teacher=tagger(2, classes=5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 5])
 def test_a_teacher_of_other_classes_is_not_judged_by_the_students_labels(classes):
     made = kd.Distiller(student=tagger(1), teacher=tagger(2, classes=classes), terms=methods.universal_logits())

@@ -318,6 +318,7 @@ def test_equal_shapes_need_no_bridge_and_impossible_ones_are_refused():
         bridges.auto((None, 5), (None, 8, 8, 3))
 
 
+@pytest.mark.slow
 def test_an_automatic_bridge_is_saved_as_the_layer_it_became(tmp_path):
     student, teacher = convolutional("student", (3, 5)), convolutional("teacher", (6, 7))
     distiller = kd.Distiller(student=student, teacher=teacher, terms=methods.fitnets(MAPS))

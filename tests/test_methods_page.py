@@ -58,6 +58,7 @@ def test_every_other_figure_was_printed():
                 assert figure in PIPELINES, (row, figure)
 
 
+@pytest.mark.slow
 def test_the_code_runs(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}

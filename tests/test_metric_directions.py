@@ -164,6 +164,7 @@ def settings(**more) -> dict:
     return {"optimizer": keras.optimizers.Adam(0.05), "loss": LOSS, "run_eagerly": True, **HIT, **more}
 
 
+@pytest.mark.slow
 def test_a_benchmark_stars_the_recipe_that_learns(tmp_path):
     recipes = {"learns": {}, "cannot": {"optimizer": keras.optimizers.SGD(0.0)}}
     more = {"recipes": recipes, "label_smoothing": None, "seeds": 1, "epochs": 4, "compile_arguments": settings()}
@@ -175,6 +176,7 @@ def test_a_benchmark_stars_the_recipe_that_learns(tmp_path):
     assert result.mode == kd.experiments.BenchmarkResult.load(tmp_path).mode == "max"
 
 
+@pytest.mark.slow
 def test_a_folder_has_the_metric_of_the_last_call(tmp_path):
     more = {"label_smoothing": None, "seeds": 1, "epochs": 1, "compile_arguments": settings()}
     kd.benchmark(**arguments(tmp_path, **more))
@@ -196,6 +198,7 @@ def test_a_benchmark_and_a_search_require_a_mode_before_anything_is_trained(tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["auto", "min"])
 def test_a_refinement_keeps_the_best_by_the_metrics_own_direction(mode):
     x, y = part(0)
@@ -238,6 +241,7 @@ def watched(checkpoint, metrics, rate=0.3) -> tuple[list, dict]:
     return diary.weights, history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, best", [("val_hit_rate", np.argmax), ("val_student_loss", np.argmin)])
 def test_the_checkpoint_of_a_student_is_its_best_epoch(name, best, tmp_path):
     path = tmp_path / "student.keras"
@@ -247,6 +251,7 @@ def test_the_checkpoint_of_a_student_is_its_best_epoch(name, best, tmp_path):
         np.testing.assert_array_equal(received, expected)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_requires_a_mode_before_the_first_step_where_it_compares(tmp_path):
     path = str(tmp_path / "student.keras")
     steps = []

@@ -99,6 +99,7 @@ def test_agreement_by_threshold_counts_labels_one_by_one():
     assert received == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_any_model_trains_and_evaluates_with_both():
     x, y = batch(21)
     teacher, student = linear(1), linear(2)
@@ -125,6 +126,7 @@ def distilled(more, eagerly, rate):
     return history, student.get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eagerly", [True, False], ids=["eager", "graph"])
 def test_a_term_of_weight_0_logs_agreement_while_a_student_trains_and_changes_nothing(eagerly):
     (x, _), weights = batch(21), np.linspace(0.0, 2.0, 21)
@@ -190,6 +192,7 @@ def test_invalid_bins_are_refused(bins):
         ExpectedCalibrationError(bins)
 
 
+@pytest.mark.slow
 @hypothesis.given(
     batches=strategies.lists(
         strategies.tuples(strategies.floats(-1e3, 1e3, width=32), strategies.integers(1, 9)), min_size=1, max_size=5

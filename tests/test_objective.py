@@ -104,6 +104,7 @@ def test_steps_with_statistics_features_and_a_bridge_equal_steps_written_with_a_
     models.assert_same(models.numbers(bridge), models.numbers(projection), 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("terms", "eager"),
     [(None, False), ([Term(losses.kl_divergence), FEATURES], True)],
@@ -682,6 +683,7 @@ def test_one_seed_gives_equal_weights():
     models.assert_same(results[0][1], results[1][1])
 
 
+@pytest.mark.slow
 def test_compiled_eager_and_default_execution_agree():
     results = []
     for mode in ({"jit_compile": True}, {"run_eagerly": True}, {"jit_compile": "auto"}):

@@ -131,6 +131,7 @@ def policies():
     return student, teacher
 
 
+@pytest.mark.slow
 def test_a_token_answers_for_what_it_leads_to_and_not_for_what_it_is_alone():
     # What is behind b differs from the teacher's. Token by token, a and b are equally right.
     student, teacher = policies()
@@ -166,6 +167,7 @@ def test_rollouts_carry_origins_where_a_term_reads_them():
     assert isinstance(data[0][0], np.ndarray)
 
 
+@pytest.mark.slow
 def test_origins_go_with_targets_that_are_kept_in_memory():
     found = []
     for wrapped in (lambda model: model, kd.teachers.InMemory):

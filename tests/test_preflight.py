@@ -46,6 +46,7 @@ def compiled(teacher, temperature: float = 4.0, student=None, **more) -> kd.Dist
     return distiller
 
 
+@pytest.mark.slow
 def test_a_good_teacher_is_measured_without_a_warning(digits, trained):
     x, y = digits.train
     report = compiled(trained).check(x, y, batch_size=100, batches=1000)
@@ -62,6 +63,7 @@ def test_a_good_teacher_is_measured_without_a_warning(digits, trained):
     assert "Nothing looks wrong" in str(report) and "teacher's accuracy" in str(report)
 
 
+@pytest.mark.slow
 def test_a_wrong_normalisation_of_the_teachers_input_is_caught(digits, trained):
     x, y = digits.train
     for wrong in (1.0 - x, x / 255.0, 10.0 * (x - 1.0)):
@@ -330,6 +332,7 @@ def test_the_report_on_a_student_with_small_logits_names_standardisation(digits,
     assert "standardized" in compiled(trained, student=small).check(x, y).advice[0]
 
 
+@pytest.mark.slow
 def test_a_student_that_is_better_than_its_teacher_is_reported(digits, trained):
     x, y = digits.train
     keras.utils.set_random_seed(0)
@@ -376,6 +379,7 @@ def test_of_several_teachers_the_largest_output_counts():
     assert memory["all"] - memory[9] == 4 * (sizes[7].count_params() + sizes[6].count_params())
 
 
+@pytest.mark.slow
 def test_a_check_changes_nothing(digits):
     x, y = batch(24)
     student, teacher = statistical(1), statistical(2)
@@ -391,6 +395,7 @@ def test_a_check_changes_nothing(digits):
     assert_same(numbers(student), numbers(twin))
 
 
+@pytest.mark.slow
 def test_ensembles_masks_several_labels_and_cached_targets_are_read(tmp_path):
     x, y = batch(32)
     both = kd.teachers.Ensemble([mlp(2), mlp(3)])
@@ -741,6 +746,7 @@ def test_a_check_gives_a_teacher_the_numbers_that_fit_gives_it(digits, trained):
     assert exact.check(x.astype("float64"), y).teacher_accuracy > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:The teacher is right")
 def test_a_good_teacher_a_short_fit_and_a_student_that_has_begun_are_not_warned_of(digits, trained):
     x, y = digits.train

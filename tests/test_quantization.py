@@ -223,6 +223,7 @@ def test_the_litert_file_is_integers_throughout_and_outputs_the_same(head, route
     assert steps.mean() < 0.75
 
 
+@pytest.mark.slow
 def test_the_ranges_of_the_file_are_those_that_were_learnt(tmp_path):
     model = kd.quantization_aware(convolutional(), IMAGES)
     for layer in model.layers:
@@ -235,6 +236,7 @@ def test_the_ranges_of_the_file_are_those_that_were_learnt(tmp_path):
         np.testing.assert_allclose(detail["quantization"][0], scale, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_without_custom_objects_and_can_be_trained_further(tmp_path):
     model = kd.quantization_aware(convolutional("softmax"), IMAGES)
     model.save(tmp_path / "student.keras")

@@ -212,6 +212,7 @@ def code_of(cell):
     return "\n".join(part for part in parts if re.match(r"\w+(, \w+)* = ", part))
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("have", ROWS)
 def test_each_row_trains(have, tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def assert_equal(received, expected, tolerance=0.0):
         np.testing.assert_allclose(value, expected[path], rtol=0, atol=tolerance, err_msg=path)
 
 
+@pytest.mark.slow
 def test_both_start_from_the_same_numbers(values):
     assert_equal(values("two", 0), values("one", 0))
 

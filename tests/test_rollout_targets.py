@@ -29,6 +29,7 @@ def run(teacher, epochs=4, callbacks=(), **arguments):
     return student.get_weights(), fitted.history, data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replay", [1, 2])
 def test_targets_that_are_kept_train_as_the_live_teacher(replay):
     kept = Counted(small(5), batch_size=5)
@@ -41,6 +42,7 @@ def test_targets_that_are_kept_train_as_the_live_teacher(replay):
     assert all(0 < share < 1 for share in logs["rollouts_teacher_time"]) and "rollouts_teacher_time" not in of_live
 
 
+@pytest.mark.slow
 def test_all_classes_of_top_k_are_the_dense_targets():
     expected, *_ = run(kd.teachers.InMemory(small(5)))
     found, *_ = run(kd.teachers.InMemory(small(5), top_k=8, tail="bucket"))
@@ -48,6 +50,7 @@ def test_all_classes_of_top_k_are_the_dense_targets():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["bucket", "spread"])
 def test_some_classes_are_those_of_a_cache(tail, tmp_path):
     x = np.random.default_rng(0).integers(0, 8, (12, 6)).astype("int32")
@@ -83,6 +86,7 @@ def test_a_later_training_under_a_live_teacher_has_no_targets():
     assert not isinstance(data[0][0], kd.Joined)
 
 
+@pytest.mark.slow
 def test_one_member_of_an_ensemble_may_be_kept():
     expected, *_ = run([small(5), small(7)])
     found, *_ = run([kd.teachers.InMemory(small(5)), small(7)])
@@ -90,6 +94,7 @@ def test_one_member_of_an_ensemble_may_be_kept():
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_continued_makes_the_targets_of_the_rows_that_it_finds(tmp_path):
     def stop(epoch, logs):
         if epoch == 2:

@@ -55,6 +55,7 @@ def begun(data):
 # What is written
 
 
+@pytest.mark.slow
 def test_each_prompt_is_continued_as_if_it_were_alone():
     student = writer(1)
     data = begun(Rollouts(PROMPTS, student=student, length=6, stop_ids=[4, 6], temperature=0.0, batch_size=4, every=2))
@@ -106,6 +107,7 @@ def test_each_pass_over_the_prompts_has_each_once_in_another_order():
     assert len(set(map(tuple, orders))) == 3
 
 
+@pytest.mark.slow
 def test_nothing_behind_a_stop_token_changes_a_bit():
     results = []
     for pad in (0, 5):
@@ -123,6 +125,7 @@ def test_nothing_behind_a_stop_token_changes_a_bit():
 # By whom, when, how often
 
 
+@pytest.mark.slow
 def test_the_student_writes_as_it_is_when_an_epoch_begins():
     student, teacher = writer(1), writer(5)
     data = Rollouts(PROMPTS, student=student, length=5, temperature=0.0, batch_size=4, every=2)
@@ -142,6 +145,7 @@ def test_the_student_writes_as_it_is_when_an_epoch_begins():
     assert before == written[0][0] != written[-1][0]
 
 
+@pytest.mark.slow
 def test_shares_follow_schedules_and_each_row_is_its_owners():
     student, teacher = chain(1, 1, 1, 1, 1), chain(2, 2, 2, 2, 2)
     given = ([[0, 3]], [[3, 3]], [[0, 1.0]])
@@ -204,6 +208,7 @@ def test_a_row_is_used_in_as_many_epochs_as_asked_for_and_its_age_logged():
 # Seeds, kills, traces
 
 
+@pytest.mark.slow
 def test_a_seed_makes_two_runs_equal_and_another_one_another_run():
     results = []
     for seed in (3, 3, 4):
@@ -287,6 +292,7 @@ def test_many_epochs_trace_nothing_twice():
 # What is learned
 
 
+@pytest.mark.slow
 def test_on_its_own_text_a_student_that_can_reaches_the_teacher():
     random = np.random.default_rng(0)
     teacher, student = bigram(random.normal(size=(5, 5))), bigram(random.normal(size=(5, 5)))
@@ -316,6 +322,7 @@ def kl(one, other):
     return np.sum(one * (np.log(one) - np.log(other)), axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 1.0], ids=["the mean", "a mode"])
 def test_of_two_modes_the_forward_divergence_takes_the_mean_and_the_reverse_one_a_mode(beta):
     tokens = np.arange(9.0)
@@ -355,6 +362,7 @@ def tasks():
     return causal_lm(3), causal_lm(4)
 
 
+@pytest.mark.slow
 def test_texts_are_continued_and_learned_once_the_preprocessor_is_gone(tasks):
     student, teacher = tasks
     data = Rollouts(["the film", "of"], student=student, length=4, batch_size=2, every=2)
@@ -384,6 +392,7 @@ def changed(task, change):
                 each.assign(-each)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*were cut")
 @pytest.mark.parametrize("change", ["adapters", "quantisation"])
 def test_what_is_written_is_the_students_after_adapters_and_quantisation(change, tasks):
@@ -397,6 +406,7 @@ def test_what_is_written_is_the_students_after_adapters_and_quantisation(change,
     assert texts(begun(data)) == after and data._writers[0].traces == 2
 
 
+@pytest.mark.slow
 def test_kerashub_itself_generates_as_before_adapters_until_the_task_is_compiled_again(tasks):
     # Its `generate` keeps what it has traced, which is why rollouts are made by `generate_step`.
     task = tasks[0]
@@ -475,6 +485,7 @@ def test_a_student_that_predicts_nan_is_named():
         data.on_epoch_begin()
 
 
+@pytest.mark.slow
 def test_a_model_of_one_length_reads_rows_of_that_length():
     student, teacher = writer(1, length=16), writer(5)
     data = Rollouts(PROMPTS, student=student, length=6, temperature=0.0, batch_size=8, every=1)

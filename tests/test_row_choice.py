@@ -68,6 +68,7 @@ def test_a_term_counts_its_rows_in_a_mean_over_all(name):
     assert float(value) == pytest.approx(values[np.isin(ORIGIN, (1, 2))].sum() / values.size, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight", "sum"])
 def test_terms_that_share_the_rows_add_up_to_one_of_all(reduction):
     loss = cross_entropy(reduction=reduction, ignore_class=3)
@@ -171,6 +172,7 @@ def test_a_fused_head_counts_the_same_rows():
         np.testing.assert_allclose(found[1][1][name], values, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("way", [{}, {"jit_compile": True}, {"steps_per_execution": 2}], ids=str)
 @pytest.mark.parametrize("fused_head", [False, True])
@@ -182,6 +184,7 @@ def test_eager_graph_and_xla_agree(way, fused_head):
     np.testing.assert_allclose(received[1]["students"], expected[1]["students"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_whose_gradients_are_accumulated_step_as_one():
     settings = {"learning_rate": 0.5, "gradient_accumulation_steps": 2}
     apart = trained(distiller(halves(), keras.optimizers.SGD(**settings)), batch_size=6, epochs=1)
@@ -221,6 +224,7 @@ def as_batches():
     return Batches(), None, None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [as_arrays, as_a_dataset, as_batches])
 def test_columns_travel_in_whatever_fit_takes(data):
     x, y, weights = data()
@@ -229,6 +233,7 @@ def test_columns_travel_in_whatever_fit_takes(data):
     assert_same(trained(made, x, y, weights, **arguments)[0], trained(distiller(halves()))[0], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["joined with columns", "columns put beside targets"])
 def test_columns_travel_beside_the_targets_of_a_cache(tmp_path, before):
     columns = {"origin": ORIGIN}
@@ -248,11 +253,13 @@ def test_columns_travel_beside_the_targets_of_a_cache(tmp_path, before):
     assert arrays.columns["origin"] is ORIGIN and arrays.inputs is X and set(arrays.targets) > {"logits"}
 
 
+@pytest.mark.slow
 def test_columns_are_kept_where_targets_are_kept_in_memory():
     teacher = kd.teachers.InMemory(bigram(5))
     assert_same(trained(distiller(halves(), teacher=teacher))[0], trained(distiller(halves()))[0], 1e-6)
 
 
+@pytest.mark.slow
 def test_columns_go_with_targets_joined_by_hand():
     targets = {"logits": bigram(5).predict(X, verbose=0)}
     made = distiller(halves(), teacher=kd.teachers.Cached(head="logits"))

@@ -25,6 +25,7 @@ print(*{"tensorflow", "keras", "keras_kd"} & set(sys.modules))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("kind", "file", "package"),
@@ -73,6 +74,7 @@ def test_a_litert_file_without_a_signature_is_run(tmp_path):
     np.testing.assert_allclose(model_files.open_file("litert", path)(X)[0], model(X), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_litert_file_for_one_example_runs_a_batch_one_by_one(tmp_path):
     pytest.importorskip("ai_edge_litert")
     x = keras.Input((6, 4))
@@ -83,6 +85,7 @@ def test_a_litert_file_for_one_example_runs_a_batch_one_by_one(tmp_path):
     np.testing.assert_allclose(received, model(sequences), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_process_that_takes_too_long_is_ended_and_its_results_are_kept(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import json, pathlib, sys, time\njob = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"

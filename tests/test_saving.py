@@ -146,6 +146,7 @@ def test_numbers_that_were_assigned_after_compile_are_saved(tmp_path):
         assert (restored.alpha, restored.temperature) == (0.75, 6.0)
 
 
+@pytest.mark.slow
 def test_a_loaded_distiller_predicts_and_evaluates_at_once_and_requires_a_teacher_before_fit(tmp_path):
     distiller, teacher = with_numbers()
     fit(distiller, 1)
@@ -386,6 +387,7 @@ def test_functions_without_a_name_do_not_prevent_a_trained_distiller_from_being_
     goes_on(loaded, distiller)
 
 
+@pytest.mark.slow
 def test_names_of_layers_and_terms_are_not_treated_as_custom_objects(tmp_path):
     distiller, path = saved(tmp_path, [kd.Term(absolute, at=("hidden", "hidden"), name="hint")])
     others = {"hidden": halved, "hint": halved, "distiller": halved, "logits": halved}

@@ -111,6 +111,7 @@ def test_the_class_with_a_history_becomes_a_fit(ran):
         assert all("accuracy" in getattr(run, name) for run in result.runs)
 
 
+@pytest.mark.slow
 def test_the_soft_loss_of_the_class_is_ours_plus_the_teachers_entropy(ran):
     namespace = ran(CLASS, "There", rows=100)
     loop, x, y = namespace["loop"], namespace["x_test"], namespace["y_test"]

@@ -141,6 +141,7 @@ def after(counted):
     return np.cumsum(counted[:, ::-1], axis=1)[:, ::-1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused_head", [False, True])
 def test_nothing_behind_the_last_token_that_counts_changes_a_bit(fused_head):
     random = np.random.default_rng(3)
@@ -171,6 +172,7 @@ def sequences(**arguments):
     return [Term(sequence_reverse_kl, temperature=1.0, rows={"origin": (0, 1)}, **arguments)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalized", [True, False])
 def test_a_fused_head_has_the_same_advantages(normalized):
     x = kd.Joined(X, columns={"origin": ORIGIN})
@@ -187,6 +189,7 @@ def test_a_fused_head_has_the_same_advantages(normalized):
     assert max(np.abs(a - b).max() for a, b in zip(other[0], found[0][0], strict=True)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("way", [{"run_eagerly": True}, {}, {"jit_compile": True}], ids=str)
 @pytest.mark.parametrize("fused_head", [False, True])

@@ -163,6 +163,7 @@ def test_losses_that_read_each_class_go_by_rows(loss):
         np.testing.assert_allclose(found, known, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tail", "temperature"), [("bucket", 1.0), ("spread", 3.0)])
 @pytest.mark.parametrize("classes", [11, 9000])
 def test_graphs_and_xla_give_what_eager_code_gives(classes, tail, temperature):
@@ -241,6 +242,7 @@ def test_a_batch_of_padding_alone_and_of_one_example_is_0_and_finite(tail):
     assert np.isfinite(float(distiller.objective(joined(TOKENS[:1]))["loss"]))
 
 
+@pytest.mark.slow
 def test_a_cache_of_all_classes_trains_as_the_dense_one(tmp_path):
     found = []
     for k in (None, 6):
@@ -320,6 +322,7 @@ def test_an_even_rest_is_expanded_where_each_class_is_read(term):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["bucket", "spread"])
 def test_a_compiled_step_is_the_eager_one(tail):
     expected, _ = trained(joined(), tail, optimizer="sgd")

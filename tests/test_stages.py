@@ -93,6 +93,7 @@ def test_terms_are_created_for_each_stage():
     assert all("squared_error_hidden" in stage.logs for stage in record)
 
 
+@pytest.mark.slow
 def test_generations_start_from_fresh_weights_and_are_averaged():
     starts = []
 
@@ -208,6 +209,7 @@ def exits_model() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(y)), name="net")
 
 
+@pytest.mark.slow
 def test_exits_are_trained_with_the_student_and_exported_or_not(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(12, 8, 8, 1)).astype("float32"), np.arange(12) % 3
     common = arguments(2, alpha=0.3, temperature=3.0, run_eagerly=False)

@@ -64,6 +64,7 @@ def chain(folder, data, callbacks=(), epochs=3) -> list[np.ndarray]:
     return [weight for stage in record for weight in stage.model.get_weights()]
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("data", [known, filtered])
 def test_a_pipeline_that_was_stopped_takes_the_batches_that_it_would_have_taken(data, tmp_path):

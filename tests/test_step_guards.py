@@ -119,6 +119,7 @@ def test_the_end_of_a_ramp_is_checked_when_it_is_given(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_the_start_of_a_ramp_is_not_a_value_of_it():
     fit(make(temperature=schedules.Ramp(0.0, 4.0, 3), alpha=schedules.Ramp(0.0, 1.0, 3)))
 
@@ -224,6 +225,7 @@ def test_a_run_continues_after_the_error_when_its_cause_is_removed():
     assert int(distiller.optimizer.iterations) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "arguments",
@@ -255,6 +257,7 @@ def texts(seed, shared=False):
     return keras.Model([first, second], keras.layers.Dense(3)(keras.layers.Concatenate()(means)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_embeddings_train_under_xla_as_without(shared):
     random = np.random.default_rng(0)

@@ -97,6 +97,7 @@ def both(kind, loss=CROSS_ENTROPY, **arguments):
 LABELLED = [Focused, Unregularised, Tracking, Listing, Evaluating, Predicting]
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
 @pytest.mark.parametrize("kind", LABELLED)

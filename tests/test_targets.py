@@ -82,6 +82,7 @@ def rows(draw):
     return np.where(padding, -1, ids), np.where(padding, -np.inf, log_probabilities), classes
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(rows())
 def test_the_most_probable_classes_are_their_definition(drawn):
@@ -276,6 +277,7 @@ def test_targets_without_a_name_are_refused_with_how_to_name_them(targets):
         trained(tf.data.Dataset.from_tensor_slices((kd.Joined(X, targets), Y)).batch(16), None, batch_size=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "dataset"])
 def test_a_benchmark_trains_its_controls_without_the_targets(kind, tmp_path):
     x = joined(top_k())
@@ -310,6 +312,7 @@ def found_in(x):
     return np.concatenate(rows)[np.argsort(places)]
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_trains_on_the_targets_of_each_example(page):
     first, *others = blocks("docs/targets.md")
     first.run(page)

@@ -34,6 +34,7 @@ class Counted(kd.teachers.Frozen):
         self.predicted += int(number)
 
 
+@pytest.mark.slow
 def test_a_teacher_in_memory_trains_as_the_live_one():
     weight = np.linspace(0, 2, len(X)).astype("float32")
     terms = lambda: [kd.Term(kd.losses.kl_divergence), kd.Term(kd.losses.cosine, at=("scores", "scores"))]  # noqa: E731
@@ -73,6 +74,7 @@ def test_a_teacher_in_memory_still_predicts_for_other_examples():
     assert float(distiller.objective(X, Y)["loss"]) == pytest.approx(float(live.objective(X, Y)["loss"]))
 
 
+@pytest.mark.slow
 def test_a_teacher_in_memory_runs_again_for_other_names():
     known = kd.teachers.InMemory(teacher())
     trained(known)
@@ -80,6 +82,7 @@ def test_a_teacher_in_memory_runs_again_for_other_names():
     assert_same(trained(known, terms=terms()), trained(teacher(), terms=terms()), 1e-6)
 
 
+@pytest.mark.slow
 def test_a_validation_split_of_arrays_in_memory():
     known = trained(kd.teachers.InMemory(teacher()), validation_split=0.2)
     assert_same(known, trained(teacher(), validation_split=0.2), 1e-6)
@@ -97,6 +100,7 @@ def test_datasets_are_not_kept_in_memory():
         distiller.fit(dataset().batch(5), verbose=0)
 
 
+@pytest.mark.slow
 def test_targets_of_any_origin_are_joined_by_hand():
     logits = np.asarray(teacher()(X))
     probabilities = np.asarray(keras.ops.softmax(logits))
@@ -114,6 +118,7 @@ def test_a_subclassed_student_learns_from_joined_targets():
     np.testing.assert_allclose(distiller.predict(joined, verbose=0), model.predict(X, verbose=0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cached_and_a_live_teacher_make_an_ensemble(tmp_path):
     cache = built(tmp_path, X, teacher=teacher(1), dtype="float32")
     both = kd.teachers.Ensemble([kd.teachers.Cached(cache), teacher(2)])
@@ -160,6 +165,7 @@ def test_teachers_are_created_again_from_their_configurations():
         kd.teachers.Cached(head="wrong")
 
 
+@pytest.mark.slow
 def test_a_teacher_in_memory_that_was_trained_runs_again():
     model = teacher()
     known = kd.teachers.InMemory(model)

@@ -279,6 +279,7 @@ def goes_on(part, restored, averaged, decays):
 RAMP = [0.5 + 0.5 * (step + 1) / 6 for step in range(1, 6)] + [1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "decay, decays", [(0.9, [0.9] * 6), (schedules.Ramp(0.5, 1.0, steps=6), RAMP)], ids=["number", "schedule"]
 )

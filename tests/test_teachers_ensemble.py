@@ -362,6 +362,7 @@ def test_every_average_of_the_student_moves_and_is_saved(order, tmp_path):
     assert_same(linear(2).get_weights(), distiller.teacher.teachers[order.index(1)].model.get_weights())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_member_with_a_cache_of_several_views_gets_each_epochs_view(place, tmp_path):
     def augment(x, seed):

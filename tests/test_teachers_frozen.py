@@ -535,6 +535,7 @@ def wrapped(teacher, folder, x):
         yield f"cached, {name}", kd.teachers.Cached(cache), cache.join(x)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("soften", [True, False])
 def test_the_squared_error_of_a_softmax_is_the_same_however_the_teacher_is_wrapped(tmp_path, soften):

@@ -326,6 +326,7 @@ def test_a_function_that_is_called_predict_proba_is_a_function():
     assert isinstance(kd.teachers.as_teacher(predict_proba), kd.teachers.Frozen)
 
 
+@pytest.mark.slow
 def test_a_function_is_called_by_one_thread_at_a_time():
     inside, most = [], []
 

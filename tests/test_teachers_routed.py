@@ -204,6 +204,7 @@ def test_members_keep_what_they_need_of_the_student_and_of_training():
     assert set(distiller.columns) == {"teacher"}
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(6, group="routed")
 def test_a_routed_teacher_is_a_member_of_another_and_of_an_ensemble():
     inner = Routed({0: mlp(2), 5: statistical(3)}, "teacher")

@@ -65,6 +65,7 @@ AT = [(f"attention:{name}", f"attention:{name}") for name in ("query", "key", "v
 IDS = RANDOM.integers(1, 9, (6, 5)) * (np.arange(5) < RANDOM.integers(1, 6, (6, 1)))
 
 
+@pytest.mark.slow
 def test_a_student_of_fewer_heads_learns_the_relations_of_its_teacher():
     student, teacher = transformer(0, 4, 1), transformer(1, 8, 4)
     distiller = kd.Distiller(student=student, teacher=teacher, terms=kd.methods.minilm(AT, heads=2))

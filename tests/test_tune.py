@@ -52,6 +52,7 @@ def found(tmp_path_factory):
     return kd.tune(**arguments(folder, trials=3)), folder
 
 
+@pytest.mark.slow
 def test_the_best_trial_is_the_best_by_validation_and_its_student_is_returned(found):
     result, _ = found
     scores = [trial.score for trial in result.trials]
@@ -109,6 +110,7 @@ def test_the_band_of_equals_is_the_standard_error_over_the_validation_examples(f
     assert f"{len(within)} of 3 trials are within {error:.4f} of the best" in str(result)
 
 
+@pytest.mark.slow
 def test_the_same_call_again_runs_nothing_and_more_trials_are_added(found):
     result, folder = found
     before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/trial_*/trial.json")}
@@ -152,6 +154,7 @@ def test_every_tuner_finds_settings_within_the_space(tuner, tmp_path):
     assert {trial.epochs for trial in result.trials} == ({1, 3} if tuner == "hyperband" else {3})
 
 
+@pytest.mark.slow
 def test_the_teacher_runs_once_for_all_trials(tmp_path):
     seen = []
 

@@ -24,6 +24,7 @@ def distiller(fused_head, terms=None, loss=CROSS_ENTROPY):
     return made
 
 
+@pytest.mark.slow
 def test_two_paddings_of_a_vocabulary_compare_the_tokens_that_both_have():
     found = []
     for fused_head in (False, True):
