@@ -209,6 +209,23 @@ def test_tokens_are_drawn_from_both_models_and_weigh_what_they_are_likely_withou
     assert np.max(weights) <= 1 / 0.75
 
 
+@pytest.mark.slow
+def test_tasks_of_kerashub_write_together():
+    pytest.importorskip("keras_hub")
+    from tests.tasks import causal_lm
+
+    student, teacher = causal_lm(3), causal_lm(4)
+    data = Rollouts(
+        ["the film", "of"], student=student, teacher=teacher, teacher_mix=0.3, length=6, batch_size=4, every=1
+    )
+    rows = begun(data)._rows
+    x = {"token_ids": rows.token_ids, "padding_mask": rows.padding_mask}
+    probabilities = [np.asarray(tf.nn.softmax(model(x))) for model in (student, teacher)]
+    q, p = (np.take_along_axis(each, rows.y[..., None], axis=-1)[..., 0] for each in probabilities)
+    weights = q / (0.7 * q + 0.3 * p) * (rows.sample_weight > 0)
+    np.testing.assert_allclose(rows.sample_weight, weights, rtol=1e-4)
+
+
 def test_only_what_the_student_writes_is_mixed_and_only_what_is_learned_weighs():
     arguments = {"student_share": 0.5, "teacher_share": 0.5, "stop_ids": [1], "length": 3}
     data = mixed(0.5, **arguments)

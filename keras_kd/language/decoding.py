@@ -119,11 +119,15 @@ def _uncached(teacher: Teacher, loop: "_Loop", token_ids: Tensor, lengths: Tenso
 
 def next_logits(teacher: Teacher, token_ids: Tensor, padding_mask: Tensor) -> Tensor:
     """Return a teacher's logits at each position, (rows, width, vocabulary)."""
-    x: Tensors = {"token_ids": token_ids, "padding_mask": padding_mask}
-    inputs = getattr(getattr(teacher, "model", None), "input", None)  # of a model that has a graph
-    if not isinstance(inputs, dict):
-        x = token_ids
+    x: Tensors = token_ids
+    if any(map(_reads_dict, getattr(teacher, "members", [teacher]))):
+        x = {"token_ids": token_ids, "padding_mask": padding_mask}
     return ensemble_logits.averaged(teacher(raw_views.Shared(x), {})["logits"], 1.0, per_label=False)
+
+
+def _reads_dict(teacher: Teacher) -> bool:
+    """Return whether a teacher's model has a graph whose inputs go by name."""
+    return isinstance(getattr(getattr(teacher, "model", None), "input", None), dict)
 
 
 class _Loop:
