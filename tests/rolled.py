@@ -1,7 +1,7 @@
 """Train a student on what it writes, and kill this process: `python -m tests.rolled FOLDER [EPOCH]`, for test_rollouts.
 
-With BackupAndRestore; killed by SIGKILL in the middle of the epoch of that number. Writes the weights, the rows and the
-logs at the end.
+With BackupAndRestore; killed by SIGKILL in the middle of the epoch of that number. Prompts and examples name one of two
+teachers, and texts have scores. Writes the weights, the rows and the logs at the end.
 """
 
 import os
@@ -64,17 +64,26 @@ def distiller(student, teacher) -> kd.Distiller:
     return made
 
 
+def scored(x, y, sample_weight) -> np.ndarray:
+    """Return a number for each text, by its tokens."""
+    return 0.5 + np.mean(y, axis=1)
+
+
 def main(folder: pathlib.Path, killed_in: int | None) -> None:
     """Train, or continue to train, and write the results."""
-    student, teacher = small(1), small(5)
-    data = rollouts(student, teacher)
+    student, teacher = small(1), kd.teachers.Routed({0: small(5), 1: small(7)}, "teacher")
+    x, *others = examples()
+    given = (kd.Joined(x, columns={"teacher": np.arange(len(others[0])) % 2}), *others)
+    columns = {"teacher": np.arange(len(PROMPTS)) // 2 % 2}
+    data = rollouts(student, teacher, columns=columns, data=given, score=scored)
     callbacks = [keras.callbacks.BackupAndRestore(folder / "backup")]
     callbacks += [] if killed_in is None else [Kill(killed_in)]
     history = distiller(student, teacher).fit(data, epochs=EPOCHS, callbacks=callbacks, verbose=0).history
     logs = {f"log {name}": value[-1] for name, value in history.items() if name != "rollouts_time"}
     weights = {f"weight {number}": each for number, each in enumerate(student.get_weights())}
     rows = {f"rows {name}": value for name, value in data.state().items()}
-    np.savez(folder / "results.npz", **weights, **rows, **logs)
+    carried = [data[number][0].columns["teacher"] for number in range(len(data))]
+    np.savez(folder / "results.npz", **weights, **rows, **logs, carried=np.concatenate(carried))
 
 
 if __name__ == "__main__":

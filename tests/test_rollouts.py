@@ -241,7 +241,7 @@ def test_a_killed_run_that_is_continued_equals_one_that_was_not(tmp_path):
             assert finished.returncode == (0 if epoch is None else -signal.SIGKILL), finished.stderr
             assert (tmp_path / name / "results.npz").exists() == (epoch is None)
     whole, cut = (dict(np.load(tmp_path / name / "results.npz")) for name in runs)
-    assert whole.keys() == cut.keys() and len(set(whole["rows origin"])) == 3
+    assert whole.keys() == cut.keys() and len(set(whole["rows origin"])) == 3 and len(set(whole["carried"])) == 2
     for name, value in whole.items():
         np.testing.assert_array_equal(cut[name], value, err_msg=name)
 
@@ -284,9 +284,9 @@ def test_many_epochs_trace_nothing_twice():
     made.compile("sgd", alpha=1.0)
     data = rollouts(student, teacher, every=1, batch_size=6)
     made.fit(data, epochs=4, verbose=0)
-    traced = len(calls), [writer.traces for writer in data._writers]
+    traced = len(calls), [author.writer.traces for author in data._maker.authors]
     made.fit(data, epochs=30, verbose=0)
-    assert (len(calls), [writer.traces for writer in data._writers]) == traced == (traced[0], [1, 1])
+    assert (len(calls), [author.writer.traces for author in data._maker.authors]) == traced == (traced[0], [1, 1])
 
 
 # What is learned
@@ -403,7 +403,7 @@ def test_what_is_written_is_the_students_after_adapters_and_quantisation(change,
     after = texts(begun(data))
     made = generate(student, ["the film", "of"], length=6, verbose=0)
     assert after == pairs(*made[:3]) != before
-    assert texts(begun(data)) == after and data._writers[0].traces == 2
+    assert texts(begun(data)) == after and data._maker.authors[0].writer.traces == 2
 
 
 @pytest.mark.slow

@@ -76,7 +76,8 @@ def require(columns: Mapping[str, Any], name: str, reader: str) -> None:
     if name not in columns:
         raise ValueError(
             f"{reader} expected examples with the column {name!r}. Received the columns {sorted(columns)}. Give x as "
-            f"keras_kd.Joined(x, columns={{{name!r}: numbers}}); Rollouts carry 'origin' by themselves in `fit`."
+            f"keras_kd.Joined(x, columns={{{name!r}: numbers}}); Rollouts have them as `columns`, and 'origin' "
+            "by themselves in `fit`."
         )
 
 

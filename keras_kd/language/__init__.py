@@ -14,5 +14,6 @@ from keras_kd.language.pieces import pieces as pieces
 from keras_kd.language.pieces import shared_tokens as shared_tokens
 from keras_kd.language.rollouts import Rollouts as Rollouts
 from keras_kd.language.spans import align as align
+from keras_kd.language.text_scores import mean_log_probability as mean_log_probability
 from keras_kd.language.vocabularies import shared_vocabulary as shared_vocabulary
 from keras_kd.losses._sequences import sequence_reverse_kl as sequence_reverse_kl

@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-from keras import ops
 
-from keras_kd.language.decoding import Sampling, next_logits
+from keras_kd.language.decoding import Sampling
 from keras_kd.language.rollout_rows import Rows
-from keras_kd.losses._divergences import label_log_probability
+from keras_kd.language.text_scores import log_probabilities
 from keras_kd.teachers.base import Teacher
 from keras_kd.teachers.ensemble import Ensemble
 
@@ -22,14 +21,15 @@ class Mixture:
         sampling: how tokens are drawn.
 
     Raises:
-        ValueError: a share out of range, or without a teacher; tokens that are drawn from another distribution.
+        ValueError: a share out of range, without a teacher, or of one that reads columns; tokens that are drawn from
+            another distribution.
     """
 
     def __init__(self, student: Teacher, teacher: Teacher | None, share: float, sampling: Sampling) -> None:
         if not 0 <= share < 1:
             raise ValueError(f"Expected `teacher_mix` to be at least 0 and below 1. Received: teacher_mix={share!r}")
-        if share and teacher is None:
-            raise ValueError(f"Expected a `teacher` for its share of {share:g} in each token. Received: none.")
+        if share:
+            _check_teacher(teacher, share)
         if share and (sampling.temperature, sampling.top_p) != (1, 1):
             raise ValueError(
                 "Expected temperature=1 and top_p=1 under `teacher_mix`, as tokens weigh what they are less likely "
@@ -45,17 +45,22 @@ class Mixture:
 
     def weigh(self, rows: Rows, places: np.ndarray, batch_size: int) -> None:
         """Multiply the weights of the tokens in some rows by q / ((1 - share) * q + share * p), if there is a share."""
-        if not self._share:
+        if not self._share or self._teacher is None:
             return
+        models = (self._student, self._teacher)
         for first in range(0, len(places), batch_size):
             part = places[first : first + batch_size]
             ids, mask, labels = rows.token_ids[part], rows.padding_mask[part], rows.y[part]
-            log_q, log_p = (_log_probabilities(each, ids, mask, labels) for each in (self._student, self._teacher))
+            log_q, log_p = (log_probabilities(each, ids, mask, labels) for each in models)
             mixed = np.logaddexp(np.log1p(-self._share) + log_q, np.log(self._share) + log_p)
             rows.sample_weight[part] *= np.where(rows.sample_weight[part] > 0, np.exp(log_q - mixed), 0.0)
 
 
-def _log_probabilities(model: Any, ids: np.ndarray, mask: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the probability of each next token, (rows, width)."""
-    logits = next_logits(model, ops.convert_to_tensor(ids), ops.convert_to_tensor(mask))
-    return np.asarray(label_log_probability(ops.cast(logits, "float32"), ops.convert_to_tensor(labels)))
+def _check_teacher(teacher: Teacher | None, share: float) -> None:
+    if teacher is None:
+        raise ValueError(f"Expected a `teacher` for its share of {share:g} in each token. Received: none.")
+    if teacher.columns():
+        raise ValueError(
+            f"Expected a `teacher` that reads tokens alone, under `teacher_mix`. {teacher.name!r} reads the columns "
+            f"{sorted(teacher.columns())}. Give teacher_mix=0, or one of its teachers."
+        )

@@ -22,3 +22,13 @@ def check_followed(rollouts: Any, distiller: Any, steps_per_epoch: int | None) -
             f"Expected a student that reads tokens, as rollouts are. {rollouts.student.name!r} has a preprocessor. Set "
             "it to None, and that of the teacher, once the Rollouts are made: student.preprocessor = None."
         )
+
+
+def check_same(settings: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Refuse rollouts that were saved with other settings."""
+    for name, value in settings.items():
+        if saved[name] != value:
+            raise ValueError(
+                f"Expected the rollouts that were saved, with {name} = {saved[name]!r}. Received: {value!r}. Make them "
+                "with the same arguments, or begin in another folder."
+            )

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_kd._internal import soft_targets
 from keras_kd._types import Tensors
 
 #: Where a row comes from.
@@ -23,6 +24,7 @@ class Rows(NamedTuple):
         sample_weight: above 0 where they are learned, (rows, width), float32.
         origin: `STUDENT`, `TEACHER` or `DATA`, (rows,), int8.
         step: of the optimizer, when they were written, (rows,), int64.
+        source: number of the prompt that was continued; of given examples, counted behind all prompts, (rows,), int64.
     """
 
     token_ids: np.ndarray
@@ -31,17 +33,13 @@ class Rows(NamedTuple):
     sample_weight: np.ndarray
     origin: np.ndarray
     step: np.ndarray
+    source: np.ndarray
 
     def read_by(self, model: Any) -> Tensors:
         """Return what a model reads of rows, by the names that it has inputs of, or as one array."""
         return (
             {"token_ids": self.token_ids, "padding_mask": self.padding_mask} if _takes_dict(model) else self.token_ids
         )
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """Where rows are from, as a column of examples."""
-        return {ORIGIN: self.origin.astype("int32")}
 
     def blank(self, place: int, pad: int) -> None:
         """Fill a row up, so that nothing of what was there is left."""
@@ -75,20 +73,23 @@ def empty(count: int, width: int, pad: int) -> Rows:
         np.zeros(shape, "float32"),
         np.zeros(count, "int8"),
         np.zeros(count, "int64"),
+        np.zeros(count, "int64"),
     )
 
 
-def of_examples(data: Any, pad: int) -> Rows:
+def of_examples(data: Any, pad: int, first: int) -> Rows:
     """Return given examples as rows.
 
     Args:
         data: x, y and sample_weight, x with or without its mask.
         pad: token that fills rows up.
+        first: number of the first one as a source.
 
     Raises:
         ValueError: shapes that do not belong together.
     """
     x, y, weights = data[:3]
+    x = soft_targets.without_targets(x)
     ids = np.asarray(x["token_ids"] if isinstance(x, dict) else x)
     mask = np.asarray(x["padding_mask"]) if isinstance(x, dict) else np.ones(ids.shape, bool)
     shapes = [np.shape(each) for each in (ids, mask, y, weights)]
@@ -100,7 +101,7 @@ def of_examples(data: Any, pad: int) -> Rows:
     rows = empty(len(ids), ids.shape[1], pad)
     for whole, part in zip(rows, (ids, mask, y, weights), strict=False):
         whole[:] = part
-    rows.origin[:] = DATA
+    rows.origin[:], rows.source[:] = DATA, first + np.arange(len(ids))
     return rows
 
 
@@ -113,7 +114,8 @@ def widened(rows: Rows, width: int, pad: int, student: str) -> Rows:
     made = empty(len(rows.y), width, pad)
     for whole, part in zip(made[:4], rows, strict=False):
         whole[:, : part.shape[1]] = part
-    made.origin[:], made.step[:] = rows.origin, rows.step
+    for whole, part in zip(made[4:], rows[4:], strict=True):
+        whole[:] = part
     return made
 
 

@@ -6,26 +6,29 @@ What is written is data, made between epochs; the step knows where a row came fr
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_kd._internal import soft_targets, teacher_fingerprints
+from keras_kd._internal import soft_targets
 from keras_kd._internal.written_examples import Targets, WrittenExamples
-from keras_kd._types import Schedule
+from keras_kd._types import Schedule, Tensors
 from keras_kd.language import prompt_tokens
 from keras_kd.language.completions import Examples
 from keras_kd.language.decoding import Sampling, check_sampling, check_whole
 from keras_kd.language.mixed_writing import Mixture
-from keras_kd.language.rollout_checks import check_followed
-from keras_kd.language.rollout_rows import DATA, ORIGIN, STUDENT, TEACHER, Rows, empty, in_order, of_examples, widened
+from keras_kd.language.rollout_authors import authors
+from keras_kd.language.rollout_checks import check_followed, check_same
+from keras_kd.language.rollout_rows import DATA, STUDENT, TEACHER, Rows, empty, of_examples, widened
 from keras_kd.language.rollout_shares import Shares
 from keras_kd.language.rollout_targets import RolloutTargets
-from keras_kd.language.rollout_writers import Writer
+from keras_kd.language.row_columns import RowColumns
+from keras_kd.language.row_maker import RowMaker
+from keras_kd.language.text_scores import Score
 from keras_kd.teachers import as_teacher
-from keras_kd.teachers.base import AnyTeacher, Teacher
+from keras_kd.teachers.base import AnyTeacher
 
 #: What a file holds of rollouts, by name.
 STATE = (*Rows._fields, "counters", "settings")
@@ -45,9 +48,11 @@ class Rollouts(WrittenExamples):
 
     Under `teachers.InMemory`, a row is given to the teacher once, when it is written, and its targets are kept as long
     as the row: with `replay`, the teacher has less to do. `rollouts_teacher_time` is its share of the epoch's time; the
-    rest is the student's. A run that is continued makes the targets of the rows that it finds anew.
+    rest is the student's. The time of a teacher that runs live is inside of the steps: what it takes is about that
+    share under `InMemory` with `replay=1`. A run that is continued makes the targets of the rows that it finds anew.
 
-    Under terms with `rows={"origin": ...}`, x is a `keras_kd.Joined` with this column.
+    Under terms with `rows={"origin": ...}`, and under terms and teachers that read `columns`, x is a `keras_kd.Joined`.
+    A `teachers.Routed` may score rows and write them: each of its teachers those of its own prompts.
 
     Files of the Distiller hold the rows and what is drawn next: `keras.callbacks.BackupAndRestore` goes on with both.
 
@@ -59,7 +64,7 @@ class Rollouts(WrittenExamples):
             model reads all tokens again for each new one. Its `preprocessor` has to be None in `fit`.
         teacher: writes the rows of `teacher_share`, with the same settings. Not needed without these.
         data: examples for the other rows, as `language.completions` and `language.generate` return them: x, y and
-            sample_weight, (examples, tokens).
+            sample_weight, (examples, tokens). With `columns`, x is a `keras_kd.Joined` that has the same ones.
         length: tokens of a completion, at least 1, with its stop token.
         student_share: probability that a row is the student's, 0 to 1: a number, or a schedule of the optimizer's step.
         teacher_share: that it is the teacher's.
@@ -77,14 +82,21 @@ class Rollouts(WrittenExamples):
             completions have `length` tokens.
         pad: token that fills rows up.
         seed: of all that is drawn.
+        columns: by name, a whole number for each prompt, (prompts,), which its rows carry: for `teachers.Routed`, or
+            the `rows` of a term.
+        score: what a text weighs: a function of x, y and sample_weight, as `completions` returns them, to a number from
+            0 on for each text, (texts,). The `sample_weight` of all tokens of a row that a model has written is
+            multiplied by it, once; 0 leaves a row out. For the teacher's own score see `mean_log_probability`.
 
     Attributes:
         origins: where each row of the epoch comes from: 0 the student, 1 the teacher, 2 `data`; (rows,).
+        settings: how rows are made, by name.
         seconds: that the writing before the epoch took.
 
     Raises:
         ValueError: a number out of range; shares that sum to more than 1, or to less without `data`; a `teacher_share`
-            without a teacher; an empty prompt; what does not fit into a model; a model that predicts NaN.
+            without a teacher; an empty prompt; what does not fit into a model; a model that predicts NaN; columns or a
+            score that are not as described.
         TypeError: `student` is no Keras model; texts for a model without a tokenizer.
 
     Example:
@@ -117,6 +129,8 @@ class Rollouts(WrittenExamples):
         stop_ids: Sequence[int] | None = None,
         pad: int = 0,
         seed: int = 0,
+        columns: Mapping[str, Any] | None = None,
+        score: Score | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(student, keras.Model):
@@ -129,32 +143,30 @@ class Rollouts(WrittenExamples):
         self._count, self._batch_size, self._replay = batch_size * every, batch_size, replay
         if replay > self._count:
             raise ValueError(f"Expected `replay` to be at most the rows of an epoch, {self._count}. Received: {replay}")
-        self._prompts = prompt_tokens.of(writer, prompts)
-        self._pad, self._seed, self._length = pad, seed, length
         other = None if teacher is None else as_teacher(teacher)
-        self._mixture = Mixture(writer, other, teacher_mix, sampling)
-        self._writers = [self._writer(self._mixture.writer(), writer, sampling)]
-        self._writers += [] if other is None else [self._writer(other, other, sampling)]
-        self._width = prompt_tokens.width(writer, max(map(len, self._prompts)) + length - 1)
-        self._data = None if data is None else self._of_width(data, writer)
+        ids = prompt_tokens.of(writer, prompts)
+        width = prompt_tokens.width(writer, max(map(len, ids)) + length - 1)
+        rows = None if data is None else of_examples(data, pad, len(ids))
+        self._width = width if rows is None else prompt_tokens.width(writer, max(width, rows.y.shape[1]))
         self._shares = Shares(student_share, teacher_share, teacher is not None, data is not None)
         self._shares.check()
-        self._settings = {
+        numbers = RowColumns(columns, len(ids), data)
+        mixture = Mixture(writer, other, teacher_mix, sampling)
+        writers = authors(writer, mixture.writer(), other, ids, numbers, sampling, batch_size)
+        given = None if rows is None else widened(rows, self._width, pad, student.name)
+        self._maker = RowMaker(ids, given, numbers, writers, mixture, score, length, batch_size, pad, seed)
+        self.settings = {
             **sampling._asdict(),
-            **{"stop_ids": list(sampling.stop_ids), "batch_size": batch_size, "every": every, "replay": replay},
-            **{
-                "teacher_mix": teacher_mix,
-                "pad": pad,
-                "seed": seed,
-                "prompts": teacher_fingerprints.of_arrays(self._prompts),
-            },
+            "stop_ids": list(sampling.stop_ids),
+            **{"batch_size": batch_size, "every": every, "replay": replay, "teacher_mix": teacher_mix},
+            **{"pad": pad, "seed": seed, "prompts": self._maker.digest},
         }
         self._optimizer: Any = None
         self._epoch, self._drawn, self._began = -1, 0, 0
         self._rows: Rows | None = None
         self._targets: RolloutTargets | None = None
         self._is_ahead, self._waits = False, False
-        self._carried = False
+        self._carried: set[str] = set()
         self.seconds = 0.0
 
     @property
@@ -170,13 +182,12 @@ class Rollouts(WrittenExamples):
         """Return a batch of x, y and sample_weight."""
         is_empty = self._rows is None and self._waits
         rows = self._empty() if is_empty else self._written
-        order = np.random.default_rng([self._seed, 0, max(self._epoch, 0)]).permutation(self._count)
+        order = np.random.default_rng([self._maker.seed, 0, max(self._epoch, 0)]).permutation(self._count)
         places = order[index * self._batch_size : (index + 1) * self._batch_size]
         batch = Rows(*(each[places] for each in rows))
-        x = soft_targets.with_columns(batch.read_by(self.student), batch.columns if self._carried else {})
+        x = self._x(batch)
         if self._targets is not None:
-            read = rows.read_by(self.student)
-            targets = self._targets.make(batch.read_by(self.student)) if is_empty else self._targets.of(read, places)
+            targets = self._targets.make(x) if is_empty else self._targets.of(self._x(rows), places)
             x = soft_targets.with_targets(x, targets)
         return x, batch.y, batch.sample_weight
 
@@ -201,7 +212,7 @@ class Rollouts(WrittenExamples):
         """
         check_followed(self, distiller, steps_per_epoch)
         self._optimizer = distiller.optimizer
-        self._carried = ORIGIN in distiller.columns
+        self._carried = distiller.columns
         self.join(None)
         # Keras looks at some batches before callbacks restore what was saved: nothing is to be written for these.
         self._waits = True
@@ -230,7 +241,7 @@ class Rollouts(WrittenExamples):
         """Return what a file has to hold, as arrays by name; empty before the first epoch."""
         if self._rows is None:
             return {}
-        settings = np.frombuffer(json.dumps(self._settings).encode(), "uint8")
+        settings = np.frombuffer(json.dumps(self.settings).encode(), "uint8")
         return {**self._rows._asdict(), "counters": np.array([self._epoch, self._drawn]), "settings": settings}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -239,13 +250,7 @@ class Rollouts(WrittenExamples):
         Raises:
             ValueError: it is of rollouts with other settings, with what differs.
         """
-        there = json.loads(bytes(np.asarray(state["settings"])).decode())
-        for name, value in self._settings.items():
-            if there[name] != value:
-                raise ValueError(
-                    f"Expected the rollouts that were saved, with {name} = {there[name]!r}. Received: {value!r}. Make "
-                    "them with the same arguments, or begin in another folder."
-                )
+        check_same(self.settings, json.loads(bytes(np.asarray(state["settings"])).decode()))
         self._rows = Rows(*(np.asarray(state[name]) for name in Rows._fields))
         self._epoch, self._drawn = (int(each) for each in state["counters"])
         self._is_ahead = False
@@ -270,50 +275,23 @@ class Rollouts(WrittenExamples):
         else:
             rows = Rows(*map(np.array, self._rows))
             slots = slots[slots % self._replay == epoch % self._replay]
-        uniform = np.random.default_rng([self._seed, 4, epoch]).random(self._count)[slots]
+        uniform = np.random.default_rng([self._maker.seed, 4, epoch]).random(self._count)[slots]
         origins = self._shares.origins(self._began, uniform)
-        for origin, writer in enumerate(self._writers):
-            self._put(rows, epoch, slots, origins == origin, writer)
-        self._mixture.weigh(rows, slots[origins == STUDENT], self._batch_size)
-        chosen = origins == DATA
-        if self._data is not None and chosen.any():
-            numbers = in_order([self._seed, 2], self._drawn, len(slots), len(self._data.y))[chosen]
-            for whole, part in zip(rows, self._data, strict=True):
-                whole[slots[chosen]] = part[numbers]
-        rows.origin[slots], rows.step[slots] = origins, self._began
+        self._maker.fill(rows, slots, origins, epoch, self._drawn)
+        rows.step[slots] = self._began
         self._rows, self._epoch, self._drawn = rows, epoch, self._drawn + len(slots)
         self.seconds = time.perf_counter() - began
         if self._targets is not None:
-            self._targets.renew(rows.read_by(self.student), slots)
+            self._targets.renew(self._x(rows), slots)
         return rows
 
-    def _put(self, rows: Rows, epoch: int, slots: np.ndarray, chosen: np.ndarray, writer: Writer) -> None:
-        """Let a model write those of the rows in some places that are its own."""
-        if not chosen.any():
-            return
-        numbers = in_order([self._seed, 1], self._drawn, len(slots), len(self._prompts))[chosen]
-        prompts = [self._prompts[number] for number in numbers]
-        places = slots[chosen]
-        drawn = [np.random.default_rng([self._seed, 3, epoch, place]) for place in places]
-        uniforms = np.stack([each.random(self._length, "float32") for each in drawn])
-        for place, prompt, tokens in zip(places, prompts, writer.write(prompts, uniforms), strict=True):
-            rows.put(place, prompt, tokens, self._pad)
+    def _x(self, rows: Rows) -> Tensors:
+        """Return what the student reads of rows, with the columns that terms and teachers read."""
+        return soft_targets.with_columns(rows.read_by(self.student), self._maker.columns.of(rows, self._carried))
 
     def _step(self) -> int:
         optimizer = self._optimizer or getattr(self.student, "optimizer", None)  # of a student that is trained alone
         return 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
 
-    def _writer(self, predicts: Teacher, model: Teacher, sampling: Sampling) -> Writer:
-        """Return what continues prompts, of the width that a model reads."""
-        prompt_tokens.check_fit(model, self._prompts, sampling.length)
-        width = prompt_tokens.width(model, max(map(len, self._prompts)) + sampling.length)
-        return Writer(predicts, sampling, width, self._batch_size)
-
     def _empty(self) -> Rows:
-        return empty(self._count, self._width, self._pad)
-
-    def _of_width(self, data: Examples, model: Teacher) -> Rows:
-        """Return given examples as rows of a width in which all have room."""
-        rows = of_examples(data, self._pad)
-        self._width = prompt_tokens.width(model, max(self._width, rows.y.shape[1]))
-        return widened(rows, self._width, self._pad, self.student.name)
+        return empty(self._count, self._width, self._maker.pad)

@@ -25,7 +25,7 @@ class Routed(Several):
     """Let each example learn from the teacher that it names: one for German, one for code, one for all else.
 
     With r the whole number in a column of the examples, `target_i = teachers[r_i](x_i)`. The column travels with the
-    rows, see `keras_kd.Joined`; `language.Rollouts` has "origin".
+    rows, see `keras_kd.Joined`; `language.Rollouts` has "origin", and columns of its prompts.
 
     Each teacher runs on its rows alone; one that has none in a batch reads one row, which does not count. Under XLA,
     whose shapes are fixed, each runs on all rows, with the same result. To average teachers, see `Ensemble`.
@@ -101,6 +101,20 @@ class Routed(Several):
         common = [name for name in outputs[0] if all(name in one for one in outputs)]
         return {name: self._joined(name, [one[name] for one in outputs], routes, known) for name in common}
 
+    def routes(self, numbers: np.ndarray) -> list[tuple[Teacher, tuple[int, ...]]]:
+        """Return each teacher with the numbers under which it stands.
+
+        Args:
+            numbers: of some examples, (examples,).
+
+        Raises:
+            ValueError: one of these is no teacher's.
+        """
+        wrong = np.setdiff1d(numbers, list(self.teachers))
+        if len(wrong):
+            raise ValueError(f"{self._expected()} {wrong[0]}")
+        return [(each, self._numbers(each)) for each in self.members]
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments; a teacher that has stood there before as the number that it has there."""
         first = {id(each): number for number, each in reversed(self.teachers.items())}
@@ -120,14 +134,19 @@ class Routed(Several):
 
     def _are_of(self, member: Teacher, numbers: Tensor) -> Tensor:
         """Return where a column has a number of a member's, (batch,)."""
-        own = [number for number, each in self.teachers.items() if each is member]
-        return ops.any(numbers[:, None] == ops.convert_to_tensor(own, numbers.dtype), axis=-1)
+        own = ops.convert_to_tensor(self._numbers(member), numbers.dtype)
+        return ops.any(numbers[:, None] == own, axis=-1)
+
+    def _numbers(self, member: Teacher) -> tuple[int, ...]:
+        return tuple(number for number, each in self.teachers.items() if each is member)
+
+    def _expected(self) -> str:
+        return f"Expected the column {self.column!r} to hold numbers of teachers, {sorted(self.teachers)}. Received:"
 
     def _check(self, numbers: Tensor, known: Tensor) -> Callable[[Tensor], Tensor]:
         """Return a function that returns a tensor, once it is checked that all rows have a teacher."""
         wrong = tf.reduce_max(tf.where(known, numbers.dtype.min, numbers))
-        message = f"Expected the column {self.column!r} to hold numbers of teachers, {sorted(self.teachers)}. Received:"
-        return lambda tensor: step_errors.stop_unless(known, message, tensor, wrong)
+        return lambda tensor: step_errors.stop_unless(known, self._expected(), tensor, wrong)
 
     def _joined(self, name: str, outputs: list[Any], routes: Routes, known: Callable[[Tensor], Tensor]) -> Any:
         """Return what the members predict for their rows as what one predicts for all."""
