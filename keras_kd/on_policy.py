@@ -27,7 +27,9 @@ def distillm2(
 
     The teacher's texts are compared by `losses.skew_kl`, the student's by `losses.skew_reverse_kl`. Both terms are
     divided by the tokens of all rows: as many of each kind weigh the same. The paper also adapts `skew` to each text,
-    which is left out here; a schedule of the step can take its place.
+    which is left out here, as it is by default in the authors' code; a schedule of the step can take its place. So may
+    those of the weights, of which that code has `schedules.Ramp(1.0, 1.5, n)` on the student's texts and
+    `schedules.Ramp(1.0, 0.5, n)` on the teacher's, with n a half of all steps; by default, they stay at 1.
 
     Args:
         skew: share of the one distribution in the other, 0 to 1.
@@ -58,8 +60,9 @@ def minillm(normalized: bool = True, weight: Schedule = 1.0) -> list[Term]:
     """Make the texts that the student writes likely under the teacher, as a whole (MiniLLM). Compile with alpha=1.
 
     Only the student's rows of `language.Rollouts` are learned from, which it has to have written as it is: `every=1`,
-    at a temperature of 1. `teacher_mix=0.2` draws them from both models, as the paper does, which also clips the ratio
-    of a student that has changed in between, and adds the cross-entropy of a corpus; neither is done here.
+    or as many as the optimizer accumulates gradients over, at a temperature of 1; `fit` refuses others.
+    `teacher_mix=0.2` draws them from both models, as the paper does, which also learns from rows of an older student by
+    a clipped ratio of its probabilities, and adds the cross-entropy of a corpus; neither is done here.
 
     Args:
         normalized: whether what a token leads to is a mean, see `language.sequence_reverse_kl`.

@@ -112,9 +112,10 @@ def test_a_student_that_can_reaches_the_teacher(terms):
     random = np.random.default_rng(0)
     teacher, student = bigram(random.normal(size=(5, 5))), bigram(random.normal(size=(5, 5)))
     shares = {"student_share": 0.5, "teacher_share": 0.5} if terms is methods.distillm2 else {}
-    prompts = [[number] for number in range(5)]
-    data = Rollouts(prompts, student=student, teacher=teacher, length=8, batch_size=16, every=20, **shares)
-    made_with(student, teacher, terms(), 600).fit(data, epochs=30, verbose=0)
+    rows = {"batch_size": 16, "every": 20} if terms is methods.distillm2 else {"batch_size": 128, "every": 1}
+    data = Rollouts([[each] for each in range(5)], student=student, teacher=teacher, length=8, **rows, **shares)
+    steps = 30 * rows["every"] if terms is methods.distillm2 else 120
+    made_with(student, teacher, terms(), steps).fit(data, epochs=steps // rows["every"], verbose=0)
     ours, theirs = (np.array(tf.nn.softmax(model.get_weights()[0])) for model in (student, teacher))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-2)
 
@@ -180,6 +181,50 @@ def test_origins_go_with_targets_that_are_kept_in_memory():
         found.append([logs["skew_kl"], logs["skew_reverse_kl"], *student.get_weights()])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, batches, message",
+    [
+        ({"every": 2}, None, "every=1 and replay=1, for the term 'sequence_reverse_kl'.*Received: every=2, replay=1"),
+        ({"every": 2}, 3, "Received: every=2, replay=1"),
+        ({"every": 4}, 2, "gradient_accumulation_steps=every"),
+        ({"replay": 2}, None, r"Received: every=1, replay=2.*take methods.gkd\(beta=1.0\)"),
+        ({"temperature": 0.5}, None, "temperature=1 and top_p=1, for the term .*Received: temperature=0.5, top_p=1.0"),
+        ({"top_p": 0.9}, None, "Received: temperature=1.0, top_p=0.9"),
+    ],
+    ids=str,
+)
+def test_a_policy_gradient_of_texts_that_are_not_the_students_as_it_is_is_refused(arguments, batches, message):
+    student, teacher = bigram(np.eye(4)), bigram(np.eye(4))
+    data = Rollouts([[0]], student=student, length=2, batch_size=4, **{"every": 1, **arguments})
+    made = kd.Distiller(student=student, teacher=teacher, terms=[*methods.gkd(), *methods.minillm()])
+    made.compile(keras.optimizers.SGD(gradient_accumulation_steps=batches), alpha=1.0)
+    with pytest.raises(ValueError, match=message):
+        data.follow(made)
+
+
+@pytest.mark.parametrize("batches", [2, 4])
+def test_between_steps_of_the_optimizer_a_student_stays_as_it_is(batches):
+    student, teacher = bigram(np.eye(4)), bigram(np.eye(4))
+    data = Rollouts([[0]], student=student, length=2, batch_size=4, every=2)
+    made = kd.Distiller(student=student, teacher=teacher, terms=methods.minillm())
+    made.compile(keras.optimizers.SGD(gradient_accumulation_steps=batches), alpha=1.0)
+    data.follow(made)
+
+
+@pytest.mark.slow
+def test_a_policy_gradient_that_is_accumulated_is_that_of_one_batch():
+    found = []
+    for batch_size, every, batches in ((16, 1, None), (8, 2, 2)):
+        student, teacher = (bigram(table) for table in policies())
+        data = Rollouts([[0], [1]], student=student, length=3, batch_size=batch_size, every=every)
+        made = kd.Distiller(student=student, teacher=teacher, terms=methods.minillm())
+        optimizer = keras.optimizers.SGD(2.0, gradient_accumulation_steps=batches)
+        made.compile(optimizer, alpha=1.0, run_eagerly=True)
+        made.fit(data, epochs=4, verbose=0)
+        found.append(student.get_weights()[0])
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
 
 
 OURS, THEIRS = np.array([[0.2, 0.5, 0.1, 0.2], [0.6, 0.1, 0.2, 0.1]])

@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from keras_kd._internal import raw_views
+from keras_kd._internal import loss_functions, raw_views
+from keras_kd._keras import accumulation
+from keras_kd.losses._sequences import sequence_reverse_kl
+
+#: How texts are drawn from a student's own distribution.
+_PLAIN = {"temperature": 1, "top_p": 1}
 
 
 def check_followed(rollouts: Any, distiller: Any, steps_per_epoch: int | None) -> None:
@@ -21,6 +26,32 @@ def check_followed(rollouts: Any, distiller: Any, steps_per_epoch: int | None) -
         raise ValueError(
             f"Expected a student that reads tokens, as rollouts are. {rollouts.student.name!r} has a preprocessor. Set "
             "it to None, and that of the teacher, once the Rollouts are made: student.preprocessor = None."
+        )
+    for term in distiller.terms:
+        if loss_functions.unwrapped(term.loss) is sequence_reverse_kl:
+            _check_its_own(rollouts.settings, term.name, accumulation.steps(distiller.optimizer))
+
+
+def _check_its_own(settings: dict[str, Any], term: str, batches: int) -> None:
+    """Refuse texts that the student as it is would not write, for a policy gradient.
+
+    Args:
+        settings: of the rollouts.
+        term: name of the term.
+        batches: of a step of the optimizer, between which the student does not change.
+    """
+    if settings["replay"] > 1 or batches % settings["every"]:
+        raise ValueError(
+            f"Expected texts of the student as it is, with every=1 and replay=1, for the term {term!r}: the gradient "
+            f"of older ones is another. Received: every={settings['every']}, replay={settings['replay']}. Make the "
+            "rollouts so, with a larger `batch_size`; let the optimizer have gradient_accumulation_steps=every; or "
+            "take methods.gkd(beta=1.0), which learns from any text."
+        )
+    if any(settings[name] != value for name, value in _PLAIN.items()):
+        raise ValueError(
+            f"Expected texts that are drawn with temperature=1 and top_p=1, for the term {term!r}: its gradient is "
+            f"that of the student's own distribution. Received: temperature={settings['temperature']!r}, "
+            f"top_p={settings['top_p']!r}."
         )
 
 

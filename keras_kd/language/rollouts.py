@@ -96,7 +96,8 @@ class Rollouts(WrittenExamples):
     Raises:
         ValueError: a number out of range; shares that sum to more than 1, or to less without `data`; a `teacher_share`
             without a teacher; an empty prompt; what does not fit into a model; a model that predicts NaN; columns or a
-            score that are not as described.
+            score that are not as described. In `fit`, under `methods.minillm`: texts that are not drawn from the
+            student as it is.
         TypeError: `student` is no Keras model; texts for a model without a tokenizer.
 
     Example:
