@@ -96,5 +96,10 @@ def test_a_script_runs(name, tmp_path_factory, monkeypatch, capsys):
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.syspath_prepend(SCRIPTS[name].parent)  # as for a script that is started
     monkeypatch.setattr(sys, "argv", [name, "--smoke", "--output", str(folder)])
-    runpy.run_path(str(SCRIPTS[name]), run_name="__main__")
+    try:
+        runpy.run_path(str(SCRIPTS[name]), run_name="__main__")
+    except SystemExit as ended:  # of examples/results, where a package of the extra is not installed
+        printed = capsys.readouterr().out
+        assert not ended.code and "pip install" in printed and "Measured on " in printed
+        pytest.skip(printed.partition("\n")[0])
     assert capsys.readouterr().out.count("\n") > 3
