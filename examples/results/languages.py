@@ -65,7 +65,7 @@ SHORTEST, LONGEST = 12, 100  # characters
 LABELLED = 10  # texts of a language
 SMALLEST = 10  # texts of a language in a part
 BUCKETS, WIDTH, LONGEST_GRAM = 8192, 16, 4
-STEPS, BATCH, RATE = 3000, 128, 1e-2
+STEPS, BATCH, RATE = 1000, 128, 1e-2
 Part = tuple[np.ndarray, np.ndarray]
 
 

@@ -50,7 +50,7 @@ RATE, FRAME, CONTEXT = 8000, 256, 32  # samples: a second, a frame, and what the
 PARTS = {"train": ("en_", "it_"), "validation": ("es_",), "test": ("fr_", "ru_")}
 FRAMES, BANDS, UNITS = 128, 24, 40
 QUIET = 0.1  # of the loudest frame of a prompt
-RATIOS = (20, 10, 0)  # decibels of voice to noise
+RATIOS = (10, 0, -5)  # decibels of voice to noise
 STEPS, BATCH, LEARNING_RATE = 600, 32, 5e-3
 
 
@@ -149,7 +149,7 @@ def student(x: np.ndarray) -> tuple[keras.Model, keras.Model]:
 def data(sounds: list[np.ndarray], count: int, seed: int, ratios: Any, teacher: Silero) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     waves, loud = clean(sounds, count, random)
-    ratios = random.uniform(-5, 25, count) if ratios is None else ratios
+    ratios = random.uniform(-10, 20, count) if ratios is None else ratios
     noisy = mixed(waves, ratios, random)
     return {"noisy": noisy, "x": bands(noisy), "loud": loud[..., None], "voice": teacher(waves)}
 
