@@ -422,6 +422,15 @@ def test_an_estimator_of_two_classes_is_compared_with_one_unit_or_two(units, wra
     assert found == metrics.accuracy_score(y, forest.predict_proba(x)[:, 1] > 0.5)
 
 
+@pytest.mark.parametrize("wrap", [lambda forest: forest, kd.teachers.Python])
+def test_an_estimator_of_two_classes_alone_has_one_unit_where_the_task_is_binary(wrap):
+    x, y = batch(64, classes=2)
+    forest = RandomForestClassifier(5, max_depth=2, random_state=0).fit(x, y)
+    found = kd.compare({"forest": wrap(forest)}, (x, y), teacher=None, task="binary", rounds=0).quality["forest"]
+    assert found["pr_auc"] == pytest.approx(metrics.average_precision_score(y, forest.predict_proba(x)[:, 1]))
+    assert "pr_auc" not in kd.compare({"forest": wrap(forest)}, (x, y), teacher=None, rounds=0).quality["forest"]
+
+
 def test_labels_that_are_all_equal_cannot_be_ranked():
     received = measure(parrot("student", 1, "sigmoid"), (STUDENT[:, :1], np.zeros(COUNT)))
     assert np.isnan(received["pr_auc"]) and np.isnan(received["roc_auc"])

@@ -91,7 +91,7 @@ def split(rows: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def boosted(x: np.ndarray, y: np.ndarray, smoke: bool) -> LGBMClassifier:
     trees = LGBMClassifier(
         n_estimators=5 if smoke else 300, learning_rate=0.05, num_leaves=63, min_child_samples=200, subsample=0.8,
-        subsample_freq=1, colsample_bytree=0.7, random_state=0, n_jobs=2, verbose=-1,
+        subsample_freq=1, colsample_bytree=0.7, random_state=0, n_jobs=1, verbose=-1,
     )  # fmt: skip
     return trees.fit(x, y, categorical_feature=PLACES)
 
@@ -113,28 +113,24 @@ def student(x: np.ndarray) -> keras.Model:
 
 def compiled(steps: int) -> dict[str, Any]:
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps))
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    return {"optimizer": optimizer, "loss": loss, "steps_per_execution": min(steps, 10)}
+    return {"optimizer": optimizer, "steps_per_execution": min(steps, 10)}
 
 
 def train_alone(seed: int, x: np.ndarray, y: np.ndarray, steps: int) -> keras.Model:
     keras.utils.set_random_seed(seed)
     model = student(x)
-    model.compile(**compiled(steps))
+    model.compile(**compiled(steps), loss=keras.losses.BinaryCrossentropy(from_logits=True))
     rows = tf.data.Dataset.from_tensor_slices((x, y[:, None])).shuffle(len(x), seed=seed).repeat().batch(BATCH)
     model.fit(rows, steps_per_epoch=steps, verbose=0, shuffle=False)
     return model
 
 
-def train_distilled(seed: int, teacher: Any, parts: dict[str, Any], steps: int) -> keras.Model:
-    """Train on the rows with labels beside those without, for which the teacher predicts in each step."""
+def train_distilled(seed: int, teacher: kd.teachers.InMemory, x: np.ndarray, steps: int) -> keras.Model:
+    """Train on what the teacher predicts for each row, which it does once for all students."""
     keras.utils.set_random_seed(seed)
-    (x, y), (more, _) = parts["labelled"], parts["unlabelled"]
-    terms = [kd.Term(kd.losses.binary_kl, sample_weight=None)]
-    distiller = kd.Distiller(student=student(more), teacher=teacher, terms=terms)
+    distiller = kd.Distiller(student=student(x), teacher=teacher)
     distiller.compile(**compiled(steps), temperature=1.0, alpha=1.0)
-    rows = kd.augment.with_unlabelled((x, y[:, None]), more, batch_size=BATCH, share=0.9, seed=seed).repeat()
-    distiller.fit(rows, steps_per_epoch=steps, verbose=0, shuffle=False)
+    distiller.fit(x, batch_size=BATCH, epochs=max(1, round(steps * BATCH / len(x))), verbose=0)
     return distiller.student
 
 
@@ -144,10 +140,11 @@ def main() -> None:
     every = tuple(np.concatenate(each) for each in zip(parts["labelled"], parts["unlabelled"], strict=True))
     trees = boosted(*every, options.smoke)
     steps, seeds = (dict.fromkeys(STEPS, 10), 1) if options.smoke else (STEPS, options.seeds)
+    memory = kd.teachers.InMemory(trees, batch_size=8192)
     students: dict[str, list[keras.Model]] = {"alone": [], "distilled": [], "all labels": []}
     for seed in range(seeds):
         students["alone"].append(train_alone(seed, *parts["labelled"], steps["alone"]))
-        students["distilled"].append(train_distilled(seed, trees, parts, steps["distilled"]))
+        students["distilled"].append(train_distilled(seed, memory, every[0], steps["distilled"]))
         students["all labels"].append(train_alone(seed, *every, steps["all labels"]))
         recorded.progress(seed)
     x, y = parts["validation" if options.validation else "test"]

@@ -140,9 +140,12 @@ def require(name: str, packages: Mapping[str, str]) -> None:
         name: of the script, as in measured.json.
         packages: how pip calls a module, by its name.
     """
-    missing = [pip for module, pip in packages.items() if importlib.util.find_spec(module) is None]
+    missing = dict.fromkeys(pip for module, pip in packages.items() if importlib.util.find_spec(module) is None)
     if missing:
-        end(name, f"This needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        together = " ".join(each for each in missing if " " not in each)
+        alone = [each for each in missing if " " in each]  # with options that are for them only
+        commands = " && ".join(f"pip install {each}" for each in (together, *alone) if each)
+        end(name, f"This needs {' and '.join(each.split()[-1] for each in missing)}: {commands}")
 
 
 def end(name: str, reason: str) -> None:

@@ -225,7 +225,7 @@ def _stream(
     """Run models of one vocabulary over the data once; see `stream`."""
     _check(reading)
     predictors = {name: Predictor(name, model) for name, model in models.items()}
-    _bind_estimators(models, predictors)
+    _bind_estimators(models, predictors, reading.task)
     measures: dict[str, dict[str, Measures]] = {}
     weight: dict[str, float] = {}
     examples = raw_examples.labelled(models.values(), data, reading.batch_size)
@@ -268,9 +268,11 @@ def _of_tokens(measures: dict[str, dict[str, Measures]]) -> list[Classification]
     return [each for each in all_of_them if isinstance(each, Classification) and each.of_tokens]
 
 
-def _bind_estimators(models: dict[str, Any], predictors: dict[str, Predictor]) -> None:
-    """Let estimators of two classes predict these or one unit, as the first Keras model does."""
+def _bind_estimators(models: dict[str, Any], predictors: dict[str, Predictor], task: Task) -> None:
+    """Let estimators of two classes predict these or one unit, as the first Keras model does, or as the task is."""
     beside = next((model for model in models.values() if isinstance(model, keras.Model)), None)
+    if beside is None and task == "binary":
+        beside = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     if beside is not None:
         for estimator in (each for predictor in predictors.values() for each in _of_arrays(predictor.teacher)):
             estimator.bind(beside, ("logits",))
