@@ -54,10 +54,10 @@ def test_a_result_is_recorded_and_read_again(recorded, monkeypatch, tmp_path, ca
     measure = recorded.Measure("accuracy, %", 90.0, [70.0], [80.0])
     result = recorded.Result("a task", "a teacher", "a student", [measure], 2000, 1000, 50.0, 2.0)
     options = recorded.parser("").parse_args(["--record"])
-    recorded.finish("one", result, options, ["numpy"])
-    recorded.finish("another", result, options, ["numpy"])
+    for name in ("one", "another"):
+        recorded.finish(name, result, options, ["numpy"])
+        assert recorded.load()[name] == result
     assert list(recorded.load()) == ["another", "one"]
-    assert recorded.load()["one"] == result
     assert result.packages == {"numpy": np.__version__} and result.command == "python examples/results/another.py"
     assert "| 90.0 | 70.0 | 80.0 | 50 % | 2 kB, 1 kB | 50 µs, 2 µs |" in recorded.as_markdown()
 

@@ -1,4 +1,4 @@
-"""The type of a file from its bytes: Google's magika teaches a network of a fiftieth of its size.
+"""The type of a file from its bytes: Google's magika teaches a small network of two convolutions.
 
     pip install -e ".[results]"
     python examples/results/file_types.py [--seeds 3] [--validation] [--record] [--smoke]

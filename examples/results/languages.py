@@ -1,4 +1,4 @@
-"""The language of a short text: fastText's model teaches a bag of hashed n-grams of a seventh of its size.
+"""The language of a short text: fastText's model teaches a bag of hashed n-grams of a sixth of its size.
 
     pip install -e ".[results]"
     python examples/results/languages.py [--seeds 3] [--validation] [--record] [--smoke]

@@ -1,6 +1,7 @@
 """What a teacher and a student take for one example, the student as a LiteRT file."""
 
 import argparse
+import logging
 import shutil
 import statistics
 import time
@@ -10,6 +11,8 @@ from typing import Any
 import keras
 
 import keras_kd as kd
+
+logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of many models in one process
 
 
 def costs(

@@ -189,7 +189,7 @@ def load() -> dict[str, Result]:
 
 
 def as_markdown() -> str:
-    """Return the table of README."""
+    """Return the table of README, and when each row was measured."""
     lines = [
         "| task, script | teacher, student | measure | teacher | alone | distilled | of the lead | size | a row |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|",
@@ -201,7 +201,8 @@ def as_markdown() -> str:
         for each in result.measures:
             lines.append("| " + " | ".join([*first, *each.cells(), *last]) + " |")
             first, last = ["", ""], ["", ""]
-    return "\n".join(lines)
+    notes = [f"- {name}.py, {result.date}. {' '.join(result.notes)}".rstrip() for name, result in load().items()]
+    return "\n".join([*lines, "", *notes])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Is somebody speaking: Silero's detector of voices teaches a network of 10 kilobytes that reads a frame at a time.
+"""Is somebody speaking: Silero's detector of voices teaches a small network that reads a frame at a time.
 
     pip install -e ".[results]" && pip install --no-deps silero-vad
     apt-get download asterisk-core-sounds-{en,es,fr,it,ru}-wav    # Debian or Ubuntu; no root is needed
