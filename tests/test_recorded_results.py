@@ -36,6 +36,7 @@ def test_the_share_of_a_lead_has_the_direction_of_its_measure(recorded):
     assert recorded.Measure("accuracy", 90.0, [70.0, 74.0], [81.0, 81.0]).share() == "50 %"  # 9 of 18 points
     assert recorded.Measure("Brier", 0.1, [0.3], [0.25], less_is_better=True).share() == "25 %"
     assert recorded.Measure("accuracy", 90.0, [70.0], [65.0]).share() == "-25 %"
+    assert recorded.Measure("accuracy", 90.0, [70.0], [91.0]).share() == "> 100 %"
     assert recorded.Measure("accuracy", 90.0, [92.0], [95.0]).share() == "no lead"
     assert recorded.Measure("Brier", 0.3, [0.1], [0.2], less_is_better=True).share() == "no lead"
     assert recorded.Measure("accuracy", 90.0, [90.0], [90.0]).share() == "no lead"

@@ -47,7 +47,8 @@ class Measure:
         sign = -1 if self.less_is_better else 1
         if sign * (self.teacher - alone) <= 0:
             return "no lead"
-        return f"{100 * (statistics.mean(self.distilled) - alone) / (self.teacher - alone):.0f} %"
+        closed = (statistics.mean(self.distilled) - alone) / (self.teacher - alone)
+        return f"{100 * closed:.0f} %" if closed <= 1 else "> 100 %"
 
     def cells(self) -> list[str]:
         """Return the row of a table: the name, the three scores, the share."""
