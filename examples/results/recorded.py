@@ -1,6 +1,8 @@
 """What the scripts of this folder measure: printed, kept in measured.json with its date, and shown in README.
 
-python examples/results/recorded.py        # prints the table of README
+    python examples/results/recorded.py
+
+prints the table of README. `--record` of a script replaces its row in measured.json.
 """
 
 import argparse
