@@ -12,7 +12,6 @@ import quiet
 quiet.load_tensorflow()
 
 import argparse
-import logging
 import pathlib
 
 import keras
@@ -38,7 +37,6 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default="runs/one_call", help="default: runs/one_call")
     parser.add_argument("--smoke", action="store_true", help="few candidates and steps: does it run?")
     options = parser.parse_args()
-    logging.getLogger("tensorflow").setLevel("ERROR")  # it warns of many models in one process
     digits = kd.data.load("digits")
     (x, y), validation, test = (
         (images.reshape(-1, 64), labels) for images, labels in (digits.train, digits.validation, digits.test)
@@ -48,7 +46,7 @@ def main() -> None:
     teacher.compile("adam", LOSS)
     teacher.fit(x, y, epochs=1 if options.smoke else 40, verbose=0)
 
-    one = {"temperature": 1.0, "alpha": 0.9, "mixtures": False, "unlabelled": 0.75, "learning_rate": 1e-2}
+    one = {"temperature": 1.0, "alpha": 0.9, "change": "", "unlabelled": 0.75, "learning_rate": 1e-2}
     result = kd.distill(
         dense(16),
         teacher,

@@ -11,15 +11,23 @@ from hypothesis import strategies as st
 
 import keras_kd as kd
 from keras_kd.experiments import halving, levers, paired_scores
+from keras_kd.experiments.candidate_order import Scored
 from keras_kd.experiments.held_out import held_out
 from keras_kd.experiments.levers import Candidate
 from tests.models import dense
+from tests.pages import blocks
 
+#: Read before a test changes the folder.
+GUIDE = blocks("docs/one_call.md")
 CLASSES, COLUMNS = 3, 4
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 HOW = {"loss": LOSS, "metrics": ["accuracy"], "run_eagerly": True}
 #: One candidate and one control: six trainings.
-ONE = {"temperature": 2.0, "alpha": 0.9, "mixtures": False, "unlabelled": 0.5, "learning_rate": 0.05}
+ONE = {"temperature": 2.0, "alpha": 0.9, "change": "", "unlabelled": 0.5, "learning_rate": 0.05}
+
+
+def by_worth(found):
+    return sorted(found, key=lambda each: each.worth, reverse=True)
 
 
 def table(rows, seed=0):
@@ -42,7 +50,7 @@ def student():
 
 
 def run(folder, teacher=None, train=None, **arguments):
-    given = {"validation": table(60, 2), "unlabelled": table(80, 1)[0], "fixed": ONE, "budget": 500, "verbose": 0}
+    given = {"validation": table(60, 2), "unlabelled": table(240, 1)[0], "fixed": ONE, "budget": 360, "verbose": 0}
     given |= {"compile_arguments": HOW, "batch_size": 8, **arguments}
     return kd.distill(student, teacher or linear(5 * WEIGHTS), train or table(24), folder=folder, **given)
 
@@ -53,7 +61,7 @@ def run(folder, teacher=None, train=None, **arguments):
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 40), st.integers(0, 5))
 def test_candidates_differ_and_have_each_value_about_as_often(count, seed):
-    values = levers.space({}, has_unlabelled=True, mixable=True)
+    values = levers.space({}, has_unlabelled=True, changes=["mixtures"])
     found = levers.drawn(values, count, seed)
     assert len(found) == len(set(found)) == count and all(each.teacher for each in found)
     assert found[0] == Candidate(**{name: each[0] for name, each in values.items()})
@@ -63,37 +71,47 @@ def test_candidates_differ_and_have_each_value_about_as_often(count, seed):
 
 
 def test_where_there_are_fewer_candidates_all_are_tried():
-    values = levers.space({"alpha": 0.5, "learning_rate": [0.1, 0.2], "temperature": 1.0}, False, True)
+    values = levers.space({"alpha": 0.5, "learning_rate": [0.1, 0.2], "temperature": 1.0}, False, ["mixtures"])
     assert len(levers.drawn(values, 12, 0)) == 4 and len(levers.controls(values)) == 4
 
 
 def test_the_best_of_each_side_reaches_the_end_with_the_steps_that_there_are():
-    values = levers.space({}, has_unlabelled=True, mixable=True)
+    values = levers.space({}, has_unlabelled=True, changes=["mixtures"])
     taught, controls = levers.drawn(values, 12, 0), levers.controls(values)
     steps = halving.rounds_of(20_000, taught, controls)
     spent = []
 
     def trial(candidate, count):
         spent.append(count)
-        return -candidate.learning_rate - 0.1 * candidate.is_alone - 0.01 * candidate.mixtures
+        return Scored(
+            candidate, count, -candidate.learning_rate - 0.1 * candidate.is_alone - 0.01 * bool(candidate.change)
+        )
 
-    rounds = halving.search(taught, controls, steps, trial)
-    assert [len(each) for each in rounds] == [18, 6, 4]
+    rounds = halving.search(taught, controls, steps, trial, by_worth).rounds
+    assert [len(each) for each in rounds] == [18, 5, 2]
     assert sum(spent) + 3 * steps[1] <= 20_000 < 1.01 * (sum(spent) + 3 * steps[1])
     assert [one / other for one, other in zip(steps[1:], steps, strict=False)] == pytest.approx([3, 3], rel=0.01)
     last = [each.candidate for each in rounds[-1]]
-    assert [each.is_alone for each in last] == [False, False, True, True]
-    assert {each.mixtures for each in last[2:]} == {True, False} and {each.learning_rate for each in last} == {0.001}
-    with pytest.raises(ValueError, match=r"at least 810 steps, for 28 trainings.*Received: 700"):
-        halving.rounds_of(700, taught, controls)
+    assert [each.is_alone for each in last] == [False, True] and {each.learning_rate for each in last} == {0.001}
+    second = [each.candidate for each in rounds[1] if each.candidate.is_alone]
+    assert {each.change for each in second} == {"mixtures", ""} and last[1].change == ""
+    with pytest.raises(ValueError, match=r"at least 600 steps, for 25 trainings.*Received: 590"):
+        halving.rounds_of(590, taught, controls)
 
 
 def test_a_training_that_has_diverged_is_the_worst():
-    values = levers.space({"learning_rate": [0.1, 0.2, 0.3]}, has_unlabelled=False, mixable=False)
+    values = levers.space({"learning_rate": [0.1, 0.2, 0.3]}, has_unlabelled=False)
     taught = levers.drawn(values, 12, 0)
     worth = {0.1: float("-inf"), 0.2: 0.5, 0.3: 0.4}
-    rounds = halving.search(taught, levers.controls(values), [10, 30, 90], lambda each, _: worth[each.learning_rate])
-    assert all(each.candidate.learning_rate == 0.2 for each in rounds[-1])
+    found = halving.search(
+        taught,
+        levers.controls(values),
+        [10, 30, 90],
+        lambda each, count: Scored(each, count, worth[each.learning_rate]),
+        by_worth,
+    )
+    assert all(each.candidate.learning_rate == 0.2 for each in found.rounds[-1])
+    assert found.best is found.control  # of equals
 
 
 @settings(deadline=None, max_examples=30)
@@ -140,20 +158,30 @@ def test_a_student_is_chosen_trained_and_judged(tmp_path):
     [
         {},
         {"unlabelled": 0.0},
-        {"mixtures": True},
-        {"mixtures": True, "unlabelled": 0.0},
+        {"change": "mixtures"},
+        {"change": "mixtures", "unlabelled": 0.0},
         {"terms": lambda: kd.methods.nkd(temperature=None)},
+        {"terms": {"kd": lambda: kd.methods.kd(None), "nkd": lambda: kd.methods.nkd(temperature=None)}},
+        {"changes": {"noise": kd.augment.Noise(0.2)}, "change": "noise"},
     ],
-    ids=["rows without labels", "labelled rows", "mixtures and rows without labels", "mixtures", "other terms"],
+    ids=[
+        "rows without labels",
+        "labelled rows",
+        "mixtures and rows without labels",
+        "mixtures",
+        "other terms",
+        "one of two methods",
+        "a change of one's own",
+    ],
 )
 def test_the_printed_code_trains_the_same_student(choice, tmp_path):
     choice = dict(choice)
-    terms = choice.pop("terms", None)
-    found = run(tmp_path / "a", fixed={**ONE, **choice}, terms=terms)
-    (x, y), unlabelled = table(24), table(80, 1)[0]
+    terms, changes = choice.pop("terms", None), choice.pop("changes", None)
+    found = run(tmp_path / "a", fixed={**ONE, **choice}, terms=terms, changes=changes)
+    (x, y), unlabelled = table(24), table(240, 1)[0]
     keras.utils.set_random_seed(0)
     names = {"student": student(), "teacher": linear(5 * WEIGHTS), "x": x, "y": y, "unlabelled": unlabelled}
-    names |= {"terms": terms, "loss": LOSS, "kd": kd, "keras": keras, "tf": tf, "np": np}
+    names |= {"terms": terms, "changes": changes, "loss": LOSS, "kd": kd, "keras": keras, "tf": tf, "np": np}
     exec(found.code.replace("verbose=1", "verbose=0"), names)
     for one, other in zip(names["student"].get_weights(), found.student.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
@@ -237,7 +265,7 @@ def test_other_tasks_are_distilled(kind, tmp_path):
     kernel = {"binary": 4 * WEIGHTS[:, 1:2] - 4 * np.maximum(WEIGHTS[:, :1], WEIGHTS[:, 2:]), "values": WEIGHTS[:, :1]}
     teacher.set_weights([kernel.get(kind, 5 * WEIGHTS), np.zeros(units, "float32")])
     found = kd.distill(
-        lambda: built(1), teacher, (x, y), (x_val, y_val), folder=tmp_path / "a", unlabelled=more, budget=500,
+        lambda: built(1), teacher, (x, y), (x_val, y_val), folder=tmp_path / "a", unlabelled=more, budget=360,
         compile_arguments={"loss": loss, "metrics": metrics, "run_eagerly": True}, fixed=ONE, batch_size=8, verbose=0,
     )  # fmt: skip
     assert found.metric == {"binary": "auc", "values": "mae", "named": "accuracy"}[kind]
@@ -249,9 +277,9 @@ def test_other_tasks_are_distilled(kind, tmp_path):
 @pytest.mark.slow
 @pytest.mark.one_in(4, group="distill")
 def test_class_ids_are_mixed_as_probabilities_in_a_control(tmp_path):
-    found = run(tmp_path / "a", teacher=linear(-WEIGHTS), fixed={**ONE, "mixtures": [True, False]}, budget=700)
-    kinds = {each.candidate.mixtures for each in found.rounds[-1] if each.candidate.is_alone}
-    assert kinds == {True, False} and not found.pays
+    found = run(tmp_path / "a", teacher=linear(-WEIGHTS), fixed={**ONE, "change": ["mixtures", ""]}, budget=700)
+    kinds = {each.candidate.change for each in found.rounds[1] if each.candidate.is_alone}
+    assert kinds == {"mixtures", ""} and not found.pays
 
 
 @pytest.mark.slow
@@ -260,6 +288,16 @@ def test_a_class_without_labelled_rows_is_named(tmp_path):
     x, y = table(80)
     found = run(tmp_path / "a", train=(x[y != 2], y[y != 2]))
     assert any("No labelled row has the classes [2]" in each for each in found.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(4, group="distill")
+def test_the_code_of_the_guide_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in GUIDE:
+        block.run(names)
+    assert names["result"].pays and (tmp_path / "runs" / "one_call" / "student.keras").exists()
 
 
 # What is refused
@@ -278,6 +316,9 @@ def test_a_class_without_labelled_rows_is_named(tmp_path):
         ({"compile_arguments": {"loss": LOSS, "optimizer": "adam"}}, "without.*'optimizer'.*Received.*'optimizer'"),
         ({"compile_arguments": {**HOW, "temperature": 2.0}}, "without.*'temperature'.*which `fixed` "),
         ({"compile_arguments": {"metrics": ["accuracy"]}}, "with a loss of the labels"),
+        ({"fixed": {"change": "crops"}}, r"'change' of \['mixtures', ''\]. Received: 'crops'"),
+        ({"changes": {"": kd.augment.MixUp()}}, "`changes` to map names to changes.*Received: ''"),
+        ({"changes": {"rows": kd.augment.Beside(kd.augment.MixUp())}}, "whose rows keep or mix their labels"),
         ({"fixed": {"rate": 1}}, r"to name levers.*Received: \['rate'\]"),
         ({"fixed": {"temperature": 0}}, "'temperature' above 0. Received: 0"),
         ({"fixed": {"unlabelled": 0.5}, "unlabelled": None}, "`unlabelled` rows for a share"),
@@ -290,6 +331,12 @@ def test_what_cannot_be_is_refused_before_any_training(arguments, words, tmp_pat
     with pytest.raises(ValueError, match=words):
         run(tmp_path / "a", **arguments)
     assert not list((tmp_path / "a").glob("runs/*.json"))
+
+
+@pytest.mark.parametrize("arguments", [{"budget": "20 minutes"}, {"budget": 5e3}, {"terms": {"kd": []}}, {"terms": {}}])
+def test_other_types_are_refused(arguments, tmp_path):
+    with pytest.raises(TypeError, match=rf"Expected `{next(iter(arguments))}` to be"):
+        run(tmp_path / "a", **arguments)
 
 
 @pytest.mark.slow

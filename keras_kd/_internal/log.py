@@ -19,12 +19,23 @@ def info(message: str) -> None:
 
 @contextlib.contextmanager
 def quiet(active: bool = True) -> Iterator[None]:
-    """Keep off the screen what Keras and this library would write there; it goes to the log."""
+    """Keep off the screen what Keras and this library would write there; it goes to the log.
+
+    TensorFlow's warnings of retracing are left out in any case: where many models are trained in one process, each has
+    to be traced.
+    """
     was = keras.config.is_interactive_logging_enabled()
     if active:
         keras.config.disable_interactive_logging()
+    tensorflow = logging.getLogger("tensorflow")
+    tensorflow.addFilter(_is_not_of_retracing)
     try:
         yield
     finally:
+        tensorflow.removeFilter(_is_not_of_retracing)
         # Whatever was called may have cleared Keras's session, and this setting with it.
         (keras.config.enable_interactive_logging if was else keras.config.disable_interactive_logging)()
+
+
+def _is_not_of_retracing(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()

@@ -1,6 +1,6 @@
 """The batches that a candidate of `distill` is trained on, an endless dataset of one order for all."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from keras_kd import augment
 from keras_kd._internal import soft_targets
 from keras_kd._types import Tensors
 from keras_kd.experiments.levers import Candidate
+from keras_kd.experiments.row_changes import Offered
 from keras_kd.teachers.in_memory import InMemory
 
 
@@ -21,15 +22,20 @@ class TrainingRows:
         labelled: arrays (x, y) or (x, y, sample_weight).
         unlabelled: x, or None.
         batch_size: rows with labels in a batch.
-        codes: columns that are no quantities, see `augment.MixUp`.
-        seed: of the order, and of mixtures.
+        changes: what may be done to rows, by name.
+        seed: of the order, and of changes.
     """
 
     def __init__(
-        self, labelled: tuple[Any, ...], unlabelled: Tensors, batch_size: int, codes: Iterable[int | str], seed: int
+        self,
+        labelled: tuple[Any, ...],
+        unlabelled: Tensors,
+        batch_size: int,
+        changes: Mapping[str, Offered],
+        seed: int,
     ) -> None:
         self.labelled, self.unlabelled = labelled, unlabelled
-        self._batch_size, self._codes, self._seed = batch_size, tuple(codes), seed
+        self._batch_size, self._changes, self._seed = batch_size, changes, seed
 
     @property
     def x(self) -> Tensors:
@@ -40,7 +46,7 @@ class TrainingRows:
 
     def with_labels(self, labelled: tuple[Any, ...]) -> "TrainingRows":
         """Return the same rows with other labels."""
-        return TrainingRows(labelled, self.unlabelled, self._batch_size, self._codes, self._seed)
+        return TrainingRows(labelled, self.unlabelled, self._batch_size, self._changes, self._seed)
 
     def code(self, candidate: Candidate) -> list[str]:
         """Return the lines of Python that make these batches, of `x`, `y` and `unlabelled`."""
@@ -51,8 +57,8 @@ class TrainingRows:
             size = min(self._batch_size, soft_targets.count(self.labelled[0]))
             made = f"shuffle(len(x), seed={self._seed}).repeat().batch({size}, drop_remainder=True)"
             lines = [f"train = tf.data.Dataset.from_tensor_slices((x, y)).{made}"]
-        if candidate.mixtures:
-            change = f"kd.augment.MixUp(codes={list(self._codes)})" if self._codes else "kd.augment.MixUp()"
+        if candidate.change:
+            change = self._changes[candidate.change].code
             change = f"kd.augment.Beside({change})" if candidate.teacher else change
             lines.append(f"train = kd.augment.apply(train, {change}, seed={self._seed})")
         return lines
@@ -76,11 +82,11 @@ class TrainingRows:
             data = augment.with_unlabelled(labelled, more, size, candidate.unlabelled, seed=self._seed).repeat()
         else:
             data = self._of(labelled)
-        if not candidate.mixtures:
+        if not candidate.change:
             return data
-        mixtures = augment.MixUp(codes=self._codes)
-        # The rows themselves have no teacher in a control: their mixtures need the labels, mixed as they are.
-        change = augment.Beside(mixtures) if candidate.teacher else mixtures
+        change = self._changes[candidate.change].change
+        # A control has no teacher to predict for changed rows: they need the labels, which are mixed as the rows are.
+        change = augment.Beside(change) if candidate.teacher else change
         return augment.apply(data, change, seed=self._seed)
 
     def _size(self, candidate: Candidate) -> int:

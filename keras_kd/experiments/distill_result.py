@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from keras_kd._internal.tables import aligned
-from keras_kd.experiments.halving import Scored
+from keras_kd.experiments.candidate_order import Scored
 from keras_kd.experiments.levers import Candidate
 
 
@@ -15,7 +15,7 @@ class Verdict:
 
     Attributes:
         student: its score.
-        control: of the better control: the student alone, or alone with mixtures.
+        control: of the best control: the student alone, or alone with changed rows.
         teacher: of the teacher; None for one without logits of its own.
         gain: how much better the student is than the control; more is better, whatever the metric.
         gain_error: the standard error of that, over the examples.
@@ -52,7 +52,7 @@ class Distilled:
         verdict: see `Verdict`.
         notes: what else there is to know, sentences.
         code: Python that trains this student again, of `student`, `teacher`, `x`, `y`, `unlabelled`, `loss`, and of
-            `terms` where these were given.
+            `terms` and `changes` where these were given.
     """
 
     student: keras.Model

@@ -5,17 +5,19 @@ import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_kd import augment
 from keras_kd._internal import metric_directions
 from keras_kd._internal.files import readable, replace
 from keras_kd.distiller import Distiller
-from keras_kd.experiments import soft_labels
+from keras_kd.experiments import candidate_order, soft_labels
 from keras_kd.experiments.benchmark_run import Student, fresh_student
+from keras_kd.experiments.candidate_order import Scored
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.distill_data import TrainingRows
 from keras_kd.experiments.levers import Candidate
@@ -34,8 +36,10 @@ class Trainer:
     """What all trainings share; see `distill` for the arguments.
 
     Attributes:
+        terms: functions that return the terms, by the name of their method.
         mode: "max" or "min".
         memory: has the teacher's targets of rows that do not change.
+        nearness: compares students with their teacher; None for one without logits.
         after: called after each training that was run, with its candidate, steps, score and seconds.
     """
 
@@ -44,25 +48,25 @@ class Trainer:
     rows: TrainingRows
     validation: Part
     compile_arguments: dict[str, Any]
-    terms: Callable[[], list[Term]]
+    terms: Mapping[str, Callable[[], list[Term]]]
     metric: str
     mode: str
     folder: pathlib.Path
     seed: int
     memory: InMemory
+    nearness: candidate_order.Nearness | None
     after: Callable[[Candidate, int, float, float], None]
 
-    def worth(self, candidate: Candidate, steps: int) -> float:
-        """Return how good a candidate is on validation data, more is better; train it unless that was done before."""
-        return metric_directions.worth(self.score(candidate, steps), self.mode)
-
-    def score(self, candidate: Candidate, steps: int) -> float:
-        """Return the metric of a candidate on validation data; train it unless that was done before."""
-        record = self._path(candidate, steps, ".json")
+    def scored(self, candidate: Candidate, steps: int) -> Scored:
+        """Return how good a candidate is on validation data; train it unless that was done before."""
+        record, outputs = (self._path(candidate, steps, end) for end in (".json", ".npy"))
         if not record.exists():
             self._run(candidate, steps)
         with readable(record, "Remove it, and the training is made again."):
-            return float(json.loads(record.read_text())["score"])
+            found = json.loads(record.read_text())
+            worth = metric_directions.worth(found["score"], self.mode)
+            loss = -metric_directions.worth(found["loss"], "min")
+            return Scored(candidate, steps, worth, loss, tuple(found["nearness"]), np.load(outputs))
 
     def trained(self, candidate: Candidate, steps: int) -> keras.Model:
         """Return the student that `score` has trained, compiled to be evaluated."""
@@ -77,13 +81,22 @@ class Trainer:
         student.compile(**self._judging())
         found = measured(student, self.validation)
         require(self.metric, found)
-        score, seconds = found[self.metric], time.perf_counter() - began
-        record, weights = (self._path(candidate, steps, end) for end in (".json", ".weights.h5"))
+        record, weights, outputs = (self._path(candidate, steps, end) for end in (".json", ".weights.h5", ".npy"))
         record.parent.mkdir(exist_ok=True)
         replace(weights, student.save_weights)
-        content = {**dataclasses.asdict(candidate), "steps": steps, "score": score, "seconds": seconds}
+        rows = candidate_order.predicted(student, candidate_order.some_rows(self.validation.source[0]))
+        replace(outputs, lambda partial: np.save(partial, rows))
+        near = () if candidate.is_alone or self.nearness is None else self.nearness.of(student)
+        content = {
+            **dataclasses.asdict(candidate),
+            "steps": steps,
+            "score": found[self.metric],
+            "loss": found["loss"],
+            "nearness": [metric_directions.worth(each, "max") for each in near],
+            "seconds": time.perf_counter() - began,
+        }
         replace(record, lambda partial: partial.write_text(json.dumps(content, indent=1)))
-        self.after(candidate, steps, score, seconds)
+        self.after(candidate, steps, found[self.metric], content["seconds"])
 
     def _fit(self, student: keras.Model, candidate: Candidate, steps: int) -> None:
         """Train a student in place."""
@@ -96,18 +109,18 @@ class Trainer:
         }
         trained: keras.Model = student
         if candidate.is_alone:
-            if candidate.mixtures:
+            if candidate.change:
                 classes = soft_labels.classes_of(student, rows.labelled[0])
                 labelled, shared["loss"] = soft_labels.mixable(rows.labelled, loss, classes)
                 rows = rows.with_labels(labelled)
             student.compile(**shared)
         else:
-            kept = None if candidate.mixtures else self.memory
-            terms = augment.on_all_rows(self.terms())
+            kept = None if candidate.change else self.memory
+            terms = augment.on_all_rows(self.terms[candidate.method]())
             trained = Distiller(student=student, teacher=kept or self.teacher, terms=terms)
             trained.compile(**shared, temperature=candidate.temperature, alpha=candidate.alpha)
         keras.utils.set_random_seed(self.seed)
-        data = rows.batches(candidate, None if candidate.is_alone or candidate.mixtures else self.memory)
+        data = rows.batches(candidate, None if candidate.is_alone or candidate.change else self.memory)
         trained.fit(data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False)
 
     def _fresh(self) -> keras.Model:

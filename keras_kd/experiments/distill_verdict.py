@@ -4,15 +4,14 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import tree
 
-from keras_kd._internal import batches, layer_reader, metric_directions
-from keras_kd._types import Tensors
 from keras_kd.experiments import paired_scores, soft_labels
+from keras_kd.experiments.candidate_order import predicted
 from keras_kd.experiments.distill_result import Verdict
 from keras_kd.experiments.distill_run import Trainer
 from keras_kd.experiments.held_out import Parts
-from keras_kd.experiments.scoring import TeacherModel
+from keras_kd.experiments.scoring import teacher_model
 
 #: Of so many training rows, at most, it is looked at how far the student follows its teacher.
 _ROWS = 5000
@@ -31,13 +30,11 @@ def judged(trainer: Trainer, parts: Parts, students: dict[str, keras.Model]) -> 
     """
     part = "validation" if parts.test is None else "test"
     x, y = (parts.test or parts.validation)[:2]
-    teacher = _teacher(trainer, students["student"])
+    trainer.teacher.bind(students["student"], ("logits",))
+    teacher = teacher_model(trainer.teacher, students["student"])
     models = {**students, **({} if teacher is None else {"teacher": teacher})}
-    outputs = {name: _predicted(model, x) for name, model in models.items()}
-    one = tree.map_structure(lambda leaf: np.asarray(leaf)[:1], (x, y))
-    students["student"].evaluate(*one, verbose=0)  # labels decide which accuracy "accuracy" is
-    metrics = metric_directions.metrics_of(students["student"], students["student"])
-    score = paired_scores.score_of(metrics.get(trainer.metric), trainer.compile_arguments["loss"])
+    outputs = {name: predicted(model, x) for name, model in models.items()}
+    score = paired_scores.of_student(students["student"], (x, y), trainer.metric, trainer.compile_arguments["loss"])
     verdict = _compared(outputs, y, score, 1 if trainer.mode == "max" else -1, part)
     return verdict, [*_missing_classes(parts, y), *_advice(trainer, models, outputs, verdict)]
 
@@ -65,19 +62,6 @@ def _compared(outputs: dict[str, np.ndarray], y: Any, score: paired_scores.Score
     )
 
 
-def _teacher(trainer: Trainer, student: keras.Model) -> keras.Model | None:
-    """Return the teacher as a model whose outputs mean what the student's mean; None where it has no logits."""
-    if not trainer.teacher.cacheable(("logits",)) or "logits" not in (trainer.teacher.specs() or {"logits": None}):
-        return None
-    trainer.teacher.bind(student, ("logits",))
-    return TeacherModel(trainer.teacher, layer_reader.Reader(student).kind("logits"))
-
-
-def _predicted(model: keras.Model, x: Tensors) -> np.ndarray:
-    data = batches.dataset((x,), 256)
-    return np.concatenate([ops.convert_to_numpy(model(batch[0], training=False)) for batch in data])
-
-
 def _missing_classes(parts: Parts, y: Any) -> list[str]:
     """Return a note on classes that no labelled row has."""
     there, wanted = (np.asarray(tree.flatten(each)[0]) for each in (parts.train[1], y))
@@ -99,7 +83,7 @@ def _advice(
     count = len(tree.flatten(x)[0])
     places = np.random.default_rng(0).permutation(count)[:_ROWS]
     x = tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[places], x)
-    learned = _agreement(*(_predicted(models[name], x) for name in ("student", "teacher")))
+    learned = _agreement(*(predicted(models[name], x) for name in ("student", "teacher")))
     others = _agreement(outputs["student"], outputs["teacher"])
     what = f"The student predicts the teacher's class for {learned:.1%} of the rows that it has learned from, and for "
     what += f"{others:.1%} of others. "

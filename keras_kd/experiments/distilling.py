@@ -1,16 +1,30 @@
 """`distill`: the best student that a budget of steps allows, and whether its teacher was worth it."""
 
+import datetime
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
+from keras import tree
 
 from keras_kd._internal import metric_directions, teacher_fingerprints
 from keras_kd._internal.log import info, quiet
 from keras_kd._internal.number_formats import duration
 from keras_kd._types import Tensors
-from keras_kd.experiments import halving, levers, run_settings, search_folders, soft_labels
+from keras_kd.augment.changes import Change, Function
+from keras_kd.experiments import (
+    candidate_order,
+    halving,
+    levers,
+    paired_scores,
+    row_changes,
+    run_settings,
+    search_folders,
+    soft_labels,
+    time_budget,
+)
 from keras_kd.experiments.benchmark_run import Student, check_teacher, first_metric, fresh_student
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.distill_data import TrainingRows
@@ -19,8 +33,10 @@ from keras_kd.experiments.distill_run import Trainer
 from keras_kd.experiments.distill_verdict import judged
 from keras_kd.experiments.held_out import Parts, leaves, parts_of
 from keras_kd.experiments.levers import Candidate
-from keras_kd.experiments.scoring import better
-from keras_kd.teachers.base import AnyTeacher
+from keras_kd.experiments.row_changes import Offered
+from keras_kd.experiments.scoring import better, teacher_model
+from keras_kd.stages.pipeline import fresh_arguments
+from keras_kd.teachers.base import AnyTeacher, Teacher
 from keras_kd.teachers.ensemble import as_teacher
 from keras_kd.teachers.in_memory import InMemory
 from keras_kd.term import Term
@@ -39,10 +55,11 @@ def distill(
     compile_arguments: dict[str, Any],
     unlabelled: Tensors = None,
     test: Any = None,
-    budget: int = 40_000,
-    batch_size: int = 64,
+    budget: int | datetime.timedelta = 40_000,
+    batch_size: int | None = None,
     fixed: Mapping[str, Any] | None = None,
-    terms: Callable[[], list[Term]] | None = None,
+    terms: Callable[[], list[Term]] | Mapping[str, Callable[[], list[Term]]] | None = None,
+    changes: Mapping[str, Change | Function] | None = None,
     codes: Iterable[int | str] = (),
     metric: str | None = None,
     mode: str = "auto",
@@ -51,12 +68,12 @@ def distill(
 ) -> Distilled:
     """Train the best student that a budget of steps allows, and tell whether its teacher was worth it.
 
-    Searched are the temperature, alpha, mixtures of rows (`augment.MixUp`), the share of rows without labels in a
-    batch, and the learning rate, by successive halving: twelve candidates get a ninth of the steps, the best four of
-    them a third, the best two all, each from the same first weights and under a cosine schedule that ends with its own
-    last step. Controls go the same way without a teacher: the student on its labels, and on its labels and mixtures of
-    them. The best of both sides on validation data is returned; if that is a control, distillation does not pay, and
-    the result says so.
+    Searched are the temperature, alpha, changes of rows, as mixtures (`augment`), the share of rows without labels in a
+    batch, and the learning rate, by successive halving: twelve candidates get a ninth of the steps, the best three of
+    them a third, the best one all, each from the same first weights and under a cosine schedule that ends with its own
+    last step. Controls go the same way without a teacher: the student on its labels, and on changed rows with theirs.
+    The best of both sides on validation data is returned; if that is a control, distillation does not pay, and the
+    result says so.
 
     Each training is kept in `folder` as it ends. Stopped or killed at any moment, the same call goes on.
 
@@ -69,15 +86,21 @@ def distill(
         folder: where to keep the trainings.
         compile_arguments: "loss", of the labels, "metrics", and whatever else of `compile` but the optimizer, the
             temperature, alpha and `steps_per_execution`.
-        unlabelled: x of rows without labels, in the structure of the x of `train`.
+        unlabelled: x of rows without labels, in the structure of the x of `train`. Of 200 or more, a tenth, but about
+            2,000 at most, is not trained on: students are compared with their teacher there.
         test: arrays as `validation`, read once, for the verdict; None takes the validation data, on which the student
             was chosen.
-        budget: steps of all trainings together. The longest one has about a ninth.
-        batch_size: rows with labels in a batch.
-        fixed: a value, or a list of values, for some of the levers: "temperature", "alpha", "mixtures", "unlabelled",
-            "learning_rate".
-        terms: a function that returns the terms, whose own temperature is None where it is searched. None: as the loss
-            on labels has it, `methods.kd`, `methods.multi_label` or `methods.regression`.
+        budget: steps of all trainings together, of which the longest one has about a seventh; or a time, from which the
+            steps follow by timing two trainings.
+        batch_size: rows with labels in a batch. None: a hundredth of them, but 64 at least and 512 at most.
+        fixed: a value, or a list of values, for some of the levers: "method", "temperature", "alpha", "change",
+            "unlabelled", "learning_rate".
+        terms: a function that returns the terms, whose own temperature is None where it is searched; or several by
+            name, which are searched as well. None: as the loss on labels has it, `methods.kd`, `methods.multi_label` or
+            `methods.regression`.
+        changes: what may be done to rows, by name, of which one is chosen, or none: changes of `augment`, whose copies
+            are put beside the rows of a batch for the teacher to predict for. None: "mixtures" where x has quantities,
+            "crops" of images of at least 16 pixels, "token noise" of ids whose embedding has `mask_zero`.
         codes: columns that are no quantities, see `augment.MixUp`.
         metric: what is compared; None for the first of the metrics, or "loss" where there are none.
         mode: "max" or "min": whether more or less of the metric is better; "auto": as the metric declares, "min" for
@@ -92,7 +115,7 @@ def distill(
     Raises:
         ValueError: too small a budget; fewer than 20 rows to choose on; NaN or infinite numbers; `compile_arguments`
             with an optimizer or without a loss; a lever that is not known; a folder of another search.
-        TypeError: data that are no arrays; no student or teacher.
+        TypeError: data that are no arrays; no student or teacher; a budget that is neither steps nor a time.
 
     Example:
         >>> result = kd.distill(
@@ -108,31 +131,54 @@ def distill(
     metric_directions.check_mode(mode)
     loss, codes, fixed = compile_arguments["loss"], list(codes), dict(fixed or {})
     parts = parts_of(train, validation, test, unlabelled, seed)
+    batch_size = batch_size or min(max(64, len(leaves(parts.train)[0]) // 100), 512)
     softened = terms is not None or soft_labels.is_softened(loss)
-    values = levers.space(fixed, unlabelled is not None, parts.has_quantities, softened)
+    built, named = (
+        fresh_student(student, seed, "student"),
+        _named(soft_labels.method_for(loss) if terms is None else terms),
+    )
+    offered = _offered(changes, built, parts, codes)
+    values = levers.space(fixed, unlabelled is not None, offered, softened, named)
     taught, controls = levers.drawn(values, halving.TAUGHT[0], seed), levers.controls(values)
-    steps = halving.rounds_of(budget, taught, controls)
+    _check_budget(budget)
+    if isinstance(budget, int):
+        halving.rounds_of(budget, taught, controls)  # refuses too small a one, before any work
+    progress = _Progress(metric, verbose)
     trainer = Trainer(
         student=student,
         teacher=as_teacher(teacher),
-        rows=TrainingRows(parts.train, parts.unlabelled, batch_size, codes, seed),
+        rows=TrainingRows(parts.train, parts.unlabelled, batch_size, offered, seed),
         validation=Part("validation", parts.validation, batch_size),
         compile_arguments=compile_arguments,
-        terms=terms or soft_labels.method_for(loss),
+        terms=named,
         metric=metric,
         mode=better(fresh_student(student, seed, "student"), compile_arguments, metric, mode),
         folder=pathlib.Path(folder),
         seed=seed,
         memory=InMemory(teacher),
-        after=_Progress(metric, steps, taught, controls, verbose).line,
+        nearness=_nearness(built, as_teacher(teacher), parts, loss),
+        after=progress.line,
     )
-    settings = {"budget": budget, "fixed": run_settings.describe(fixed), "batch_size": batch_size, "codes": codes}
-    search_folders.claim(trainer.folder, {**settings, **_described(trainer, parts)})
+    settings = {"budget": str(budget), "fixed": fixed, "batch_size": batch_size, "codes": codes}
+    settings["changes"] = {name: [each.code, each.change, vars(each.change)] for name, each in offered.items()}
     with quiet(not verbose):
-        rounds = halving.search(taught, controls, steps, trainer.worth)
-        best = _chosen(rounds[-1])
-        brought = _brought(trainer, best.candidate, steps[-2])
-    return _result(trainer, parts, rounds, best, brought, terms is None)
+        whole = time_budget.steps_of(budget, trainer, taught, controls)
+        search_folders.claim(trainer.folder, {**run_settings.describe(settings), **_described(trainer, parts)})
+        time_budget.keep(trainer.folder, whole)
+        steps = halving.rounds_of(whole, taught, controls)
+        progress.begin(steps, halving.trainings(taught, controls))
+        order = _ranking(trainer, parts, built)
+        found = halving.search(taught, controls, steps, trainer.scored, order.ordered)
+        brought = _brought(trainer, found.best.candidate, steps[-2])
+    return _result(trainer, parts, found, brought, _code_of_terms(terms, loss, found.best.candidate))
+
+
+def _check_budget(budget: Any) -> None:
+    if isinstance(budget, bool) or not isinstance(budget, (int, datetime.timedelta)):
+        raise TypeError(
+            "Expected `budget` to be a number of steps or a datetime.timedelta. Received: "
+            f"{budget!r} of type {type(budget).__name__}"
+        )
 
 
 def _check_compiled(arguments: dict[str, Any]) -> None:
@@ -159,73 +205,127 @@ def _described(trainer: Trainer, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _chosen(last: list[halving.Scored]) -> halving.Scored:
-    """Return the best of the last round; of equals, a control, which needs no teacher."""
-    return max(last, key=lambda each: (each.worth, each.candidate.is_alone))
+def _nearness(student: keras.Model, teacher: Teacher, parts: Parts, loss: Any) -> candidate_order.Nearness | None:
+    """Return what compares students with the teacher, on rows that nothing is trained on."""
+    teacher.bind(student, ("logits",))
+    model = teacher_model(teacher, student)
+    if model is None:
+        return None
+    x = candidate_order.some_rows(parts.validation[0])
+    if parts.compared is not None:
+        x = tree.map_structure(
+            lambda one, more: np.concatenate([one, more]), x, candidate_order.some_rows(parts.compared)
+        )
+    return candidate_order.Nearness(model, x, loss)
+
+
+def _ranking(trainer: Trainer, parts: Parts, student: keras.Model) -> candidate_order.Ranking:
+    first = candidate_order.some_rows(parts.validation[:2])
+    student.compile(**fresh_arguments(trainer.compile_arguments, distils=False))
+    return candidate_order.Ranking(
+        first[1], paired_scores.of_student(student, first, trainer.metric, trainer.compile_arguments["loss"])
+    )
 
 
 def _brought(trainer: Trainer, candidate: Candidate, steps: int) -> dict[str, float]:
     """Return how much worse a candidate is without each of its levers."""
     if candidate.is_alone:
         return {}
-    whole = trainer.worth(candidate, steps)
-    return {name: whole - trainer.worth(each, steps) for name, each in levers.without(candidate).items()}
+    whole = trainer.scored(candidate, steps).worth
+    return {name: whole - trainer.scored(each, steps).worth for name, each in levers.without(candidate).items()}
 
 
 def _result(
     trainer: Trainer,
     parts: Parts,
-    rounds: list[list[halving.Scored]],
-    best: halving.Scored,
+    found: halving.Found,
     brought: dict[str, float],
-    is_default: bool,
+    terms: str,
 ) -> Distilled:
-    control = halving.ordered(each for each in rounds[-1] if each.candidate.is_alone)[0]
+    best = found.best
     students = {
-        name: trainer.trained(each.candidate, each.steps) for name, each in (("student", best), ("control", control))
+        name: trainer.trained(each.candidate, each.steps)
+        for name, each in (("student", best), ("control", found.control))
     }
     verdict, notes = judged(trainer, parts, students)
-    terms = soft_labels.expression_for(trainer.compile_arguments["loss"]) if is_default else "terms()"
     return Distilled(
         student=students["student"],
         candidate=best.candidate,
         steps=best.steps,
         metric=trainer.metric,
         mode=trainer.mode,
-        rounds=rounds,
+        rounds=found.rounds,
         levers=brought,
         verdict=verdict,
         notes=notes,
         code=code_of(
-            best.candidate, best.steps, _data_code(trainer, best.candidate, students["student"]), terms, trainer.seed
+            best.candidate,
+            best.steps,
+            _data_code(trainer, parts, best.candidate, students["student"]),
+            terms,
+            trainer.seed,
         ),
     )
 
 
-def _data_code(trainer: Trainer, candidate: Candidate, student: keras.Model) -> list[str]:
+def _code_of_terms(terms: Any, loss: Any, candidate: Candidate) -> str:
+    """Return Python that makes the terms of a candidate."""
+    if terms is None:
+        return soft_labels.expression_for(loss)
+    return f"terms[{candidate.method!r}]()" if isinstance(terms, Mapping) else "terms()"
+
+
+def _data_code(trainer: Trainer, parts: Parts, candidate: Candidate, student: keras.Model) -> list[str]:
     """Return Python that makes the data of a candidate."""
-    mixes_labels = candidate.is_alone and candidate.mixtures
+    mixes_labels = candidate.is_alone and candidate.change
     loss = trainer.compile_arguments["loss"]
     classes = soft_labels.classes_of(student, trainer.rows.labelled[0])
     labels = soft_labels.mixable_code(loss, classes) if mixes_labels else []
-    return [*labels, *trainer.rows.code(candidate)]
+    rows = []
+    if candidate.unlabelled and parts.every is not None:
+        kept = f"lambda leaf: leaf[np.arange(len(leaf)) % {parts.every} != {parts.every - 1}]"
+        rows = [f"unlabelled = keras.tree.map_structure({kept}, unlabelled)"]
+    return [*labels, *rows, *trainer.rows.code(candidate)]
+
+
+def _named(terms: Callable[[], list[Term]] | Mapping[str, Callable[[], list[Term]]]) -> dict[str, Any]:
+    """Return the functions that return terms, by name; "" is the name of a single one.
+
+    Raises:
+        TypeError: anything but functions.
+    """
+    found = dict(terms) if isinstance(terms, Mapping) else {"": terms}
+    if not found or not all(isinstance(name, str) and callable(each) for name, each in found.items()):
+        raise TypeError(
+            "Expected `terms` to be a function that returns terms, as lambda: keras_kd.methods.kd(temperature=None), "
+            f"or a dict of such functions. Received: {terms!r}"
+        )
+    return found
+
+
+def _offered(
+    changes: Mapping[str, Change | Function] | None, student: keras.Model, parts: Parts, codes: list[int | str]
+) -> dict[str, Offered]:
+    if changes is not None:
+        return row_changes.given(changes)
+    return row_changes.suitable(student, parts.train[0], parts.has_quantities, codes)
 
 
 class _Progress:
     """Prints a line after each training, with the time that is left."""
 
-    def __init__(
-        self, metric: str, steps: list[int], taught: list[Candidate], controls: list[Candidate], verbose: int
-    ) -> None:
+    def __init__(self, metric: str, verbose: int) -> None:
         self._metric, self._verbose = metric, verbose
-        counts = halving.trainings(taught, controls)
+        self._seconds = self._done = self._left = 0.0
+
+    def begin(self, steps: list[int], counts: list[int]) -> None:
+        """Count the steps of as many trainings in each round."""
         self._left = sum(count * each for count, each in zip(counts, steps, strict=True))
-        self._seconds = self._done = 0.0
 
     def line(self, candidate: Candidate, steps: int, score: float, seconds: float) -> None:
         """Print what a training has reached."""
-        self._left = max(0, self._left - steps)
+        self._left = max(0.0, self._left - steps)
         self._seconds, self._done = self._seconds + seconds, self._done + steps
-        if self._verbose:
+        if self._verbose and self._left:
             left = duration(self._left * self._seconds / self._done)
             info(f"{candidate!s:<72} {steps:>6,} steps  {self._metric} {score:.4f}  {left} left")

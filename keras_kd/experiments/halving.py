@@ -4,39 +4,51 @@ A training that is cut short ranks what learns fastest first. Here, a round give
 of fewer steps, from the same first weights, and the best of a round get three times the steps in the next.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from keras_kd.experiments.candidate_order import Scored, by_labels
 from keras_kd.experiments.levers import Candidate
 
 #: By how much steps grow from round to round, as the candidates become fewer.
 FACTOR = 3
 
 #: Candidates with a teacher in each round.
-TAUGHT = (12, 4, 2)
+TAUGHT = (12, 3, 1)
 
 #: Levers that are left out, one by one, of the candidate that is chosen.
-_LEVERS = 3
+LEFT_OUT = 3
+
+#: Steps of a training in each round, as a share of the longest.
+_SHARES = [FACTOR ** (number + 1 - len(TAUGHT)) for number in range(len(TAUGHT))]
 
 #: The fewest steps of the longest training.
 _LEAST = 90
 
-#: Trains a candidate for so many steps, and returns how good it is: more is better.
-Trial = Callable[[Candidate, int], float]
+#: Trains a candidate for so many steps, and returns how good it is.
+Trial = Callable[[Candidate, int], Scored]
+
+#: Puts the best first.
+Order = Callable[[list[Scored]], list[Scored]]
 
 
-class Scored(NamedTuple):
-    """A candidate, for how many steps it was trained, and how good it is."""
+class Found(NamedTuple):
+    """The trainings of each round, the best of their labels first, and the winners of the last round."""
 
-    candidate: Candidate
-    steps: int
-    worth: float
+    rounds: list[list[Scored]]
+    taught: Scored
+    control: Scored
+
+    @property
+    def best(self) -> Scored:
+        """The better of both winners by the labels; of equals the control, which needs no teacher."""
+        return max(self.control, self.taught, key=by_labels)
 
 
 def trainings(taught: Sequence[Candidate], controls: Sequence[Candidate]) -> list[int]:
     """Return how many trainings each round has."""
-    kinds = len({each.mixtures for each in controls})
-    return [min(len(taught), most) + (kinds if number else len(controls)) for number, most in enumerate(TAUGHT)]
+    alone = (len(controls), len({each.change for each in controls}), 1)
+    return [min(len(taught), most) + count for most, count in zip(TAUGHT, alone, strict=True)]
 
 
 def rounds_of(budget: int, taught: Sequence[Candidate], controls: Sequence[Candidate]) -> list[int]:
@@ -45,44 +57,47 @@ def rounds_of(budget: int, taught: Sequence[Candidate], controls: Sequence[Candi
     Raises:
         ValueError: a budget in which the longest training has fewer than 90 steps.
     """
-    counts = trainings(taught, controls)
-    shares = [FACTOR ** (number + 1 - len(TAUGHT)) for number in range(len(TAUGHT))]
-    whole = sum(count * share for count, share in zip(counts, shares, strict=True))
-    whole += _LEVERS * shares[-2]
-    if budget < whole * _LEAST:
+    least, whole = least_budget(taught, controls), _longest_trainings(taught, controls)
+    if budget < least:
         raise ValueError(
-            f"Expected a `budget` of at least {round(whole * _LEAST):,} steps, for {sum(counts)} trainings of which "
-            f"the longest have {_LEAST}. Received: {budget:,}. Give more, or fix some levers."
+            f"Expected a `budget` of at least {least:,} steps, for {sum(trainings(taught, controls))} trainings of "
+            f"which the longest have {_LEAST}. Received: {budget:,}. Give more, or fix some levers."
         )
-    return [int(budget / whole * share) for share in shares]
+    return [int(budget / whole * share) for share in _SHARES]
+
+
+def least_budget(taught: Sequence[Candidate], controls: Sequence[Candidate]) -> int:
+    """Return the steps of the shortest search."""
+    return round(_LEAST * _longest_trainings(taught, controls))
+
+
+def _longest_trainings(taught: Sequence[Candidate], controls: Sequence[Candidate]) -> float:
+    """Return how many of the longest trainings have as many steps as the whole search."""
+    counts = trainings(taught, controls)
+    return sum(count * share for count, share in zip(counts, _SHARES, strict=True)) + LEFT_OUT * _SHARES[-2]
 
 
 def search(
-    taught: Sequence[Candidate], controls: Sequence[Candidate], steps: Sequence[int], trial: Trial
-) -> list[list[Scored]]:
-    """Train candidates round by round, and return those of each round, the best first.
+    taught: Sequence[Candidate], controls: Sequence[Candidate], steps: Sequence[int], trial: Trial, ordered: Order
+) -> Found:
+    """Train candidates round by round, and return what was found.
 
-    Controls compete with their own kind alone: with mixtures or without, the best of each reaches the last round.
+    Of the controls, the best with each change of rows and with none reach the second round, and the best one the last.
 
     Args:
         taught: candidates with a teacher.
         controls: those without.
         steps: of each round.
         trial: trains and scores one.
+        ordered: decides which go on.
     """
-    groups = [list(taught), *([each for each in controls if each.mixtures is kind] for kind in (False, True))]
-    found: list[list[Scored]] = []
-    for number, (count, most) in enumerate(zip(steps, TAUGHT, strict=True)):
-        limits = [most, *[1 if number else len(controls)] * 2]
-        scored = [
-            ordered(Scored(each, count, trial(each, count)) for each in group[:limit])
-            for group, limit in zip(groups, limits, strict=True)
-        ]
-        groups = [[each.candidate for each in group] for group in scored]
-        found.append(ordered(each for group in scored for each in group))
-    return found
-
-
-def ordered(found: Iterable[Scored]) -> list[Scored]:
-    """Return the best first; of equals, the one that came first."""
-    return sorted(found, key=lambda each: -each.worth)
+    rounds: list[list[Scored]] = []
+    for count, most in zip(steps, TAUGHT, strict=True):
+        with_teacher = ordered([trial(each, count) for each in taught[:most]])
+        alone = ordered([trial(each, count) for each in controls])
+        taught = [each.candidate for each in with_teacher]
+        # The first of each change; in the second round, there is one of each already.
+        firsts = {each.candidate.change: each.candidate for each in reversed(alone)}
+        controls = list(firsts.values()) if not rounds else [alone[0].candidate]
+        rounds.append(sorted([*with_teacher, *alone], key=by_labels, reverse=True))
+    return Found(rounds, with_teacher[0], alone[0])

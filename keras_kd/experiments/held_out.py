@@ -12,6 +12,9 @@ from keras_kd.experiments.data_splits import Part
 #: With fewer rows, nothing can be chosen: a standard error of an accuracy is 11 points.
 _LEAST = 20
 
+#: One in so many rows without labels is held out, but not more than about so many rows.
+_TENTH, _COMPARED = 10, 2000
+
 
 class Parts(NamedTuple):
     """The data, as arrays.
@@ -20,13 +23,17 @@ class Parts(NamedTuple):
         train: rows with labels, (x, y) or (x, y, sample_weight).
         validation: the same, to choose on.
         test: the same, to judge on, or None.
-        unlabelled: x of rows without labels, or None.
+        unlabelled: x of rows without labels to train on, or None.
+        compared: x of such rows that nothing is trained on, to compare students with their teacher, or None.
+        every: each so many-th row is one of these; None where there are none.
     """
 
     train: tuple[Any, ...]
     validation: tuple[Any, ...]
     test: tuple[Any, ...] | None
     unlabelled: Tensors
+    compared: Tensors = None
+    every: int | None = None
 
     @property
     def has_quantities(self) -> bool:
@@ -43,10 +50,13 @@ def parts_of(train: Any, validation: Any, test: Any, unlabelled: Tensors, seed: 
         TypeError: data that are no arrays.
     """
     chosen_on = validation if isinstance(validation, float) else _arrays("validation", validation)
+    kept, compared, every = apart(None if unlabelled is None else batches.as_arrays(unlabelled))
     found = Parts(
         *held_out(_arrays("train", train), chosen_on, seed),
         None if test is None else _arrays("test", test),
-        None if unlabelled is None else batches.as_arrays(unlabelled),
+        kept,
+        compared,
+        every,
     )
     check_rows(found)
     return found
@@ -82,6 +92,19 @@ def held_out(train: tuple[Any, ...], validation: Any, seed: int) -> tuple[tuple[
     return _part(train, ~taken), _part(train, taken)
 
 
+def apart(unlabelled: Tensors) -> tuple[Tensors, Tensors, int | None]:
+    """Return rows to train on, rows that nothing is trained on, and that each so many-th row is one of these.
+
+    A tenth, but about 2,000 rows at most; none of less than 200, of which a tenth would tell little.
+    """
+    count = len(leaves(unlabelled)[0]) if unlabelled is not None else 0
+    if count < _TENTH * _LEAST:
+        return unlabelled, None, None
+    every = max(_TENTH, count // _COMPARED)
+    chosen = np.arange(count) % every == every - 1
+    return _part(unlabelled, ~chosen), _part(unlabelled, chosen), every
+
+
 def leaves(part: Any) -> list[np.ndarray]:
     """Return the arrays of a part of the data; none where there is no such part."""
     return [np.asarray(leaf) for leaf in tree.flatten(part) if leaf is not None]
@@ -94,7 +117,7 @@ def check_rows(parts: Parts) -> None:
         ValueError: NaN or infinite numbers, with where they are.
     """
     for name, part in parts._asdict().items():
-        for array in leaves(part):
+        for array in leaves(part) if name != "every" else []:
             bad = ~np.isfinite(array) if array.dtype.kind == "f" else np.zeros(0, bool)
             if bad.any():
                 bad = bad.reshape(len(bad), -1)
@@ -114,7 +137,7 @@ def _check_count(count: int, of: str) -> None:
         )
 
 
-def _part(data: tuple[Any, ...], rows: np.ndarray) -> tuple[Any, ...]:
+def _part(data: Any, rows: np.ndarray) -> Any:
     return tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[rows], data)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
-#: How often the examples are drawn again.
-ROUNDS = 100
+from keras_kd._internal import metric_directions
 
 #: Returns a score of outputs, (examples, ...), for some of the labels.
 Score = Callable[[Any, np.ndarray], float]
@@ -32,7 +32,23 @@ def score_of(metric: keras.metrics.Metric | None, loss: Any) -> Score:
     return score
 
 
-def drawn_again(function: Callable[[np.ndarray], dict[str, float]], count: int, seed: int = 0) -> dict[str, np.ndarray]:
+def of_student(student: keras.Model, data: tuple[Any, Any], metric: str, loss: Any) -> Score:
+    """Return the function that scores outputs of a student.
+
+    Args:
+        student: compiled.
+        data: x and y, of which a row is looked at: labels decide which accuracy "accuracy" is.
+        metric: its name.
+        loss: on labels, as given to `compile`.
+    """
+    one = tree.map_structure(lambda leaf: None if leaf is None else np.asarray(leaf)[:1], data)
+    student.evaluate(*one, verbose=0)
+    return score_of(metric_directions.metrics_of(student, student).get(metric), loss)
+
+
+def drawn_again(
+    function: Callable[[np.ndarray], dict[str, float]], count: int, rounds: int = 100
+) -> dict[str, np.ndarray]:
     """Return numbers of examples that are drawn again and again, with replacement, (rounds,) by name.
 
     Their standard deviation over the rounds estimates the standard error of the number of all examples.
@@ -40,10 +56,10 @@ def drawn_again(function: Callable[[np.ndarray], dict[str, float]], count: int, 
     Args:
         function: of the places of some examples, (count,).
         count: of the examples.
-        seed: of the draws.
+        rounds: how often.
 
     Reference: Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
     """
-    random = np.random.default_rng(seed)
-    found = [function(random.integers(0, count, count)) for _ in range(ROUNDS)]
+    random = np.random.default_rng(0)
+    found = [function(random.integers(0, count, count)) for _ in range(rounds)]
     return {name: np.array([each[name] for each in found]) for name in found[0]}

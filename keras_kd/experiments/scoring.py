@@ -55,11 +55,18 @@ def teacher_measured(
     Returns:
         Nothing for a teacher that has no logits of its own.
     """
-    if not teacher.cacheable(("logits",)) or "logits" not in (teacher.specs() or {"logits": None}):
+    model = teacher_model(teacher, student)
+    if model is None:
         return {}
-    model = TeacherModel(teacher, layer_reader.Reader(student).kind("logits"))
     model.compile(**fresh_arguments(compile_arguments, distils=False))
     return {part.name: measured(model, part) for part in parts}
+
+
+def teacher_model(teacher: Teacher, student: keras.Model) -> keras.Model | None:
+    """Return a teacher as a model whose outputs mean what the student's mean; None where it has no logits."""
+    if not teacher.cacheable(("logits",)) or "logits" not in (teacher.specs() or {"logits": None}):
+        return None
+    return TeacherModel(teacher, layer_reader.Reader(student).kind("logits"))
 
 
 class TeacherModel(keras.Model):

@@ -41,6 +41,18 @@ def expression_for(loss: Any) -> str:
     return "kd.methods.regression()" if method is None else f"kd.methods.{method.__name__}(None)"
 
 
+def is_exclusive(loss: Any) -> bool:
+    """Return whether an example has one class."""
+    return name_of(loss) in (_SPARSE, "categoricalcrossentropy")
+
+
+def soft(loss: Any) -> Any:
+    """Return the loss on labels for labels that a teacher predicts: probabilities, or values."""
+    if name_of(loss) not in _METHODS:
+        return "mse"
+    return _on_probabilities(loss) if name_of(loss) == _SPARSE else loss
+
+
 def is_softened(loss: Any) -> bool:
     """Return whether a temperature applies."""
     return name_of(loss) in _METHODS
@@ -63,11 +75,7 @@ def mixable(labelled: tuple[Any, ...], loss: Any, classes: int) -> tuple[tuple[A
     if name_of(loss) != _SPARSE:
         return labelled, loss
     x, y, *weights = labelled
-    settings = _settings(loss)
-    made = keras.losses.CategoricalCrossentropy(
-        from_logits=settings["from_logits"], reduction=settings.get("reduction", "sum_over_batch_size")
-    )
-    return (x, np.eye(classes, dtype="float32")[np.asarray(y).reshape(-1)], *weights), made
+    return (x, np.eye(classes, dtype="float32")[np.asarray(y).reshape(-1)], *weights), _on_probabilities(loss)
 
 
 def mixable_code(loss: Any, classes: int) -> list[str]:
@@ -76,6 +84,13 @@ def mixable_code(loss: Any, classes: int) -> list[str]:
         return []
     made = f"keras.losses.CategoricalCrossentropy(from_logits={_settings(loss)['from_logits']})"
     return [f"y, loss = np.eye({classes}, dtype='float32')[np.reshape(y, -1)], {made}"]
+
+
+def _on_probabilities(loss: Any) -> keras.losses.Loss:
+    settings = _settings(loss)
+    return keras.losses.CategoricalCrossentropy(
+        from_logits=settings["from_logits"], reduction=settings.get("reduction", "sum_over_batch_size")
+    )
 
 
 def _settings(loss: Any) -> dict[str, Any]:
