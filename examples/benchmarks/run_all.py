@@ -39,6 +39,9 @@ BENCHMARKS = {
     "teachers": ([""], ["--smoke"]),
     "methods": ([""], ["--smoke"]),
     "levers": ([""], ["--smoke"]),
+    "horizons": ([""], ["--smoke"]),
+    "lengths": ([""], ["--smoke"]),
+    "one_budget": ([""], ["--smoke"]),
 }
 
 
