@@ -228,7 +228,9 @@ def row(name: str, options: argparse.Namespace, seed: int) -> None:
             **problem.arguments,
         )
     verdict = result.verdict
-    most = closable(problem, result.candidate.learning_rate, (2 if options.smoke else 10) * result.steps, seed)
+    most = closable(
+        problem, result.candidate.learning_rate, (2 if options.smoke else 10) * result.rounds[-1][0].steps, seed
+    )
     alone, distilled = problem.score(verdict.control), problem.score(verdict.student)
     share = (distilled - alone) / (most - alone)
     teacher = problem.score(verdict.teacher)

@@ -75,7 +75,8 @@ class Distilled:
         sign = 1 if self.mode == "max" else -1
         rows = [["last round, on validation data", self.metric]]
         rows += [[str(each.candidate), f"{sign * each.worth:.4f}"] for each in self.rounds[-1]]
-        parts = ["\n".join(aligned(rows, "<>")), self.sentence()]
+        chosen = f"Chosen: {self.candidate}, {self.steps:,} steps."
+        parts = ["\n".join(aligned(rows, "<>")), chosen, self.sentence()]
         if self.levers:
             brought = ", ".join(f"{name.replace('_', ' ')} {gain:+.4f}" for name, gain in self.levers.items())
             parts.append(f"What each lever brought, in {self.rounds[-2][0].steps:,} steps: {brought}.")

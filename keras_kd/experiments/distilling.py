@@ -72,8 +72,8 @@ def distill(
     batch, and the learning rate, by successive halving: twelve candidates get a ninth of the steps, the best three of
     them a third, the best one all, each from the same first weights and under a cosine schedule that ends with its own
     last step. Controls go the same way without a teacher: the student on its labels, and on changed rows with theirs.
-    The best of both sides on validation data is returned; if that is a control, distillation does not pay, and the
-    result says so.
+    The best of both sides on validation data, of whatever length, is returned; if that is a control, distillation does
+    not pay, and the result says so.
 
     Each training is kept in `folder` as it ends. Stopped or killed at any moment, the same call goes on.
 
@@ -317,15 +317,17 @@ class _Progress:
     def __init__(self, metric: str, verbose: int) -> None:
         self._metric, self._verbose = metric, verbose
         self._seconds = self._done = self._left = 0.0
+        self._has_begun = False
 
     def begin(self, steps: list[int], counts: list[int]) -> None:
         """Count the steps of as many trainings in each round."""
         self._left = sum(count * each for count, each in zip(counts, steps, strict=True))
+        self._has_begun = True
 
     def line(self, candidate: Candidate, steps: int, score: float, seconds: float) -> None:
         """Print what a training has reached."""
         self._left = max(0.0, self._left - steps)
         self._seconds, self._done = self._seconds + seconds, self._done + steps
-        if self._verbose and self._left:
+        if self._verbose and self._has_begun:
             left = duration(self._left * self._seconds / self._done)
             info(f"{candidate!s:<72} {steps:>6,} steps  {self._metric} {score:.4f}  {left} left")

@@ -33,7 +33,10 @@ Order = Callable[[list[Scored]], list[Scored]]
 
 
 class Found(NamedTuple):
-    """The trainings of each round, the best of their labels first, and the winners of the last round."""
+    """The trainings of each round, the best by their labels first, and the best of all with a teacher and without.
+
+    A longer training is not always a better one: alone, on few labels, students overfit.
+    """
 
     rounds: list[list[Scored]]
     taught: Scored
@@ -92,12 +95,15 @@ def search(
         ordered: decides which go on.
     """
     rounds: list[list[Scored]] = []
+    leaders: list[tuple[Scored, Scored]] = []
     for count, most in zip(steps, TAUGHT, strict=True):
         with_teacher = ordered([trial(each, count) for each in taught[:most]])
         alone = ordered([trial(each, count) for each in controls])
+        leaders.insert(0, (with_teacher[0], alone[0]))  # of equals, the longest training is the first
         taught = [each.candidate for each in with_teacher]
         # The first of each change; in the second round, there is one of each already.
         firsts = {each.candidate.change: each.candidate for each in reversed(alone)}
         controls = list(firsts.values()) if not rounds else [alone[0].candidate]
         rounds.append(sorted([*with_teacher, *alone], key=by_labels, reverse=True))
-    return Found(rounds, with_teacher[0], alone[0])
+    taught_best, alone_best = (ordered(list(side))[0] for side in zip(*leaders, strict=True))
+    return Found(rounds, taught_best, alone_best)
