@@ -214,7 +214,7 @@ def test_a_search_that_is_stopped_goes_on_where_it_was(tmp_path, monkeypatch):
     count = []
 
     def stop(content, **arguments):
-        count.append("seconds" in content)
+        count.append(isinstance(content, dict) and "seconds" in content)
         if sum(count) == 4:
             raise KeyboardInterrupt
         return write(content, **arguments)
