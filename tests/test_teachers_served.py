@@ -228,7 +228,8 @@ def test_it_cannot_write(server):
     with pytest.raises(ValueError, match="predicts each token.*'served' names the 3 most probable"):
         kd.language.generate(served(server), PROMPTS, length=4, verbose=0)
     with pytest.raises(ValueError, match="predicts each token"):
-        kd.language.Rollouts(PROMPTS, student=pupil(), teacher=served(server), length=4, teacher_share=0.5)
+        shares = {"student_share": 0.5, "teacher_share": 0.5}
+        kd.language.Rollouts(PROMPTS, student=pupil(), teacher=served(server), length=4, **shares)
 
 
 # Caches
