@@ -1,5 +1,6 @@
 """`distill`: how candidates are told apart where labels are few, what is done to rows, and a budget of time."""
 
+import dataclasses
 import datetime
 import json
 import logging
@@ -38,6 +39,16 @@ def test_what_labels_cannot_tell_apart_the_teacher_does():
     # A difference of one row of 30 has the standard error sqrt(1 / 30 * (1 - 1 / 30) / 30) = 0.0328, about itself.
     far, near, nearest = scored(30, (0.8, -0.3)), scored(30, (0.9, -0.3)), scored(30, (0.9, -0.2))
     assert ordered(far, near, nearest) == [nearest, near, far]
+
+
+def test_a_score_within_one_standard_error_is_no_worse():
+    # One row more of 30 is right, of three that differ: the standard error is sqrt((3 / 30 - 1 / 30**2) / 30) = 0.057.
+    better, nearer = scored(29, (0.8, -0.3)), scored(28, (0.9, -0.3))
+    nearer.outputs[:] = 1
+    nearer.outputs[:2] = 0  # rows that the other has right
+    assert ordered(better, nearer) == [nearer, better]
+    nearer.outputs[:8] = 0  # nine that differ, seven rows more: 0.094 of a difference of 0.23
+    assert ordered(better, dataclasses.replace(nearer, worth=22 / ROWS))[0] is better
 
 
 def test_what_labels_can_tell_apart_the_teacher_does_not():
