@@ -180,7 +180,7 @@ def test_a_student_is_chosen_trained_and_judged(tmp_path):
         {"change": "mixtures", "unlabelled": 0.0},
         {"terms": lambda: kd.methods.nkd(temperature=None)},
         {"terms": {"kd": lambda: kd.methods.kd(None), "nkd": lambda: kd.methods.nkd(temperature=None)}},
-        {"changes": {"noise": kd.augment.Noise(0.2)}, "change": "noise"},
+        {"changes": {"noise": kd.augment.Noise(table(24)[0], 0.2)}, "change": "noise"},
     ],
     ids=[
         "rows without labels",
@@ -349,6 +349,14 @@ def test_what_cannot_be_is_refused_before_any_training(arguments, words, tmp_pat
     with pytest.raises(ValueError, match=words):
         run(tmp_path / "a", **arguments)
     assert not list((tmp_path / "a").glob("runs/*.json"))
+
+
+def test_a_student_of_several_outputs_is_refused_before_any_work(tmp_path):
+    inputs = keras.Input((COLUMNS,))
+    two = keras.Model(inputs, [dense(CLASSES, seed)(inputs) for seed in (1, 2)])
+    with pytest.raises(ValueError, match="a student of one output. Received one of 2"):
+        kd.distill(two, linear(WEIGHTS), table(200), folder=tmp_path / "a", compile_arguments=HOW, verbose=0)
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("arguments", [{"budget": "20 minutes"}, {"budget": 5e3}, {"terms": {"kd": []}}, {"terms": {}}])

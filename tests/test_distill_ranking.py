@@ -12,12 +12,13 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd._internal.log import quiet
-from keras_kd.experiments import candidate_order, held_out, row_changes, time_budget
+from keras_kd.experiments import candidate_order, distill_setup, held_out, row_changes, run_settings, time_budget
 from keras_kd.experiments.candidate_order import Scored
 from keras_kd.experiments.levers import Candidate
 from tests.test_distill import ONE, linear, run
 
 ROWS = 30
+TABLE = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
 
 
 def accuracy(y, outputs):
@@ -107,15 +108,48 @@ def embedded(mask_zero):
 )
 def test_changes_suit_the_rows(student, x, names):
     has_quantities = x.dtype.kind == "f" or x.ndim == 4
-    assert list(row_changes.suitable(student or linear(), x, has_quantities, ())) == names
+    assert list(row_changes.suitable(student or linear(), x, has_quantities, True)) == names
 
 
 def test_codes_and_vocabulary_reach_the_changes_and_their_code():
-    table = row_changes.suitable(linear(), np.zeros((3, 4), "float32"), True, [2])["mixtures"]
+    table = row_changes.suitable(linear(), np.zeros((3, 4), "float32"), True, True, [2])["mixtures"]
     assert table.change.codes == (2,) or list(table.change.codes) == [2]
     assert table.code == "kd.augment.MixUp(codes=[2])"
-    text = row_changes.suitable(embedded(True), np.ones((3, 6), "int32"), False, ())["token noise"]
+    text = row_changes.suitable(embedded(True), np.ones((3, 6), "int32"), False, True)["token noise"]
     assert text.code == "kd.augment.TokenNoise(50)"
+
+
+def test_noise_moves_no_token_that_has_an_output_of_its_own():
+    assert not row_changes.suitable(embedded(True), np.ones((3, 6), "int32"), False, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "size"), [(None, 150, 64), (None, 10_000, 100), (None, 80_000, 512), (8, 150, 8)]
+)
+def test_a_batch_grows_with_the_rows_unless_it_is_given(given, rows, size):
+    assert distill_setup.batch_size_of(given, rows) == size
+
+
+def calling_each_other(factor):
+    def one(x, seed):
+        return factor * other(x, seed)
+
+    def other(x, seed):
+        return one(x, seed) if seed > 0 else x
+
+    return one
+
+
+def test_changes_with_other_arguments_are_another_search():
+    def described(change):
+        return run_settings.describe(row_changes.settings(row_changes.given({"noise": change})))
+
+    assert described(kd.augment.Noise(TABLE, 0.1)) != described(kd.augment.Noise(TABLE, 0.2))
+    assert described(kd.augment.Noise(TABLE, 0.1)) == described(kd.augment.Noise(TABLE, 0.1))
+    assert described(lambda x, seed: x) != described(lambda x, seed: 2 * x)
+    assert described(calling_each_other(2)) != described(calling_each_other(3))
+    assert described(calling_each_other(2)) == described(calling_each_other(2))
+    assert described(tf.random.shuffle) != described(tf.identity)  # whose wrappers call each other, too
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from keras import tree
 
 from keras_kd import augment
 from keras_kd._internal import soft_targets
 from keras_kd._types import Tensors
+from keras_kd.experiments.held_out import joined
 from keras_kd.experiments.levers import Candidate
 from keras_kd.experiments.row_changes import Offered
 from keras_kd.teachers.in_memory import InMemory
@@ -40,9 +40,7 @@ class TrainingRows:
     @property
     def x(self) -> Tensors:
         """All rows, those without labels behind those with labels."""
-        if self.unlabelled is None:
-            return self.labelled[0]
-        return tree.map_structure(lambda one, more: np.concatenate([one, more]), self.labelled[0], self.unlabelled)
+        return joined(self.labelled[0], self.unlabelled)
 
     def with_labels(self, labelled: tuple[Any, ...]) -> "TrainingRows":
         """Return the same rows with other labels."""

@@ -2,23 +2,19 @@
 
 import datetime
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
-from keras import tree
 
 from keras_kd._internal import metric_directions, teacher_fingerprints
-from keras_kd._internal.log import info, quiet
-from keras_kd._internal.number_formats import duration
+from keras_kd._internal.log import quiet
 from keras_kd._types import Tensors
 from keras_kd.augment.changes import Change, Function
 from keras_kd.experiments import (
-    candidate_order,
+    distill_setup,
     halving,
     levers,
-    paired_scores,
     row_changes,
     run_settings,
     search_folders,
@@ -26,23 +22,20 @@ from keras_kd.experiments import (
     time_budget,
 )
 from keras_kd.experiments.benchmark_run import Student, check_teacher, first_metric, fresh_student
+from keras_kd.experiments.candidate_order import Ranking
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.distill_data import TrainingRows
 from keras_kd.experiments.distill_result import Distilled, code_of
 from keras_kd.experiments.distill_run import Trainer
+from keras_kd.experiments.distill_setup import Terms
 from keras_kd.experiments.distill_verdict import judged
 from keras_kd.experiments.held_out import Parts, leaves, parts_of
 from keras_kd.experiments.levers import Candidate
-from keras_kd.experiments.row_changes import Offered
-from keras_kd.experiments.scoring import better, teacher_model
-from keras_kd.stages.pipeline import fresh_arguments
-from keras_kd.teachers.base import AnyTeacher, Teacher
+from keras_kd.experiments.scoring import better
+from keras_kd.experiments.search_progress import SearchProgress
+from keras_kd.teachers.base import AnyTeacher
 from keras_kd.teachers.ensemble import as_teacher
 from keras_kd.teachers.in_memory import InMemory
-from keras_kd.term import Term
-
-#: Arguments of `compile` that the search sets.
-_SET_HERE = {"optimizer", "temperature", "alpha", "steps_per_execution"}
 
 
 def distill(
@@ -58,7 +51,7 @@ def distill(
     budget: int | datetime.timedelta = 40_000,
     batch_size: int | None = None,
     fixed: Mapping[str, Any] | None = None,
-    terms: Callable[[], list[Term]] | Mapping[str, Callable[[], list[Term]]] | None = None,
+    terms: Terms | None = None,
     changes: Mapping[str, Change | Function] | None = None,
     codes: Iterable[int | str] = (),
     metric: str | None = None,
@@ -113,8 +106,9 @@ def distill(
         that train this student again.
 
     Raises:
-        ValueError: too small a budget; fewer than 20 rows to choose on; NaN or infinite numbers; `compile_arguments`
-            with an optimizer or without a loss; a lever that is not known; a folder of another search.
+        ValueError: a student of several outputs; too small a budget; fewer than 20 rows to choose on; NaN or infinite
+            numbers; `compile_arguments` with an optimizer or without a loss; a lever that is not known; a folder of
+            another search.
         TypeError: data that are no arrays; no student or teacher; a budget that is neither steps nor a time.
 
     Example:
@@ -126,24 +120,20 @@ def distill(
         >>> result.student.save("student.keras")
     """
     check_teacher(teacher)
-    _check_compiled(compile_arguments)
-    metric = first_metric(compile_arguments) if metric is None else metric
+    distill_setup.check_compiled(compile_arguments)
     metric_directions.check_mode(mode)
+    metric = first_metric(compile_arguments) if metric is None else metric
     loss, codes, fixed = compile_arguments["loss"], list(codes), dict(fixed or {})
     parts = parts_of(train, validation, test, unlabelled, seed)
-    batch_size = batch_size or min(max(64, len(leaves(parts.train)[0]) // 100), 512)
+    batch_size = distill_setup.batch_size_of(batch_size, len(leaves(parts.train)[0]))
+    built = fresh_student(student, seed, "student")
+    named = distill_setup.named(soft_labels.method_for(loss) if terms is None else terms)
+    offered = distill_setup.offered(changes, built, parts, codes)
     softened = terms is not None or soft_labels.is_softened(loss)
-    built, named = (
-        fresh_student(student, seed, "student"),
-        _named(soft_labels.method_for(loss) if terms is None else terms),
-    )
-    offered = _offered(changes, built, parts, codes)
     values = levers.space(fixed, unlabelled is not None, offered, softened, named)
-    taught, controls = levers.drawn(values, halving.TAUGHT[0], seed), levers.controls(values)
-    _check_budget(budget)
-    if isinstance(budget, int):
-        halving.rounds_of(budget, taught, controls)  # refuses too small a one, before any work
-    progress = _Progress(metric, verbose)
+    sides = levers.drawn(values, halving.TAUGHT[0], seed), levers.controls(values)
+    time_budget.check(budget, *sides)
+    progress = SearchProgress(metric, verbose)
     trainer = Trainer(
         student=student,
         teacher=as_teacher(teacher),
@@ -156,38 +146,30 @@ def distill(
         folder=pathlib.Path(folder),
         seed=seed,
         memory=InMemory(teacher),
-        nearness=_nearness(built, as_teacher(teacher), parts, loss),
+        nearness=distill_setup.nearness(built, as_teacher(teacher), parts, loss),
         after=progress.line,
     )
     settings = {"budget": str(budget), "fixed": fixed, "batch_size": batch_size, "codes": codes}
-    settings["changes"] = {name: [each.code, each.change, vars(each.change)] for name, each in offered.items()}
+    settings["changes"] = row_changes.settings(offered)
+    ranking = distill_setup.ranking(built, parts, compile_arguments, metric)
     with quiet(not verbose):
-        whole = time_budget.steps_of(budget, trainer, taught, controls)
+        steps = time_budget.steps_of(budget, trainer, *sides)
         search_folders.claim(trainer.folder, {**run_settings.describe(settings), **_described(trainer, parts)})
-        time_budget.keep(trainer.folder, whole)
-        steps = halving.rounds_of(whole, taught, controls)
-        progress.begin(steps, halving.trainings(taught, controls))
-        order = _ranking(trainer, parts, built)
-        found = halving.search(taught, controls, steps, trainer.scored, order.ordered)
-        brought = _brought(trainer, found.best.candidate, steps[-2])
-    return _result(trainer, parts, found, brought, _code_of_terms(terms, loss, found.best.candidate))
+        time_budget.keep(trainer.folder, steps)
+        found = _searched(trainer, progress, sides, halving.rounds_of(steps, *sides), ranking)
+        return _result(trainer, parts, found, _code_of_terms(terms, loss, found.best.candidate))
 
 
-def _check_budget(budget: Any) -> None:
-    if isinstance(budget, bool) or not isinstance(budget, (int, datetime.timedelta)):
-        raise TypeError(
-            "Expected `budget` to be a number of steps or a datetime.timedelta. Received: "
-            f"{budget!r} of type {type(budget).__name__}"
-        )
-
-
-def _check_compiled(arguments: dict[str, Any]) -> None:
-    if arguments.get("loss") is None or _SET_HERE & set(arguments):
-        raise ValueError(
-            f"Expected `compile_arguments` with a loss of the labels, and without {sorted(_SET_HERE)}: the optimizer "
-            "is Adam under a cosine schedule at a rate that is searched, as temperature and alpha are, which `fixed` "
-            f"gives. Received: {sorted(arguments)}"
-        )
+def _searched(
+    trainer: Trainer,
+    progress: SearchProgress,
+    sides: tuple[list[Candidate], list[Candidate]],
+    steps: list[int],
+    ranking: Ranking,
+) -> halving.Found:
+    """Search, with lines on how far it is."""
+    progress.begin(steps, halving.trainings(*sides))
+    return halving.search(*sides, steps, trainer.scored, ranking.ordered)
 
 
 def _described(trainer: Trainer, parts: Parts) -> dict[str, Any]:
@@ -205,28 +187,6 @@ def _described(trainer: Trainer, parts: Parts) -> dict[str, Any]:
     }
 
 
-def _nearness(student: keras.Model, teacher: Teacher, parts: Parts, loss: Any) -> candidate_order.Nearness | None:
-    """Return what compares students with the teacher, on rows that nothing is trained on."""
-    teacher.bind(student, ("logits",))
-    model = teacher_model(teacher, student)
-    if model is None:
-        return None
-    x = candidate_order.some_rows(parts.validation[0])
-    if parts.compared is not None:
-        x = tree.map_structure(
-            lambda one, more: np.concatenate([one, more]), x, candidate_order.some_rows(parts.compared)
-        )
-    return candidate_order.Nearness(model, x, loss)
-
-
-def _ranking(trainer: Trainer, parts: Parts, student: keras.Model) -> candidate_order.Ranking:
-    first = candidate_order.some_rows(parts.validation[:2])
-    student.compile(**fresh_arguments(trainer.compile_arguments, distils=False))
-    return candidate_order.Ranking(
-        first[1], paired_scores.of_student(student, first, trainer.metric, trainer.compile_arguments["loss"])
-    )
-
-
 def _brought(trainer: Trainer, candidate: Candidate, steps: int) -> dict[str, float]:
     """Return how much worse a candidate is without each of its levers."""
     if candidate.is_alone:
@@ -239,7 +199,6 @@ def _result(
     trainer: Trainer,
     parts: Parts,
     found: halving.Found,
-    brought: dict[str, float],
     terms: str,
 ) -> Distilled:
     best = found.best
@@ -255,7 +214,7 @@ def _result(
         metric=trainer.metric,
         mode=trainer.mode,
         rounds=found.rounds,
-        levers=brought,
+        levers=_brought(trainer, best.candidate, found.rounds[-2][0].steps),
         verdict=verdict,
         notes=notes,
         code=code_of(
@@ -286,48 +245,3 @@ def _data_code(trainer: Trainer, parts: Parts, candidate: Candidate, student: ke
         kept = f"lambda leaf: leaf[np.arange(len(leaf)) % {parts.every} != {parts.every - 1}]"
         rows = [f"unlabelled = keras.tree.map_structure({kept}, unlabelled)"]
     return [*labels, *rows, *trainer.rows.code(candidate)]
-
-
-def _named(terms: Callable[[], list[Term]] | Mapping[str, Callable[[], list[Term]]]) -> dict[str, Any]:
-    """Return the functions that return terms, by name; "" is the name of a single one.
-
-    Raises:
-        TypeError: anything but functions.
-    """
-    found = dict(terms) if isinstance(terms, Mapping) else {"": terms}
-    if not found or not all(isinstance(name, str) and callable(each) for name, each in found.items()):
-        raise TypeError(
-            "Expected `terms` to be a function that returns terms, as lambda: keras_kd.methods.kd(temperature=None), "
-            f"or a dict of such functions. Received: {terms!r}"
-        )
-    return found
-
-
-def _offered(
-    changes: Mapping[str, Change | Function] | None, student: keras.Model, parts: Parts, codes: list[int | str]
-) -> dict[str, Offered]:
-    if changes is not None:
-        return row_changes.given(changes)
-    return row_changes.suitable(student, parts.train[0], parts.has_quantities, codes)
-
-
-class _Progress:
-    """Prints a line after each training, with the time that is left."""
-
-    def __init__(self, metric: str, verbose: int) -> None:
-        self._metric, self._verbose = metric, verbose
-        self._seconds = self._done = self._left = 0.0
-        self._has_begun = False
-
-    def begin(self, steps: list[int], counts: list[int]) -> None:
-        """Count the steps of as many trainings in each round."""
-        self._left = sum(count * each for count, each in zip(counts, steps, strict=True))
-        self._has_begun = True
-
-    def line(self, candidate: Candidate, steps: int, score: float, seconds: float) -> None:
-        """Print what a training has reached."""
-        self._left = max(0.0, self._left - steps)
-        self._seconds, self._done = self._seconds + seconds, self._done + steps
-        if self._verbose and self._has_begun:
-            left = duration(self._left * self._seconds / self._done)
-            info(f"{candidate!s:<72} {steps:>6,} steps  {self._metric} {score:.4f}  {left} left")

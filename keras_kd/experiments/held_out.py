@@ -105,6 +105,13 @@ def apart(unlabelled: Tensors) -> tuple[Tensors, Tensors, int | None]:
     return _part(unlabelled, ~chosen), _part(unlabelled, chosen), every
 
 
+def joined(x: Tensors, more: Tensors) -> Tensors:
+    """Return rows, and others, which may be None, behind them."""
+    if more is None:
+        return x
+    return tree.map_structure(lambda one, other: np.concatenate([one, other]), x, more)
+
+
 def leaves(part: Any) -> list[np.ndarray]:
     """Return the arrays of a part of the data; none where there is no such part."""
     return [np.asarray(leaf) for leaf in tree.flatten(part) if leaf is not None]

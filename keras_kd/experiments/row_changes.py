@@ -41,13 +41,24 @@ def given(changes: Mapping[str, Any]) -> dict[str, Offered]:
     return {name: Offered(change, f"changes[{name!r}]") for name, change in changes.items()}
 
 
-def suitable(student: keras.Model, x: Tensors, has_quantities: bool, codes: Iterable[int | str]) -> dict[str, Offered]:
+def settings(offered: Mapping[str, Offered]) -> dict[str, Any]:
+    """Return what decides changes: their class or function, and the arguments of a `Change`."""
+    return {
+        name: [each.code, each.change, vars(each.change) if isinstance(each.change, Change) else None]
+        for name, each in offered.items()
+    }
+
+
+def suitable(
+    student: keras.Model, x: Tensors, has_quantities: bool, is_of_rows: bool, codes: Iterable[int | str] = ()
+) -> dict[str, Offered]:
     """Return the changes that suit rows: mixtures of quantities, crops of images, noise of tokens.
 
     Args:
         student: built; where its only input are ids of an embedding with `mask_zero`, rows are tokens.
         x: the rows.
         has_quantities: whether an average of two rows means something.
+        is_of_rows: whether outputs are of whole rows, and not of tokens, which noise would move.
         codes: columns that are no quantities.
     """
     found, leaves = {}, [np.asarray(leaf) for leaf in tree.flatten(x) if leaf is not None]
@@ -58,7 +69,8 @@ def suitable(student: keras.Model, x: Tensors, has_quantities: bool, codes: Iter
     if any(leaf.ndim == 4 and min(leaf.shape[1:3]) >= _PIXELS for leaf in leaves):
         change = augment.RandomResizedCrop((_SCALE, 1.0))
         found["crops"] = Offered(change, f"kd.augment.RandomResizedCrop(({_SCALE}, 1.0))")
-    tokens = _vocabulary(student) if len(leaves) == 1 and leaves[0].ndim == 2 and not has_quantities else None
+    are_ids = len(leaves) == 1 and leaves[0].ndim == 2 and not has_quantities
+    tokens = _vocabulary(student) if are_ids and is_of_rows else None
     if tokens is not None:
         found["token noise"] = Offered(augment.TokenNoise(tokens), f"kd.augment.TokenNoise({tokens})")
     return found

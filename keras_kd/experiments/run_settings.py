@@ -21,22 +21,27 @@ from keras_kd._internal import teacher_fingerprints
 _FUNCTION, _OBJECT = "__function__", "__keras__"
 
 
-def describe(value: Any) -> Any:
-    """Return JSON that is the same for the same settings, in this process and in the next one."""
+def describe(value: Any, above: tuple[Any, ...] = ()) -> Any:
+    """Return JSON that is the same for the same settings, in this process and in the next one.
+
+    Args:
+        value: settings.
+        above: functions that hold this one, which may call each other.
+    """
     if isinstance(value, dict):
-        return {str(key): describe(each) for key, each in value.items()}
+        return {str(key): describe(each, above) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [describe(each) for each in value]
+        return [describe(each, above) for each in value]
     if isinstance(value, (set, frozenset)):
-        return sorted((describe(each) for each in value), key=json.dumps)
+        return sorted((describe(each, above) for each in value), key=json.dumps)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, functools.partial):
-        return ["partial", describe(value.func), describe(value.args), describe(value.keywords)]
+        return ["partial", describe(value.func, above), describe(value.args, above), describe(value.keywords, above)]
     if isinstance(value, types.MethodType):
-        return ["method", describe(value.__func__), describe(value.__self__)]
+        return ["method", describe(value.__func__, above), describe(value.__self__, above)]
     if isinstance(value, types.FunctionType):
-        return _of_function(value)
+        return value.__qualname__ if value in above else _of_function(value, (*above, value))
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor, tf.Variable)):
         return ["array", teacher_fingerprints.of_arrays([value])]
     if hasattr(value, "get_config"):  # Keras's objects have no one base class
@@ -98,7 +103,7 @@ def difference(there: dict[str, Any], here: dict[str, Any]) -> str | None:
     return next((name for name in here if there.get(name) != json.loads(json.dumps(here[name]))), None)
 
 
-def _of_function(function: types.FunctionType) -> list[Any]:
+def _of_function(function: types.FunctionType, above: tuple[Any, ...]) -> list[Any]:
     """Describe a function by its name, its code, and the values that it has been given from outside."""
     try:
         code = inspect.getsource(function)
@@ -108,8 +113,7 @@ def _of_function(function: types.FunctionType) -> list[Any]:
     digest = hashlib.sha256(code.encode()).hexdigest()[:16]
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     given = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()]
-    others = [value for value in given if value is not function]  # a function that calls itself
-    return [function.__qualname__, digest, *describe(others)]
+    return [function.__qualname__, digest, *describe([value for value in given if value is not function], above)]
 
 
 def _constants(code: types.CodeType) -> list[Any]:

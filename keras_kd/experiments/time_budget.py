@@ -60,6 +60,22 @@ def steps_of(
     return steps
 
 
+def check(budget: int | datetime.timedelta, taught: Sequence[Candidate], controls: Sequence[Candidate]) -> None:
+    """Refuse too few steps before any work; too little time shows when a training has been timed.
+
+    Raises:
+        ValueError: too few steps.
+        TypeError: neither steps nor a time.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, (int, datetime.timedelta)):
+        raise TypeError(
+            "Expected `budget` to be a number of steps or a datetime.timedelta. Received: "
+            f"{budget!r} of type {type(budget).__name__}"
+        )
+    if isinstance(budget, int):
+        halving.rounds_of(budget, taught, controls)
+
+
 def keep(folder: pathlib.Path, steps: int) -> None:
     """Note the steps of a search, so that it goes on with as many."""
     replace(folder / _FILE, lambda partial: partial.write_text(json.dumps(steps)))
