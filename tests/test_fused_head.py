@@ -10,7 +10,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd import losses
-from keras_kd.language.fused import fused
+from keras_kd.language.fused import blocks_for, fused
 from keras_kd.language.vocabulary_heads import Product
 from tests import references
 from tests.models import initial
@@ -250,6 +250,53 @@ def test_sums_and_gradients_are_those_of_a_float64_reference(rows, classes, size
     np.testing.assert_allclose(found[1], of_kernel.T if by_class else of_kernel, rtol=0, atol=1e-5)
     if biased:
         np.testing.assert_allclose(found[2], 2.0 * slope.sum(axis=0), rtol=0, atol=1e-5)
+
+
+def cross_entropies(logits, ids):
+    return [tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)]
+
+
+@pytest.mark.parametrize("by_class", [True, False])
+def test_a_compiled_loop_takes_any_number_of_rows(by_class, monkeypatch):
+    monkeypatch.setattr("keras_kd.language.fused.MANY", 1)
+    random = np.random.default_rng(0)
+    kernel = tf.constant(random.normal(size=(7, 3) if by_class else (3, 7)), "float32")
+    bias = tf.constant(random.normal(size=7), "float32")
+
+    @tf.function(autograph=False)
+    def run(hidden, ids, shares):
+        with tf.GradientTape() as tape:
+            watched = [hidden, kernel, bias]
+            tape.watch(watched)
+            product = Product(kernel, bias, by_class, None, "float32")
+            total, sums = fused(hidden, product, cross_entropies, [ids], shares, tf.ones(1), size=4)
+        return total, sums, *tape.gradient(total, watched)
+
+    specs = [tf.TensorSpec((None, 3)), tf.TensorSpec((None,), "int32"), tf.TensorSpec((None, 1))]
+    concrete = run.get_concrete_function(*specs)
+    assert sum(node.attr["_XlaMustCompile"].b for node in concrete.graph.as_graph_def().library.function)
+    for rows in (1, 4, 38, 41, 70):
+        hidden, ids = random.normal(size=(rows, 3)), random.integers(0, 7, rows)
+        shares = random.uniform(size=(rows, 1)) * (random.random((rows, 1)) < 0.8)
+        p = references._softmax(hidden @ (kernel.numpy().T if by_class else kernel.numpy()) + bias.numpy())
+        slope = shares * (p - np.eye(7)[ids])
+        expected = np.sum(shares[:, 0] * -np.log(p[np.arange(rows), ids]))
+        of_kernel = slope.T @ hidden if by_class else hidden.T @ slope
+        of_hidden = slope @ (kernel.numpy() if by_class else kernel.numpy().T)
+        given = [tf.constant(each, spec.dtype) for each, spec in zip((hidden, ids, shares), specs, strict=True)]
+        total, sums, *found = concrete(*given)
+        np.testing.assert_allclose([total, sums[0]], expected, rtol=1e-5)
+        for one, right in zip(found, (of_hidden, of_kernel, slope.sum(axis=0)), strict=True):
+            np.testing.assert_allclose(one, right, rtol=0, atol=1e-5)
+
+
+def test_blocks_of_an_unknown_number_of_rows_are_few_numbers_and_at_most_a_quarter_more():
+    rows = np.arange(1, 3_000)
+    found = np.array([int(blocks_for(tf.constant(each, "int32"), None, 3)) for each in rows])
+    needed = -(-rows // 3)
+    assert np.all(found >= needed) and np.all(found <= 1.25 * needed) and len(set(found)) <= 4 * 10
+    assert np.all(found[needed < 8] == needed[needed < 8])
+    assert int(blocks_for(tf.constant(999), 999, 3)) == 333  # where it is known, no block is left empty
 
 
 def test_rows_that_do_not_count_may_hold_anything():

@@ -1,5 +1,6 @@
 """Losses of logits that are never all there: computed from hidden states, some rows at a time, with their gradient."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,8 +42,8 @@ def fused(
     The gradient is found in the same pass. It reaches `hidden` and the product's weights through the weighted sum; the
     sums of the losses have none.
 
-    In a graph on a processor, XLA compiles all that lies between the products of large blocks: it reads and writes the
-    logits a few times, where each of TensorFlow's operations does so.
+    In a graph on a processor, XLA compiles the whole loop over large blocks: it keeps the memory of one block for the
+    next, and reads and writes the logits a few times, where each of TensorFlow's operations does so.
 
     Args:
         hidden: hidden states, (rows, width).
@@ -58,13 +59,15 @@ def fused(
     size = size or _rows_for(product.classes)
     counts = tf.reduce_any(tf.not_equal(shares, 0.0), axis=-1, keepdims=True)
     hidden = tf.where(counts, hidden, tf.zeros_like(hidden))  # a share of 0 would not stop a NaN
-    rows = [_padded(each, size) for each in (hidden, shares, *others)]
+    count = tf.shape(hidden)[0]
+    missing = blocks_for(count, hidden.shape[0], size) * size - count
+    rows = [_padded(each, missing) for each in (hidden, shares, *others)]
     recorded = gradients.are_recorded()
 
     @tf.custom_gradient
     def run(hidden: Tensor, kernel: Tensor, *bias: Tensor) -> Any:
         ours = product._replace(kernel=kernel, bias=bias[0] if bias else None)
-        blocks = _Blocks(ours, losses, weights, prepare, size)
+        blocks = _Blocks(ours, losses, weights, prepare, size, count)
         sums, *slopes = blocks.slopes([hidden, *rows[1:]]) if recorded else [blocks.sums([hidden, *rows[1:]])]
 
         def gradient(total: Tensor, _: Tensor) -> list[Tensor]:
@@ -97,7 +100,7 @@ def by_blocks(
         size: rows in a block; None as many as fit.
     """
     size = size or _rows_for(product.classes)
-    rows = [_padded(each, size) for each in (tf.stop_gradient(hidden), *others)]
+    rows = [_padded(each, -tf.shape(hidden)[0] % size) for each in (tf.stop_gradient(hidden), *others)]
     blocks = [tf.reshape(each, (-1, size, *each.shape[1:])) for each in rows]
 
     def of_block(block: Sequence[Tensor]) -> Tensor:
@@ -115,30 +118,55 @@ def _rows_for(classes: int) -> int:
     return 1 << (rows.bit_length() - 1)
 
 
-class _Blocks:
-    """Go through all rows, `size` of them at a time."""
+def blocks_for(count: Tensor, known: int | None, size: int) -> Tensor:
+    """Return the blocks that hold all rows: where their number is not known, one of few, each of which XLA compiles.
 
-    def __init__(self, product: Product, losses: Losses, weights: Tensor, prepare: Prepare, size: int) -> None:
+    From eight on, it is a multiple of a power of two that is at most a quarter more. Blocks without rows are skipped.
+    """
+    blocks = -(-count // size)
+    if known is not None:
+        return blocks
+    step = 2 ** tf.maximum(tf.cast(tf.math.log(tf.cast(blocks, "float32") + 0.5) / math.log(2.0), "int32") - 2, 0)
+    return -(-blocks // step) * step
+
+
+class _Blocks:
+    """Go through the first `count` rows, `size` of them at a time."""
+
+    def __init__(
+        self, product: Product, losses: Losses, weights: Tensor, prepare: Prepare, size: int, count: Tensor
+    ) -> None:
         self.product = product
         self.losses = losses
         self.weights = weights
         self.prepare = prepare
         self.size = size
-        self.in_place = not gradients.under_xla()
+        self.count = count
+        self.compiles = size * product.classes >= MANY and can_compile()
+        self.under_xla = self.compiles or gradients.under_xla()
 
     def sums(self, rows: list[Tensor]) -> Tensor:
         """Return the sum of each loss, (losses,)."""
-        value = self._compiled(self._value)
-
-        def body(start: Tensor, sums: Tensor) -> list[Tensor]:
-            hidden, *compared = self._block(rows, start)
-            return [start + self.size, sums + value(self.product(hidden), *compared)]
-
-        return tf.while_loop(self._more(rows), body, [tf.constant(0), tf.zeros_like(self.weights)])[1]
+        return self._run(self._sums, rows)
 
     def slopes(self, rows: list[Tensor]) -> list[Tensor]:
         """Return the sum of each loss, and the gradients for hidden states, kernel and bias."""
-        product, value_and_slope = self.product, self._compiled(self._value_and_slope)
+        return list(self._run(self._slopes, rows))
+
+    def _run(self, function: Callable[..., Any], rows: list[Tensor]) -> Any:
+        if not self.compiles:
+            return function(*rows)
+        return tf.function(function, jit_compile=True, autograph=False)(*rows)
+
+    def _sums(self, *rows: Tensor) -> Tensor:
+        def body(start: Tensor, sums: Tensor) -> list[Tensor]:
+            hidden, *compared = self._block(rows, start)
+            return [start + self.size, sums + self._value(self.product(hidden), *compared)]
+
+        return tf.while_loop(self._more, body, [tf.constant(0), tf.zeros_like(self.weights)])[1]
+
+    def _slopes(self, *rows: Tensor) -> list[Tensor]:
+        product = self.product
         biases = [] if product.bias is None else [product.bias]
         totals = [
             _zeros(tf.shape(rows[0]), rows[0].dtype),
@@ -148,25 +176,19 @@ class _Blocks:
 
         def body(start: Tensor, sums: Tensor, *totals: Tensor) -> list[Tensor]:
             hidden, *compared = self._block(rows, start)
-            added, slope = value_and_slope(product(hidden), *compared)
+            added, slope = self._value_and_slope(product(hidden), *compared)
             of_hidden = tf.matmul(slope, tf.cast(product.kernel, slope.dtype), transpose_b=not product.by_class)
-            places = start + tf.range(self.size)
             found = [
-                _put(totals[0], places, tf.cast(of_hidden, totals[0].dtype), self.in_place),
+                self._with_rows(totals[0], start, tf.cast(of_hidden, totals[0].dtype)),
                 self._added(totals[1], tf.cast(hidden, slope.dtype), slope),
                 *(each + tf.reduce_sum(tf.cast(slope, each.dtype), axis=0) for each in totals[2:]),
             ]
             return [start + self.size, sums + added, *found]
 
         first = [tf.constant(0), tf.zeros_like(self.weights), *totals]
-        sums, *found = tf.while_loop(self._more(rows), body, first, parallel_iterations=1)[1:]
+        sums, *found = tf.while_loop(self._more, body, first, parallel_iterations=1)[1:]
         of_weights = zip(found[1:], (product.kernel, *biases), strict=True)
         return [sums, found[0], *(tf.cast(each, weight.dtype) for each, weight in of_weights)]
-
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        if self.size * self.product.classes < MANY or not can_compile():
-            return function
-        return tf.function(function, jit_compile=True, autograph=False)
 
     def _value_and_slope(self, multiplied: Tensor, shares: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a block adds to each sum, and the gradient of the objective for its product."""
@@ -184,9 +206,9 @@ class _Blocks:
         return tf.reduce_sum(shares * tf.where(tf.equal(shares, 0.0), tf.zeros_like(values), values), axis=0)
 
     def _added(self, total: Tensor, hidden: Tensor, slope: Tensor) -> Tensor:
-        """Return the kernel's gradient with that of a block, added in place, a part of the kernel at a time."""
+        """Return the kernel's gradient with that of a block; without XLA, it is added in place, part by part."""
         left, right = (slope, hidden) if self.product.by_class else (hidden, slope)
-        if not self.in_place:
+        if self.under_xla:
             return total + tf.cast(tf.matmul(left, right, transpose_a=True), total.dtype)
         count, columns = total.shape
         step = max(1, _TILE // columns)
@@ -196,7 +218,14 @@ class _Blocks:
             total = tf.raw_ops.InplaceAdd(x=total, i=tf.range(start, stop), v=tf.cast(part, total.dtype))
         return total
 
-    def _block(self, rows: list[Tensor], start: Tensor) -> list[Tensor]:
+    def _with_rows(self, total: Tensor, start: Tensor, rows: Tensor) -> Tensor:
+        """Return a tensor with those of a block in the place of its rows."""
+        places = start + tf.range(self.size)
+        if not self.under_xla:
+            return tf.raw_ops.InplaceUpdate(x=total, i=places, v=rows)
+        return tf.tensor_scatter_nd_update(total, places[:, None], rows)
+
+    def _block(self, rows: Sequence[Tensor], start: Tensor) -> list[Tensor]:
         """Return hidden states, shares, and what the losses read, of a block."""
 
         def part(each: Tensor) -> Tensor:
@@ -206,9 +235,8 @@ class _Blocks:
         hidden, shares, *others = map(part, rows)
         return [hidden, shares, *self.prepare(*others)]
 
-    def _more(self, rows: list[Tensor]) -> Callable[..., Tensor]:
-        count = tf.shape(rows[0])[0]
-        return lambda start, *_: start < count
+    def _more(self, start: Tensor, *_: Tensor) -> Tensor:
+        return start < self.count
 
 
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:
@@ -216,18 +244,11 @@ def _times(factor: Tensor, tensor: Tensor) -> Tensor:
     return tf.cond(tf.equal(factor, 1.0), lambda: tensor, lambda: tf.cast(factor, tensor.dtype) * tensor)
 
 
-def _padded(rows: Tensor, size: int) -> Tensor:
-    """Return rows with others of 0 behind them, to fill the last block."""
-    missing = -tf.shape(rows)[0] % size
+def _padded(rows: Tensor, missing: Tensor) -> Tensor:
+    """Return rows with others of 0 behind them."""
     return tf.pad(rows, [[0, missing], *[[0, 0]] * (len(rows.shape) - 1)])
 
 
 def _zeros(shape: Any, dtype: Any) -> Tensor:
     """Return zeros that may be changed in place: TensorFlow would make a constant of others, for all steps."""
     return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
-
-
-def _put(whole: Tensor, places: Tensor, part: Tensor, in_place: bool) -> Tensor:
-    if in_place:
-        return tf.raw_ops.InplaceUpdate(x=whole, i=places, v=part)
-    return tf.tensor_scatter_nd_update(whole, places[:, None], part)
