@@ -23,6 +23,7 @@ OF_THEIR_OWN = {
     "benchmarks/epochs.py",
     "benchmarks/first_step.py",
     "benchmarks/fused_heads.py",
+    "benchmarks/generation.py",
     "benchmarks/growth.py",
     "benchmarks/horizons.py",
     "benchmarks/lengths.py",

@@ -27,6 +27,7 @@ BENCHMARKS = {
     "first_step": ([""], ["--smoke"]),
     "loss_cost": ([""], ["--rounds 2"]),
     "fused_heads": ([""], ["--smoke --rounds 2"]),
+    "generation": ([""], ["--smoke"]),
     "sparse_targets": ([""], ["--smoke"]),
     "epochs": (["--rounds 7", "--rounds 5 --steps 16"], ["--dataset digits --images 512 --rounds 1"]),
     "cache": ([""], [f"--only {part} --examples 512 --rounds 2" for part in ("build", "speed", "size")]),
