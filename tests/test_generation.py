@@ -10,10 +10,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import keras_kd as kd
 from keras_kd._internal import locks
 from keras_kd.language import generate
+from keras_kd.language.decoding import Sampling, chosen
 from tests.writers import ARGUMENTS, PROMPTS, writer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -94,6 +97,21 @@ def test_tokens_are_drawn_from_the_distribution(arguments, expected):
     np.testing.assert_allclose(shares, expected, rtol=0, atol=4 * np.sqrt(0.25 / 4000))
     assert not np.any(shares[np.array(expected) == 0])
     np.testing.assert_allclose(made.teacher_score, np.log([0.2, 0.5, 0.0, 0.3])[made.y[:, -1]], rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 90), st.sampled_from([0.0, 1e-7, 0.25, 0.5, 0.9999999, 1.0]), st.integers(0, 999))
+def test_a_token_is_where_the_sum_of_probabilities_passes_a_number(words, uniform, seed):
+    random = np.random.default_rng(seed)
+    p = random.uniform(0.1, 1.0, words) * (random.random(words) < 0.5)
+    p[random.integers(words)] = 1.0
+    p /= np.sum(p)
+    with np.errstate(divide="ignore"):
+        log_p = tf.constant(np.log(p)[None], "float32")
+    place = int(chosen(log_p, tf.constant([uniform], "float32"), Sampling(1, 1.0, 1.0, ()))[0])
+    sums = np.cumsum(p)
+    assert p[place] > 0
+    assert sums[place] - p[place] <= uniform + 1e-5 and sums[place] >= uniform - 1e-5
 
 
 @pytest.mark.filterwarnings("ignore:.*were cut")

@@ -167,7 +167,7 @@ class _Loop:
             log_p = tf.nn.log_softmax(tf.cast(logits, "float32"))
             drawn = tf.clip_by_value(index - starts, 0, self._sampling.length - 1)
             uniform = tf.gather(self._uniforms, drawn, axis=1, batch_dims=1)
-            token = _chosen(log_p, uniform, self._sampling)
+            token = chosen(log_p, uniform, self._sampling)
             open_now = (index >= starts) & (index < ends) & tf.logical_not(done)
             kept = tf.where(open_now, token, prompt[:, index])
             prompt = ops.slice_update(prompt, (0, index), kept[:, None])
@@ -196,7 +196,7 @@ class _Loop:
         return prompt
 
 
-def _chosen(log_p: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+def chosen(log_p: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """Return a token for each row: the most likely one, or the one at which the sum of probabilities passes a number.
 
     Args:
@@ -206,16 +206,39 @@ def _chosen(log_p: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0:
         return tf.argmax(log_p, axis=-1, output_type="int32")
-    p, order = tf.nn.softmax(log_p / sampling.temperature), None
-    if sampling.top_p < 1:
-        p, order = tf.math.top_k(p, p.shape[-1])
-        p = tf.where(tf.cumsum(p, axis=-1, exclusive=True) < sampling.top_p, p, 0.0)
-    sums = tf.cumsum(p, axis=-1)
-    total = sums[:, -1:]
-    passed = tf.reduce_sum(tf.cast(sums <= uniform[:, None] * total, "int32"), axis=-1)
-    last = tf.reduce_sum(tf.cast(sums < total, "int32"), axis=-1)  # what is behind it has a probability of 0
+    p = tf.exp(log_p) if sampling.temperature == 1 else tf.nn.softmax(log_p / sampling.temperature)
+    if sampling.top_p == 1:
+        return _drawn(p, uniform)
+    p, order = tf.math.top_k(p, p.shape[-1])
+    p = tf.where(tf.cumsum(p, axis=-1, exclusive=True) < sampling.top_p, p, 0.0)
+    return tf.gather(order, _drawn(p, uniform), axis=1, batch_dims=1)
+
+
+def _drawn(p: Tensor, uniform: Tensor) -> Tensor:
+    """Return the place at which the sum of weights passes a share of all of them, (rows,).
+
+    A vocabulary is added up in blocks: first the block is found, then the place inside of it. A sum over all places
+    takes a processor longer than the model's product with them.
+    """
+    size = math.isqrt(p.shape[-1])
+    blocks = tf.reshape(tf.pad(p, [[0, 0], [0, -p.shape[-1] % size]]), (-1, -(-p.shape[-1] // size), size))
+    sums = tf.reduce_sum(blocks, axis=-1)
+    block, rest = _passed(sums, uniform * tf.reduce_sum(sums, axis=-1))
+    place, _ = _passed(tf.gather(blocks, block, axis=1, batch_dims=1), rest)
+    return block * size + place
+
+
+def _passed(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the place at which the sum of weights passes a level, (rows,), and what is left of the level there.
+
+    A place of weight 0 is never returned, whatever is rounded.
+    """
+    sums = tf.cumsum(weights, axis=-1)
+    passed = tf.reduce_sum(tf.cast(sums <= level[:, None], "int32"), axis=-1)
+    last = tf.reduce_sum(tf.cast(sums < sums[:, -1:], "int32"), axis=-1)
     place = tf.minimum(passed, last)
-    return place if order is None else tf.gather(order, place, axis=1, batch_dims=1)
+    before = tf.gather(sums - weights, place, axis=1, batch_dims=1)
+    return place, tf.maximum(level - before, 0.0)
 
 
 def _any_equal(tokens: Tensor, ids: Sequence[int]) -> Tensor:
