@@ -24,17 +24,9 @@ from keras_kd.losses._divergences import class_ids
 from keras_kd.losses._many_values import values_by_rows
 from keras_kd.losses._named_classes import named_log_probabilities
 from keras_kd.losses._shapes import require_same_shape
-from keras_kd.losses.logits import (
-    binary_kl,
-    decoupled_kl,
-    hard_label,
-    jensen_shannon,
-    kl_divergence,
-    normalized_kl,
-    reverse_kl,
-    skew_kl,
-    skew_reverse_kl,
-)
+from keras_kd.losses.decoupled import decoupled_kl, normalized_kl
+from keras_kd.losses.logits import binary_kl, hard_label, kl_divergence, reverse_kl
+from keras_kd.losses.mixtures import jensen_shannon, skew_kl, skew_reverse_kl
 from keras_kd.losses.sorted_probabilities import universal_logits
 
 #: Losses that take a log-softmax of both sides themselves.

@@ -1,10 +1,16 @@
-"""What losses demand of the shapes they are given."""
+"""What losses demand of the shapes they are given, and features as the vectors that they compare."""
 
+import math
 from typing import Any
 
 from keras import ops, tree
 
 from keras_kd._types import Number, Shape, Tensor
+
+
+def flat(features: Tensor) -> Tensor:
+    """Return features, (batch, ...), as one vector per example, (batch, features)."""
+    return ops.reshape(features, (-1, math.prod(ops.shape(features)[1:])))  # the time of a sequence may be unknown
 
 
 def require_same_shape(student: Tensor, teacher: Any, more: str = "") -> None:
