@@ -46,7 +46,7 @@ INTERNAL = {
     "keras_kd.schedules.to_config",
 }
 
-_DIRECTIVE = re.compile(r"^\.\. auto(module|class|function|family):: (\S+)", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^\.\. auto(module|class|function|family):: (\S+)$(?!\n   :no-members:)", re.MULTILINE)
 
 
 def public_modules() -> list[types.ModuleType]:

@@ -21,7 +21,6 @@ LAYERS = [
     {"_internal", "losses", "metrics"},
     {"bridges", "cache", "layer_matching", "quantization", "targets"},
     {"teachers", "term"},
-    {"on_policy"},
     {"augment", "language", "methods", "preflight"},
     {"distiller"},
     {"callbacks", "evaluation", "exporting", "stages"},

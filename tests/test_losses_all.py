@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from keras import tree
 
 import keras_kd as kd
-from keras_kd import Term, losses, methods
+from keras_kd import Term, losses
 from tests import goldens, references
 from tests.goldens import LOSSES, deviation, doubled, finite_differences, of_each, ours_and_gradient
 from tests.models import assert_same, batch, mlp, numbers
+from tests.test_methods import public_methods
 
 #: Of the largest number of a case. float32 has 6e-8; the longest sums and differences here come to 2e-6.
 TOLERANCE = 1e-5
@@ -61,8 +62,7 @@ def test_every_public_loss_is_in_the_table():
 
 
 def test_every_method_is_named_by_the_losses_that_it_uses():
-    public = {name for name, v in vars(methods).items() if inspect.isfunction(v) and v.__module__ == methods.__name__}
-    assert {name for name in public if not name.startswith("_")} == {m for golden in LOSSES for m in golden.methods}
+    assert public_methods() == {m for golden in LOSSES for m in golden.methods}
 
 
 @every_loss

@@ -10,7 +10,7 @@ import tensorflow as tf
 import keras_kd as kd
 from keras_kd import bridges, losses, methods, schedules
 from tests import goldens, references
-from tests.test_methods import MAPS, VECTORS, X, Y, convolutional
+from tests.test_methods import MAPS, VECTORS, X, Y, convolutional, public_methods
 
 
 def seeded(seed, name, widths):
@@ -205,8 +205,7 @@ VALUES = {
 
 
 def test_every_method_has_its_value_here():
-    public = {name for name, v in vars(methods).items() if inspect.isfunction(v) and v.__module__ == methods.__name__}
-    assert {name for name in public if not name.startswith("_")} == {*VALUES, "sim"}
+    assert public_methods() == {*VALUES, "sim"}
 
 
 @pytest.mark.parametrize("name", VALUES)

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd import Joined, Term, losses, methods, on_policy
+from keras_kd import Joined, Term, losses, methods
 from keras_kd.language import Rollouts, sequence_reverse_kl
+from keras_kd.methods import on_policy
 from tests import references
 from tests.test_rollouts import begun, bigram
 from tests.test_row_choice import ORIGIN, WEIGHTS, X, Y

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd import methods
+from keras_kd.methods import on_features
 from keras_kd.teachers import ensemble
 from tests.models import batch, mlp
 from tests.mutate import ROOT, copied
@@ -68,7 +68,7 @@ def made(recipe, module, name):
 
 
 def test_the_method_of_the_recipe_has_its_terms():
-    [term] = made("method", methods, "cosine_features")([("student_layer", "teacher_layer")], weight=2.0)
+    [term] = made("method", on_features, "cosine_features")([("student_layer", "teacher_layer")], weight=2.0)
     student, teacher = np.array([[3.0, 0.0]], "float32"), np.array([[1.0, 1.0]], "float32")
     assert term.weight == 2.0
     assert float(term.read({"student_layer": student}, {"teacher_layer": teacher})) == pytest.approx(1 - 0.5**0.5)

@@ -1,4 +1,4 @@
-"""Published methods on texts that are written while the student learns: `methods` has their names.
+"""Published methods on texts that are written while the student learns.
 
 Each row is compared by where it is from, which a column of `keras_kd.Joined` tells: `language.Rollouts` carry it.
 """
