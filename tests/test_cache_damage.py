@@ -14,7 +14,8 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.cache import manifest
-from keras_kd.cache.join import Index, Source
+from keras_kd.cache.key_index import Index
+from keras_kd.cache.source import Source
 from tests.caches import FEATURES, built, data, dataset, jittered, student, teacher
 from tests.test_objective import distill
 

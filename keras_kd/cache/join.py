@@ -1,119 +1,23 @@
 """Join the targets to each example, and refuse an example that the teacher has not seen."""
 
-import hashlib
-import pathlib
-import threading
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal import soft_targets
-from keras_kd._internal.soft_targets import MARK, Joined
-from keras_kd._keras import step_errors
+from keras_kd._internal.soft_targets import Joined
 from keras_kd._types import Tensor, Tensors
-from keras_kd.cache import records, row_fingerprints, shards
+from keras_kd.cache import row_fingerprints, shards
 from keras_kd.cache.elements import Augment, Examples, Key, key_of, spec_of
-from keras_kd.cache.layout import Layout
+from keras_kd.cache.key_index import Index
+from keras_kd.cache.source import Source
 from keras_kd.cache.top_classes import KEPT_BITS
 
 _OTHER = (
     "is not the one that the teacher saw there: it was changed or moved, or is augmented or shuffled before the join. "
     "Join before any random step, and build the cache again if the data have changed."
 )
-
-
-def mark(manifest: dict[str, Any]) -> str:
-    """Return the name of the entry that distinguishes targets of this cache from others."""
-    files = "".join(each["sha256"] for each in manifest["files"].values())
-    return MARK + hashlib.sha256(files.encode()).hexdigest()[:16]
-
-
-class Source:
-    """The rows of a finished cache.
-
-    Args:
-        folder: of the cache.
-        manifest: its content.
-        view: returns the view that a pass over the data uses, when the pass begins.
-    """
-
-    def __init__(self, folder: pathlib.Path, manifest: dict[str, Any], view: Callable[[], int]) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self.layout = Layout.from_config(manifest["layout"])
-        self.count: int = manifest["count"]
-        self._view = view
-        self._checked: set[int] = set()
-
-    @property
-    def mark(self) -> dict[str, Any]:
-        """An empty entry among the targets, whose name identifies their cache."""
-        return {mark(self.manifest): {}}
-
-    def of_view(self, view: int) -> "Source":
-        """Return a source that uses one view in every pass."""
-        return Source(self.folder, self.manifest, lambda: view)
-
-    def check(self, view: int, again: bool = False) -> None:
-        """Compare the files of a view with their checksums, once.
-
-        Args:
-            view: number of the view.
-            again: whether to compare them even if that has happened.
-
-        Raises:
-            ValueError: a damaged or missing file.
-        """
-        if again or view not in self._checked:
-            shards.check(self.folder, self.files(view))
-            self._checked.add(view)
-
-    def files(self, view: int) -> dict[str, dict[str, Any]]:
-        """Return the manifest's entries for the files of a view, by their paths in the folder."""
-        names = [path.relative_to(self.folder).as_posix() for path in self.paths(view)]
-        return {name: self.manifest["files"][name] for name in names}
-
-    def in_passes(self, one_pass: Callable[[Tensor], tf.data.Dataset], begin: Callable[[int], Any]) -> tf.data.Dataset:
-        """Return the dataset that `one_pass` makes for a view.
-
-        Args:
-            one_pass: returns the joined examples of a view.
-            begin: is called with the view as a pass begins; where there is only one view, now.
-        """
-        if self.manifest["views"] == 1:
-            begin(0)
-            return one_pass(tf.zeros((), tf.int64))
-
-        def view() -> np.int64:
-            with step_errors.in_a_graph():
-                view = self._view()
-                begin(view)
-                return np.int64(view)
-
-        views = tf.data.Dataset.from_tensors(0).map(
-            lambda _: tf.ensure_shape(tf.numpy_function(view, [], tf.int64, stateful=True), [])
-        )
-        return views.flat_map(one_pass)
-
-    def paths(self, view: int) -> list[pathlib.Path]:
-        """Return the shards of a view, in their order."""
-        numbers = range(-(-self.count // self.manifest["rows_per_shard"]))
-        return [shards.shard_path(self.folder, view, number) for number in numbers]
-
-    def records(self, view: Tensor, rows: int) -> tf.data.Dataset:
-        """Return what a view holds, `rows` of it at a time, in their order, and behind it no rows for ever."""
-        paths = tf.constant([[str(path) for path in self.paths(number)] for number in range(self.manifest["views"])])
-        found, none = shards.records(paths[view]), tf.constant(b"")
-        if rows != self.manifest["rows_per_record"]:
-            found, none = found.map(self.decode).rebatch(rows), self.decode(none)
-        return found.concatenate(tf.data.Dataset.from_tensors(none).repeat())
-
-    def decode(self, found: tf.Tensor) -> tf.Tensor:
-        """Return rows, uint8, (rows, row_bytes), of an element of `records`."""
-        return records.decode(self.layout, found) if found.dtype == tf.string else found
 
 
 def by_position(source: Source, examples: Examples, augment: Augment | None) -> tf.data.Dataset:
@@ -164,84 +68,6 @@ def by_key(source: Source, examples: Examples, augment: Augment | None, key: Key
     if examples.count is not None:
         joined = joined.apply(tf.data.experimental.assert_cardinality(examples.count))
     return _finished(joined)
-
-
-class Known(NamedTuple):
-    """What is known of a view: 16 bytes an example.
-
-    Attributes:
-        view: its number.
-        records: the rows, mapped from the files: each (rows of a record, row_bytes).
-        keys: in their order, int64, (count,).
-        order: the place of the example of each key, (count,).
-        whole: by place, what `row_fingerprints.of_rows` returned when the files were as they had been written, int32,
-            (count,).
-    """
-
-    view: int
-    records: list[Any]
-    keys: np.ndarray
-    order: np.ndarray
-    whole: np.ndarray
-
-
-class Index:
-    """Find rows by their keys, in one view at a time, from as many threads as there are.
-
-    Args:
-        source: of the rows.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._step: int = source.manifest["rows_per_record"]
-        self._lock = threading.Lock()
-        self._known: Known | None = None
-        self._looked = 0.0
-
-    def load(self, view: int) -> Known:
-        """Return what is known of a view, read and compared with the checksums of its files if it is not there yet.
-
-        Raises:
-            ValueError: a damaged or missing file.
-        """
-        with self._lock:  # or each thread would read the whole view
-            if self._known is None or self._known.view != view:
-                self._known = None  # of another view, whose memory is needed
-                self._known = self._read(view)
-            return self._known
-
-    def find(self, wanted: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the rows of some keys, their places, -1 for a key that is not there, and their fingerprints."""
-        with step_errors.in_a_graph():
-            known = self.load(int(view))
-            self._look(known.view)
-        at = np.minimum(np.searchsorted(known.keys, wanted), len(known.keys) - 1)
-        places = np.where(known.keys[at] == wanted, known.order[at].astype(np.int64), -1)
-        rows = np.empty((len(places), self._source.layout.row_bytes), np.uint8)
-        for number, place in enumerate(np.maximum(places, 0).tolist()):
-            rows[number] = known.records[place // self._step][place % self._step]
-        return rows, places, known.whole[places]
-
-    def _look(self, view: int) -> None:
-        """Check the sizes of the files once a second: reading past the end of one would end the process."""
-        if time.monotonic() - self._looked > 1.0:
-            shards.check_sizes(self._source.folder, self._source.files(view))
-            self._looked = time.monotonic()
-
-    def _read(self, view: int) -> Known:
-        source = self._source
-        shards.check_sizes(source.folder, source.files(view))  # or they could not be mapped
-        mapped = shards.rows_of_view(source.folder, source.manifest, view, source.count)
-        found = []
-        for each in mapped:
-            rows = np.asarray(each)
-            with tf.device("CPU:0"):
-                found.append((source.layout.keys(rows), row_fingerprints.of_rows(tf.constant(rows)).numpy()))
-        keys, whole = map(np.concatenate, zip(*found, strict=True))
-        source.check(view, again=True)  # after reading: what was read is what had been written
-        order = np.argsort(keys)
-        return Known(view, mapped, keys[order], order.astype(np.min_scalar_type(source.count)), whole)
 
 
 def arrays(source: Source, x: Tensors) -> Joined:

@@ -9,7 +9,8 @@ from keras_kd._internal import soft_targets
 from keras_kd.cache.build import TeacherProgram
 from keras_kd.cache.cache_reports import Verification
 from keras_kd.cache.elements import Augment, Examples, Key
-from keras_kd.cache.join import Source, by_key, by_position
+from keras_kd.cache.join import by_key, by_position
+from keras_kd.cache.source import Source
 
 
 def verify(

@@ -18,7 +18,7 @@ from keras_kd.cache.build import Build, TargetSpec, TeacherProgram, read_timing
 from keras_kd.cache.cache_reports import Estimate, Info, Verification
 from keras_kd.cache.cache_settings import NEW, check_named, check_taps, check_template, make_settings
 from keras_kd.cache.elements import Augment, Examples, Key, key_of
-from keras_kd.cache.join import Source, arrays, by_key, by_position, mark
+from keras_kd.cache.join import arrays, by_key, by_position
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.plan import (
     Job,
@@ -32,6 +32,7 @@ from keras_kd.cache.plan import (
     unfinished,
     wait,
 )
+from keras_kd.cache.source import Source, mark
 from keras_kd.cache.spot_check import verify
 from keras_kd.teachers import cached_columns
 from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded, taken_for_logits
