@@ -14,7 +14,8 @@ from keras_kd._internal import batches
 from keras_kd.evaluation import costs
 from keras_kd.evaluation.comparison_result import Comparison
 from keras_kd.evaluation.disagreements import DisagreementCollector
-from keras_kd.evaluation.quality import Measures, Predictions, Reading, Task, chosen_thresholds, named, stream
+from keras_kd.evaluation.predicted_batches import Predictions, Reading, Task
+from keras_kd.evaluation.quality import Measures, chosen_thresholds, named, stream
 from keras_kd.evaluation.values import Regression
 from keras_kd.runtimes import timing
 

@@ -12,7 +12,7 @@ from keras import tree
 
 from keras_kd.evaluation.classification import MOST_CLASSES, kl_divergence, log_softmax
 from keras_kd.evaluation.multilabel import binary_kl, log_sigmoid
-from keras_kd.evaluation.quality import Predictions
+from keras_kd.evaluation.predicted_batches import Predictions
 
 
 @dataclasses.dataclass(frozen=True)
