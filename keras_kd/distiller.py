@@ -33,7 +33,8 @@ from keras_kd.language.fused_objective import FusedObjective
 from keras_kd.language.rollout_logs import RolloutLogs
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.teachers.base import AnyTeacher
-from keras_kd.term import Term, check_temperature
+from keras_kd.temperature import check_temperature
+from keras_kd.term import Term
 
 _LOGGED = ("loss", "student_loss", "distillation_loss")
 

@@ -1,12 +1,10 @@
 """Term: one loss, where it reads, how much it weighs. The only objective class.
 
-The temperature of a loss and its T**2, the stop of the gradient on the teacher's side and the reduction to a mean are
-applied here alone; `_internal` has what a loss may be, what names mean, and the reduction.
+A term reads both sides, and leaves out what does not count; `temperature` has the loss at a temperature, with its T**2,
+`_internal` what a loss may be, what names mean, and the reduction to a mean. None of this is applied anywhere else.
 """
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -20,30 +18,7 @@ from keras_kd._internal.term_names import At
 from keras_kd._keras import compiled, masks, step_errors
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
-from keras_kd.losses._divergences import class_ids
-from keras_kd.losses._many_values import values_by_rows
-from keras_kd.losses._named_classes import named_log_probabilities
-from keras_kd.losses._shapes import require_same_shape
-from keras_kd.losses.decoupled import decoupled_kl, normalized_kl
-from keras_kd.losses.logits import binary_kl, hard_label, kl_divergence, reverse_kl
-from keras_kd.losses.mixtures import jensen_shannon, skew_kl, skew_reverse_kl
-from keras_kd.losses.sorted_probabilities import universal_logits
-
-#: Losses that take a log-softmax of both sides themselves.
-_OF_DISTRIBUTIONS = (
-    kl_divergence,
-    reverse_kl,
-    jensen_shannon,
-    skew_kl,
-    skew_reverse_kl,
-    decoupled_kl,
-    normalized_kl,
-    hard_label,
-    universal_logits,
-)
-
-#: Losses of which the named classes and the mass of all others are enough, see `sparse_targets`.
-_OF_NAMED = (kl_divergence, reverse_kl, jensen_shannon, skew_kl, skew_reverse_kl, hard_label)
+from keras_kd.temperature import OF_DISTRIBUTIONS, SoftenedLoss, check_temperature
 
 
 @serializable
@@ -158,12 +133,12 @@ class Term(keras.layers.Layer):
     @property
     def compares_distributions(self) -> bool:
         """Whether a constant added to all logits of an example, on either side, changes nothing."""
-        return self.loss in _OF_DISTRIBUTIONS and self.transform is None and self.bridge is None
+        return self.loss in OF_DISTRIBUTIONS and self.transform is None and self.bridge is None
 
     @property
-    def _per_label(self) -> bool | None:
-        """Whether an ensemble is averaged label by label; None where the head of its members decides."""
-        return True if self.loss is binary_kl else False if self.loss in _OF_DISTRIBUTIONS else None
+    def _softened_loss(self) -> SoftenedLoss:
+        """The loss with all that its values depend on; made anew, because a loaded term may be given another loss."""
+        return SoftenedLoss(self.loss, self.loss_arguments, self.transform, self.name, self._pair)
 
     def ranges(self) -> list[schedules.Range]:
         """Return the schedules of this term, with the values that they may take."""
@@ -284,7 +259,7 @@ class Term(keras.layers.Layer):
             teacher_mask: Keras mask of what is read from the teacher.
         """
         mask = reduction.merged_masks(student_mask, teacher_mask, *sparse_targets.masks_of(teacher))
-        teacher = self._stopped(teacher)
+        teacher = self._softened_loss.stopped(teacher)
         student = reduction.blanked(student, mask, rows)
         teacher = ensemble_logits.on_logits(lambda side: reduction.blanked(side, mask, rows), teacher)
         if self.bridge is not None:
@@ -299,7 +274,11 @@ class Term(keras.layers.Layer):
         known: Any = labels
         if loss_functions.takes_counted(self.loss):
             known = loss_functions.Tokens(labels, reduction.counts(sample_weight, masks.merged(counted, mask)))
-        values = row_choice.only(self._compared(student, teacher, known, temperature, softened, step), rows, self.name)
+        if softened:
+            loss_functions.check_suits_logits(self.loss, self.student_names[0])
+        softened = softened if self.soften is None else self.soften
+        values = self._softened_loss.values(student, teacher, known, temperature if softened else None, step)
+        values = row_choice.only(values, rows, self.name)
         weight = reduction.fitting_weight(sample_weight, values, self.name, of_layers=isinstance(self.at, tuple))
         counting = counting or compiled.Counting()
         return reduction.reduced(values, weight, masks.merged(counted, mask), counting, self.name)
@@ -321,10 +300,11 @@ class Term(keras.layers.Layer):
             temperature: see `call`.
             step: see `call`.
         """
-        stopped: Any = self._stopped(teacher)
+        stopped: Any = self._softened_loss.stopped(teacher)
         if self.transform is not None:
             student, stopped = self.transform(student), self.transform(stopped)
-        return self._compared(student, stopped, labels, temperature, True, step)
+        loss_functions.check_suits_logits(self.loss, self.student_names[0])
+        return self._softened_loss.values(student, stopped, labels, None if self.soften is False else temperature, step)
 
     def compute_mask(self, inputs: Tensors, previous_mask: Tensors | None = None) -> None:
         """Return None: a mean has no positions left."""
@@ -339,120 +319,8 @@ class Term(keras.layers.Layer):
         Raises:
             ValueError: a temperature that is not 1, or may change; another loss, or a transform.
         """
-        if tail != "bucket":
-            return
-        self._check_bucket()
-        temperature = schedules.plain(temperature if self.temperature is None else self.temperature)
-        if self.soften is not False and (callable(temperature) or temperature != 1.0):
-            raise ValueError(
-                f"Expected the temperature of term {self.name!r} to be 1 in all steps, under targets with "
-                'tail="bucket": softened, the mass of the classes that they do not name is not known. Received: '
-                f"{schedules.described('temperature', temperature)}. Compile with temperature=1.0 or give the term "
-                'temperature=1.0; or give Cached(tail="spread"), which takes an even rest for any temperature.'
-            )
-
-    def _check_bucket(self) -> None:
-        if self.loss in _OF_NAMED and self.transform is None:
-            return
-        name = getattr(self.loss, "__name__", type(self.loss).__name__)
-        raise ValueError(
-            f"Expected the term {self.name!r} to have no transform, and one of the losses "
-            f'{[each.__name__ for each in _OF_NAMED]}, under targets with tail="bucket": others read each class. '
-            f'Received: {name}, transform={self.transform!r}. Give Cached(tail="spread"), which spreads the rest.'
-        )
-
-    def _stopped(self, teacher: Any) -> Any:
-        """Return what is read from the teacher without a gradient; with all classes where a few are not enough."""
-        if self.transform is not None or isinstance(teacher, tuple):
-            if isinstance(teacher, SparseTarget) and teacher.tail == "bucket":
-                self._check_bucket()
-            teacher = sparse_targets.expanded(teacher)
-        if isinstance(teacher, SparseTarget):
-            return teacher.of_numbers(ops.stop_gradient)
-        return tree.map_structure(ops.stop_gradient, teacher)
-
-    def _compared(
-        self,
-        student: Tensors,
-        teacher: Any,
-        labels: Any,
-        temperature: Number,
-        softened: bool,
-        step: Number,
-    ) -> Tensor:
-        """Return `T**2 * loss(student / T, teacher / T)` where T applies, else `loss(student, teacher)`."""
-        if softened:
-            loss_functions.check_suits_logits(self.loss, self.student_names[0])
-        softened = softened if self.soften is None else self.soften
-        if isinstance(teacher, SparseTarget):
-            values = self._sparse_values(student, teacher, labels, temperature if softened else 1.0, step)
-            return temperature**2 * values if softened else values
-        teacher = ensemble_logits.averaged(teacher, temperature if softened else 1.0, self._per_label)
-        if not softened:
-            return self._values(student, teacher, labels, step)
-        student, teacher = tree.map_structure(lambda side: side / temperature, (student, teacher))
-        return temperature**2 * self._values(student, teacher, labels, step)
-
-    def _sparse_values(
-        self, student: Any, teacher: SparseTarget, labels: Tensor | None, temperature: Number, step: Number
-    ) -> Tensor:
-        """Return the values of the loss at a temperature, without logits of all classes from the teacher."""
-        if teacher.tail == "bucket":
-            self._check_bucket()
-        if self.loss not in _OF_DISTRIBUTIONS:
-            return self._values(student / temperature, teacher.dense() / temperature, labels, step)
-        if self.loss is not universal_logits:  # which compares other vocabularies
-            with self._in_its_name():
-                require_same_shape(student, teacher)
-        if self.loss in _OF_NAMED and (teacher.tail == "bucket" or self.loss in (kl_divergence, hard_label)):
-            return self._named_values(student / temperature, teacher, temperature, step)
-        return self._expanded_values(student, teacher, labels, temperature, step)
-
-    def _named_values(self, student: Tensor, teacher: SparseTarget, temperature: Number, step: Number) -> Tensor:
-        """Return the values for the named classes and all others as one; of an even rest, with what that leaves out.
-
-        KL(p || q) is that of k + 1 classes, plus the mass of p's rest times the KL of the two rests.
-        """
-        ours, uneven = named_log_probabilities(student, teacher.parts()[0])
-        theirs = teacher.named(temperature)
-        if self.loss is hard_label and teacher.log_tail is not None:  # the rest is no class
-            theirs = ops.concatenate([theirs[..., :-1], ops.full_like(theirs[..., -1:], -1e30)], axis=-1)
-        values = self._values(ours, theirs, None, step)
-        if self.loss is hard_label or teacher.log_tail is None or teacher.tail == "bucket":
-            return values
-        return values + ops.softmax(theirs, axis=-1)[..., -1] * uneven
-
-    def _expanded_values(
-        self, student: Tensor, teacher: SparseTarget, labels: Tensor | None, temperature: Number, step: Number
-    ) -> Tensor:
-        """Return the values for logits of all classes, of a few rows at a time where these are many."""
-        loss: Any = inspect.unwrap(self.loss)  # it goes by rows already
-        rows = [ops.reshape(each, (-1, each.shape[-1])) for each in (student, *teacher.parts())]
-        if labels is not None and self.needs_labels:
-            rows.append(ops.reshape(class_ids(labels, student), (-1,)))
-
-        def values(student: Tensor, ids: Tensor, *others: Tensor) -> Tensor:
-            dense = sparse_targets.expanded_rows(teacher.classes, ids, *others[:2])
-            of_labels = others[2] if self.needs_labels else None
-            sides = (student / temperature, dense / temperature)
-            return loss_functions.values(loss, *sides, of_labels, step, self.loss_arguments)
-
-        with self._in_its_name():
-            return ops.reshape(values_by_rows(values, rows), ops.shape(student)[:-1])
-
-    def _values(self, student: Tensors, teacher: Tensors, labels: Tensor | None, step: Number) -> Tensor:
-        with self._in_its_name():
-            return loss_functions.values(self.loss, student, teacher, labels, step, self.loss_arguments)
-
-    @contextlib.contextmanager
-    def _in_its_name(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(
-                f"Term {self.name!r} reads {self._pair[0]!r} from the student and {self._pair[1]!r} from the teacher. "
-                f"{error}"
-            ) from error
+        temperature = temperature if self.temperature is None else self.temperature
+        self._softened_loss.check_tail(tail, None if self.soften is False else temperature)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, serialised."""
@@ -481,16 +349,6 @@ class Term(keras.layers.Layer):
             ours, theirs = map(term_names.as_names, (at["student"], at["teacher"]) if named else at)
             at = {"student": ours, "teacher": theirs} if named else (ours, theirs)
         return cls(at=at, **schedules.from_config(others))
-
-
-def check_temperature(temperature: Schedule) -> Schedule:
-    """Return a temperature, or raise an error if it is not above 0, as far as a schedule's values are known."""
-    values = [schedules.finite("temperature", each) for each in schedules.known(temperature)]
-    if min(values) <= 0:
-        raise ValueError(
-            f"Expected `temperature` to be above 0. Received: {schedules.described('temperature', temperature)}"
-        )
-    return temperature if callable(temperature) else values[0]
 
 
 def check_weight(name: str, weight: Schedule) -> Schedule:

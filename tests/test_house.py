@@ -19,7 +19,7 @@ LAYERS = [
     {"_backend", "_serialization", "_types", "_version"},
     {"_keras", "data", "launch", "runtimes", "schedules", "transforms"},
     {"_internal", "losses", "metrics"},
-    {"bridges", "cache", "layer_matching", "quantization", "targets"},
+    {"bridges", "cache", "layer_matching", "quantization", "targets", "temperature"},
     {"teachers", "term"},
     {"augment", "language", "methods", "preflight"},
     {"distiller"},

@@ -13,7 +13,7 @@ from keras_kd.stages.best_epoch import KeepBest
 from keras_kd.stages.pipeline import Pipeline, Record, validation_data
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import AnyTeacher, Teacher, taken_for_logits
-from keras_kd.term import check_temperature
+from keras_kd.temperature import check_temperature
 
 #: So many examples distinguish probabilities from logits.
 _FEW = 32
