@@ -1,25 +1,22 @@
 """Distiller: trains a student under a teacher, through Keras's own `fit`. Everything meets here."""
 
-import contextlib
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd import losses, preflight, schedules
+from keras_kd import preflight, schedules
 from keras_kd._internal import (
     adapters,
     batches,
     heads,
     layer_reader,
-    output_labels,
     raw_examples,
     raw_views,
     soft_targets,
-    step_guards,
     student_overrides,
     unlabelled_rows,
 )
@@ -31,12 +28,12 @@ from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.language import fused_objective, rollouts
 from keras_kd.language.fused_objective import FusedObjective
 from keras_kd.language.rollout_logs import RolloutLogs
+from keras_kd.objective import Objective, check_alpha, check_terms, default_term, has_student_loss
+from keras_kd.preflight import refusals
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.teachers.base import AnyTeacher
 from keras_kd.temperature import check_temperature
 from keras_kd.term import Term
-
-_LOGGED = ("loss", "student_loss", "distillation_loss")
 
 
 @serializable
@@ -108,7 +105,7 @@ class Distiller(Trainer):
         )
         self.student = student
         self.student_head = student_head
-        self.terms = _check_terms([_default_term(student, student_head, teacher)] if terms is None else list(terms))
+        self.terms = check_terms([default_term(student, student_head, teacher)] if terms is None else list(terms))
         names = [term.name for term in self.terms] if len(self.terms) > 1 else []
         self._means = LossTracker(["student_loss", "distillation_loss", *names])
         self.stateful_teachers: list[Teacher] = []  # tracked and saved, unlike `teacher`: what changes with the student
@@ -178,7 +175,7 @@ class Distiller(Trainer):
                 above 1, XLA on processors.
         """
         check_temperature(temperature)
-        _check_alpha(alpha)
+        check_alpha(alpha)
         if fused_head not in (True, False, "auto"):
             raise ValueError(f'Expected `fused_head` to be True, False or "auto". Received: fused_head={fused_head!r}')
         if loss is None and (callable(alpha) or alpha < 1) and not student_overrides.has(self.student, "compute_loss"):
@@ -200,7 +197,7 @@ class Distiller(Trainer):
         )
         replicas.check_supported(self)
         self._untracked.accumulated = accumulation.Accumulation(self.optimizer)
-        self._check_tails(temperature)
+        Objective(self).check_tails(temperature)
         self._untracked.fused_head, self._untracked.loss_weights = fused_head, loss_weights
         self._untracked.unlabelled = False
         self.temperature = temperature
@@ -247,9 +244,9 @@ class Distiller(Trainer):
                 "Expected labels beside `sample_weight`: Keras drops the weights of arrays that have none. Received: "
                 "y=None. Pass labels as y; with alpha=1.0 nothing is learned from them."
             )
-        _check_labels(y)
+        refusals.check_labels(y)
         unlabelled_rows.check(self, x)
-        _check_batch_size(batch_size)
+        refusals.check_batch_size(batch_size)
         adapters.check_kept(self.student, self._untracked.adapters)
         self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None
         if isinstance(x, rollouts.Rollouts):
@@ -292,7 +289,9 @@ class Distiller(Trainer):
     def train_step(self, data: Any) -> dict[str, Tensor]:
         """Take one step: one forward pass of the student with every tap in it, one of the teacher."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._check_ready(y)
+        self._check_teacher()
+        self._untracked.unlabelled |= not refusals.reads_labels(self, y)
+        refusals.check_ready(self, y)
         accumulated = self._untracked.accumulated
         with tf.GradientTape() as tape, accumulated.counting() as divisors:
             parts, y_pred = self._parts(x, y, sample_weight, training=True, unrecorded=tape.stop_recording)
@@ -311,7 +310,7 @@ class Distiller(Trainer):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if student_overrides.has(self.student, "test_step"):
             return replicas.with_axis(student_overrides.test_step(self, (self._view(x), y, sample_weight)))
-        if self._has_student_loss(y):
+        if has_student_loss(self, y):
             hard, y_pred = self._evaluated(x, y, sample_weight)
             parts = {"student_loss": hard, "loss": hard + compiled.regularisation(self.student)}
         else:
@@ -371,7 +370,7 @@ class Distiller(Trainer):
         self.stateful_teachers.clear()
         self.stateful_teachers.extend(teacher.stateful() if teacher is not None else [])
         with gradients.freed_with(self):
-            self._prepare_terms()
+            Objective(self).prepare()
         self._untracked.fused = self._fused_objective()
         self._drop_train_function()
 
@@ -389,7 +388,7 @@ class Distiller(Trainer):
     @temperature.setter
     def temperature(self, temperature: Schedule) -> None:
         temperature = check_temperature(temperature)
-        self._check_tails(temperature)
+        Objective(self).check_tails(temperature)
         self._assign("temperature", temperature)
 
     @property
@@ -399,7 +398,7 @@ class Distiller(Trainer):
 
     @alpha.setter
     def alpha(self, alpha: Schedule) -> None:
-        alpha = _check_alpha(alpha)
+        alpha = check_alpha(alpha)
         if alpha != 1.0 and not (compiled.has_loss(self) or student_overrides.has(self.student, "compute_loss")):
             raise ValueError(f"Expected alpha=1.0 where `compile` was given no `loss`. Received: alpha={alpha!r}.")
         self._assign("alpha", alpha)
@@ -524,29 +523,17 @@ class Distiller(Trainer):
 
     def _runs_alone(self, y: Tensors) -> bool:
         """Return whether a batch with labels y is evaluated by the student alone."""
-        return self._has_student_loss(y) or student_overrides.has(self.student, "test_step")
+        return has_student_loss(self, y) or student_overrides.has(self.student, "test_step")
 
     def _read_teacher(self, x: Tensors, student: dict[str, Tensor], y: Tensors) -> dict[str, Any]:
         with heads.normalizing(self._untracked.normalizing):
             return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
-    def _parts(
-        self,
-        x: Tensors,
-        y: Tensors,
-        sample_weight: Tensors,
-        *,
-        training: bool,
-        unrecorded: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
-    ) -> tuple[dict[str, Tensor], Tensors]:
+    def _parts(self, x: Tensors, y: Tensors, sample_weight: Tensors, **how: Any) -> tuple[dict[str, Tensor], Tensors]:
         """Return every part of the objective by its name in the logs, and the student's outputs, if they were there."""
         if self._untracked.fused is not None:
-            fused = self._untracked.fused
-            return fused.parts(x, y, sample_weight, training=training, unrecorded=unrecorded), None
-        y_pred, student = self._read_student(x, training=training)
-        with unrecorded():
-            teacher = self._read_teacher(x, student, y)
-        return self._objective(x, student, teacher, y, y_pred, sample_weight, training=training), y_pred
+            return self._untracked.fused.parts(x, y, sample_weight, **how), None
+        return Objective(self).parts(x, y, sample_weight, **how)
 
     def _fused_objective(self) -> FusedObjective | None:
         """Return what computes the objective without logits, or None where they are computed."""
@@ -558,81 +545,16 @@ class Distiller(Trainer):
             raise ValueError(f"Expected what `fused_head=True` needs. Received what does not fit: {hindrance}.")
         return None if hindrance else FusedObjective(self)
 
-    def _has_student_loss(self, y: Tensors) -> bool:
-        labelled = y is not None and compiled.has_loss(self)
-        return labelled or student_overrides.has(self.student, "compute_loss")
-
-    def _student_loss(self, x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors, training: bool) -> Tensor:
-        """Return the labels' part, without the student's regularisation, divided by the number of replicas."""
-        if student_overrides.has(self.student, "compute_loss"):
-            whole = student_overrides.compute_loss(self, self._view(x), y, y_pred, sample_weight, training)
-            return whole - compiled.regularisation(self.student)
-        return compiled.loss(self, y, y_pred, sample_weight)
-
     def _evaluated(self, x: Tensors, y: Tensors, sample_weight: Tensors) -> tuple[Tensor, Tensors]:
         """Return the labels' part in inference mode, and the student's outputs, if they were there."""
         if self._untracked.fused is not None:
             return self._untracked.fused.student_loss(x, y, sample_weight), None
-        y_pred, _ = self._read_student(x, training=False)
-        return self._student_loss(x, y, y_pred, sample_weight, training=False), y_pred
-
-    def _objective(
-        self,
-        x: Tensors,
-        student: dict[str, Tensor],
-        teacher: dict[str, Tensor],
-        y: Tensors,
-        y_pred: Tensors,
-        sample_weight: Tensors,
-        *,
-        training: bool,
-    ) -> dict[str, Tensor]:
-        """Return every part of the objective by its name in the logs, divided by the number of replicas."""
-        step, reader = self.optimizer.iterations, self._untracked.reader
-        hard = self._student_loss(x, y, y_pred, sample_weight, training) if self._has_student_loss(y) else None
-        countings = compiled.countings(self)
-        parts: dict[str, Tensor] = {}
-        soft = ops.zeros((), "float32")
-        labels = []
-        for term in self.terms:
-            self._check_outputs(term, reader.outputs(student), teacher)
-            temperature = self._untracked.temperature if term.temperature is None else term.temperature
-            columns = soft_targets.columns(x)
-            counts = output_labels.counted(term, reader, student, y, sample_weight, countings, columns)
-            labels.append(output_labels.for_term(term, reader, student, y, counts.counted))
-            parts[term.name] = term.read(
-                student,
-                teacher,
-                labels=labels[-1],
-                **counts._asdict(),
-                temperature=schedules.at(temperature, step),
-                softened=self._softened(term),
-                step=step,
-                training=training,
-            )
-            soft += schedules.at(term.weight, step) * parts[term.name]
-        of_teacher, of_labels = self.shares(hard is not None)
-        if hard is not None:
-            parts["student_loss"] = hard
-        loss = of_teacher * soft + of_labels * (0.0 if hard is None else hard) + compiled.regularisation(self)
-        loss = output_labels.guarded(loss, self.terms, labels, student)
-        if training:
-            loss = step_guards.against_schedules(loss, self._ranges(), step)
-            terms = {term.name: parts[term.name] for term in self.terms}
-            loss = step_guards.against_targets(loss, terms, soft, parts.get("student_loss", y_pred), step)
-        return {**parts, "distillation_loss": soft, "loss": loss}
+        return Objective(self).student_loss(x, y, sample_weight)
 
     def shares(self, has_labels: bool) -> tuple[Number, Number]:
         """Return the weights of the teacher and of the labels in this step: `alpha` and `1 - alpha`, or 1 and 0."""
         alpha = schedules.at(self._untracked.alpha, self.optimizer.iterations) if has_labels else 1.0
         return alpha, 1.0 - alpha
-
-    def _ranges(self) -> list[schedules.Range]:
-        """Return the schedules in use, with the values that they may take."""
-        found = [each for owner in (*self.terms, self.teacher) for each in owner.ranges()]
-        if any(term.temperature is None for term in self.terms):
-            found.append(schedules.Range("the temperature", self._untracked.temperature, schedules.SMALLEST))
-        return [schedules.Range("alpha", self._untracked.alpha, 0.0, 1.0), *found]
 
     def _report(
         self, parts: dict[str, Tensor], x: Tensors, y: Tensors, y_pred: Tensors, sample_weight: Tensors
@@ -650,7 +572,7 @@ class Distiller(Trainer):
             results = self.get_metrics_result()
         else:
             results = self.compute_metrics(x, y, y_pred, sample_weight)
-        self._check_log_names()
+        refusals.check_log_names(self, self._means.names)
         return replicas.with_axis({name: value for name, value in results.items() if name not in silent})
 
     def before_training(self, iterator: Any) -> Any:
@@ -662,7 +584,7 @@ class Distiller(Trainer):
     def before_evaluation(self, iterator: Any) -> Any:
         """Make what the first step of an evaluation would make, and refuse names that would be twice in the logs."""
         compiled.build_loss_and_metrics(self, iterator, self._untracked.reader.output)
-        self._check_log_names()
+        refusals.check_log_names(self, self._means.names)
         return iterator
 
     def _assign(self, name: str, value: Schedule) -> None:
@@ -680,123 +602,8 @@ class Distiller(Trainer):
             self.make_train_function(force=True)
         self.test_function = None
 
-    def _prepare_terms(self) -> None:
-        """Build bridges and check shapes as far as they are known before data are seen."""
-        ours = self._untracked.reader.specs
-        theirs = self.teacher.specs() if self.teacher is not None else None
-        self._untracked.normalizing = any(self._compares_numbers(term) for term in self.terms)
-        for term in self.terms:
-            self._check_outputs(term, self._untracked.reader.outputs(ours or {}), theirs or {})
-            if ours is not None:
-                term.prepare(ours, theirs, self._softened(term))
-            term.built = True
-        if self.compiled:
-            self._check_tails(self.temperature)
-
-    def _check_tails(self, temperature: Schedule) -> None:
-        """Refuse terms and temperatures for which it is not enough what the teacher's targets name."""
-        of_outputs = [] if self.teacher is None else [term for term in self.terms if self._softened(term)]
-        for term in of_outputs:
-            for name in term.teacher_names:
-                term.check_tail(self.teacher.tail(name), temperature)
-
-    def _check_outputs(self, term: Term, student: Iterable[str], teacher: Iterable[str]) -> None:
-        """Refuse two outputs as a pair, unless the teacher predicts with the student's own: one learns from another."""
-        if self.teacher is not None and not self.teacher.layers_of_student(term.teacher_names):
-            term.check_outputs(student, teacher)
-
-    def _compares_numbers(self, term: Term) -> bool:
-        """Return whether a constant added to all logits, which changes no softmax, would change a term."""
-        kinds = [self._untracked.reader.kind(name) for name in term.student_names]
-        kinds += [self.teacher.kind(name) for name in term.teacher_names] if self.teacher is not None else []
-        return not term.compares_distributions and set(kinds) != {"values"}
-
-    def _softened(self, term: Term) -> bool:
-        return all(self._untracked.reader.kind(name) != "values" for name in term.student_names)
-
     def _check_teacher(self) -> None:
         if self.teacher is None:
             raise ValueError(
                 "This Distiller has no teacher: files do not hold it. Assign one: distiller.teacher = teacher."
             )
-
-    def _check_ready(self, y: Tensors) -> None:
-        """Refuse data and settings that would train on something else than was meant, while the step is traced."""
-        self._check_teacher()
-        if self.student.built and not self.student.trainable_variables:
-            raise ValueError(
-                f"Expected a student that can learn. {self.student.name!r} has no trainable weights: "
-                "set `trainable = True` on it, or on those of its layers that are to be trained."
-            )
-        if y is not None or student_overrides.has(self.student, "compute_loss"):
-            return
-        self._untracked.unlabelled = True
-        if self.alpha != 1.0:
-            raise ValueError(
-                f"Expected labels for their share of 1 - alpha. Received none, with alpha={self.alpha!r}. "
-                "Pass them as y, or compile with alpha=1.0 to learn from the teacher alone."
-            )
-
-    def _check_log_names(self) -> None:
-        clash = sorted({"loss", *self._means.names} & compiled.names(self))
-        if clash:
-            raise ValueError(
-                f"Expected each name in the logs to be used once. {clash} are names of metrics, or of losses of "
-                "outputs, and of parts of the objective: give the metric, the term or the output another `name`."
-            )
-
-
-def _check_labels(y: Any) -> None:
-    """Refuse labels that are words."""
-    if raw_views.has_text(y):
-        raise TypeError(
-            "Expected labels as numbers. Received text. Make class ids of it: classes, y = np.unique(y, "
-            "return_inverse=True)."
-        )
-
-
-def _check_batch_size(batch_size: Any) -> None:
-    """Refuse weights in the place of a batch size, as `fit(*examples)` gives them."""
-    shape = getattr(batch_size, "shape", ())
-    if len(shape):
-        raise TypeError(
-            "Expected `batch_size` to be a number, the third argument of Keras's `fit`. Received an array of shape "
-            f"{tuple(shape)}. Weights are given by name: fit(x, y, sample_weight=weights)."
-        )
-
-
-def _check_alpha(alpha: Schedule) -> Schedule:
-    """Return alpha, or raise an error if it is outside 0 to 1, as far as a schedule's values are known."""
-    values = [schedules.finite("alpha", each) for each in schedules.known(alpha)]
-    if not (min(values) >= 0 and max(values) <= 1):
-        raise ValueError(
-            "Expected `alpha`, the weight of the teacher, to be from 0 to 1. Received: "
-            f"{schedules.described('alpha', alpha)}. To weigh the teacher more than that, give its terms a `weight`."
-        )
-    return alpha if callable(alpha) else values[0]
-
-
-def _default_term(student: keras.Model, student_head: str | dict[str, str], teacher: AnyTeacher) -> Term:
-    """Return plain knowledge distillation: of one yes-or-no unit where that is known, else of the softmax."""
-    reader = layer_reader.Reader(student, head=student_head, owner="student")
-    output = (reader.specs or {}).get("logits")
-    if output is None or output.shape[-1] != 1:
-        return Term(losses.kl_divergence)
-    other = as_teacher(teacher) if teacher is not None and teacher is not student else None
-    if other is not None:
-        other.bind(student, ("logits",))  # of two classes, an estimator predicts what the student has units for
-    per_label = "sigmoid" in (reader.kind("logits"), other and other.kind("logits"))
-    return Term(losses.binary_kl if per_label else losses.kl_divergence)
-
-
-def _check_terms(terms: list[Any]) -> list[Term]:
-    if not terms or not all(isinstance(term, Term) for term in terms):
-        raise TypeError(f"Expected `terms` to be one or more keras_kd.Term. Received: {terms!r}")
-    names = [term.name for term in terms]
-    taken = sorted({n for n in names if names.count(n) > 1 or n in _LOGGED or n.startswith("val_")})
-    if taken:
-        raise ValueError(
-            f"Expected each term to have a name of its own in the logs, where Keras puts 'val_' before those of "
-            f"validation. Received: {names}; {taken} are taken. Give the terms names: Term(..., name='...')."
-        )
-    return terms

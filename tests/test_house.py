@@ -21,6 +21,7 @@ LAYERS = [
     {"_internal", "losses", "metrics"},
     {"bridges", "cache", "layer_matching", "quantization", "targets", "temperature"},
     {"teachers", "term"},
+    {"objective"},
     {"augment", "language", "methods", "preflight"},
     {"distiller"},
     {"callbacks", "evaluation", "exporting", "stages"},

@@ -1,4 +1,4 @@
-"""Several runs, each resumable: students x recipes x seeds (`benchmark`), and a search for settings (`tune`)."""
+"""Several runs, each resumable: of recipes (`benchmark`), of settings (`tune`), of all a budget allows (`distill`)."""
 
 from keras_kd.experiments.benchmark_result import BenchmarkResult as BenchmarkResult
 from keras_kd.experiments.benchmark_result import Row as Row

@@ -1,4 +1,4 @@
-"""Language models: what counts in their data, and their objectives at the size of their vocabularies."""
+"""Language models: which tokens count, objectives without all logits, and texts that are written during training."""
 
 from keras_kd.language.aligned import AlignedTeacher as AlignedTeacher
 from keras_kd.language.aligned import SpanDivergence as SpanDivergence

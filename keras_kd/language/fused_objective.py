@@ -25,6 +25,7 @@ from keras_kd.language.fused import fused
 from keras_kd.language.fused_parts import Batch, Part, columns_of, cross_entropy, ids_of, shares_of
 from keras_kd.language.teacher_rows import LiveTeacher, StoredTeacher, TeacherRows, as_rows
 from keras_kd.language.vocabulary_heads import VocabularyHead
+from keras_kd.objective import Objective
 from keras_kd.teachers.cached import Cached
 from keras_kd.teachers.frozen import Frozen
 from keras_kd.teachers.served import Served
@@ -148,7 +149,7 @@ class FusedObjective:
             soft += schedules.at(term.weight, step) * parts[term.name]
         loss = total + compiled.regularisation(distiller)
         if training:
-            loss = step_guards.against_schedules(loss, distiller._ranges(), step)
+            loss = step_guards.against_schedules(loss, Objective(distiller).ranges(), step)
             values = {term.name: parts[term.name] for term in distiller.terms}
             loss = step_guards.against_targets(loss, values, soft, student["logits"], step)
         return {**parts, "distillation_loss": soft, "loss": loss}

@@ -1,4 +1,4 @@
-"""What can be seen of a distillation before it has cost hours: see `Distiller.check`."""
+"""What can be seen of a distillation before it has cost hours: `Distiller.check`, warnings, and what `fit` refuses."""
 
 from keras_kd.preflight.check_report import Report as Report
 from keras_kd.preflight.checking import check as check

@@ -13,6 +13,7 @@ from keras_kd._internal import batches, heads, soft_targets
 from keras_kd._internal.batches import Batch
 from keras_kd._internal.number_formats import percent
 from keras_kd._types import Tensor, Tensors
+from keras_kd.objective import Objective
 from keras_kd.preflight.batch_outputs import View
 from keras_kd.preflight.check_report import Report
 from keras_kd.preflight.epoch_cost import measure
@@ -205,7 +206,9 @@ def _begins(distiller: Any) -> bool:
 
 def _softened(distiller: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what the softened terms read of the student, and of the teacher."""
-    terms = [term for term in distiller.terms if (distiller._softened(term) if term.soften is None else term.soften)]
+    terms = [
+        term for term in distiller.terms if (Objective(distiller).softens(term) if term.soften is None else term.soften)
+    ]
     return (
         tuple(name for term in terms for name in term.student_names),
         tuple(name for term in terms for name in term.teacher_names),

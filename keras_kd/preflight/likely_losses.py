@@ -14,6 +14,7 @@ from keras_kd._internal.batches import Batch
 from keras_kd._internal.number_formats import percent
 from keras_kd._internal.output_labels import of_output
 from keras_kd._keras import compiled, layer_tree, masks
+from keras_kd.objective import Objective
 from keras_kd.preflight.check_report import Report
 from keras_kd.teachers.cached import Cached
 from keras_kd.teachers.in_memory import InMemory
@@ -66,7 +67,7 @@ def _too_few_steps(distiller: Any, steps: int | None) -> str:
 
 
 def _temperature(distiller: Any, term: Term) -> Any:
-    if not (distiller._softened(term) if term.soften is None else term.soften):
+    if not (Objective(distiller).softens(term) if term.soften is None else term.soften):
         return 1.0
     return distiller.temperature if term.temperature is None else term.temperature
 
