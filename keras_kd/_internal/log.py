@@ -37,5 +37,17 @@ def quiet(active: bool = True) -> Iterator[None]:
         (keras.config.enable_interactive_logging if was else keras.config.disable_interactive_logging)()
 
 
+@contextlib.contextmanager
+def at_level(name: str, level: int) -> Iterator[None]:
+    """Let a logger, by its name, write nothing below a level."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _is_not_of_retracing(record: logging.LogRecord) -> bool:
     return "triggered tf.function retracing" not in record.getMessage()

@@ -1,11 +1,9 @@
 """How large a model is: parameters, operations, file. None where it is unknown."""
 
-import contextlib
 import logging
 import math
 import pathlib
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_kd._internal import log
 from keras_kd._internal.cloning import copy_model
 from keras_kd._types import Tensors
 from keras_kd.evaluation.predictors import Predictor
@@ -62,7 +61,7 @@ def flops(predictor: Predictor, x: Tensors) -> int | None:
         return None
     profiler = tf.compat.v1.profiler
     options = {**profiler.ProfileOptionBuilder.float_operation(), "output": "none"}
-    with _quiet():
+    with log.at_level("tensorflow", logging.ERROR):  # it warns of its own functions, which the profiler calls
         counted = profiler.profile(graph=graph, cmd="scope", options=options).total_float_ops
     return int(counted) + sum(_einsum(each) for each in operations if each.type == "Einsum")
 
@@ -84,18 +83,6 @@ def _weights_are_known(teacher: Teacher) -> bool:
     if isinstance(teacher, Ensemble):
         return all(map(_weights_are_known, teacher.teachers))
     return bool(teacher.weights) or (isinstance(teacher, Frozen) and isinstance(teacher.model, keras.Model))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep TensorFlow from warning of functions of its own that its profiler calls."""
-    logger = tf.get_logger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _einsum(operation: Any) -> int:

@@ -1,10 +1,9 @@
 """The student as an ONNX file, for onnxruntime and what else reads it."""
 
-import contextlib
 import logging
 import pathlib
-from collections.abc import Iterator
 
+from keras_kd._internal import log
 from keras_kd.exporting.export_source import Source
 from keras_kd.exporting.formats.format import Format
 
@@ -25,7 +24,10 @@ def write(source: Source, path: pathlib.Path) -> None:
     captured = {id(placeholder) for _, placeholder in function.graph.captures}
     inputs = [tensor.name for tensor in function.inputs if id(tensor) not in captured]
     outputs = [tensor.name for tensor in function.outputs]
-    with _quiet("tf2onnx"), _quiet("tensorflow"):  # what they log as errors is raised below
+    with (
+        log.at_level("tf2onnx", logging.CRITICAL),
+        log.at_level("tensorflow", logging.CRITICAL),
+    ):  # what they log as errors is raised below
         # `from_function` would make inputs of tensors that a layer keeps beside its variables, as Normalization does.
         graph = tf2onnx.tf_loader.from_function(function, inputs, outputs)
         names = tf2onnx.convert.tensor_names_from_structed(function, inputs, outputs)
@@ -39,17 +41,6 @@ def write(source: Source, path: pathlib.Path) -> None:
             "Use other layers, or leave this format out."
         )
     path.write_bytes(model.SerializeToString())
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def variants(kinds: tuple[str | None, ...]) -> list[Format]:
