@@ -167,7 +167,7 @@ class Distiller(Trainer):
                 positions at a time, so that no tensor of all logits exists. For language models under a live or cached
                 teacher, with losses of `keras_kd.losses` on the logits,
                 `SparseCategoricalCrossentropy(from_logits=True)` or no loss, and no metrics. "auto": where that holds,
-                from 16,384 classes on. True: or an error says what is missing. False: never.
+                from 16,384 classes on. True: or an error names what is missing. False: never.
 
         Raises:
             ValueError: `alpha` or `temperature` out of range; `fused_head=True` where that cannot be; `alpha` below 1

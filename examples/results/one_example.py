@@ -47,7 +47,7 @@ def costs(
 
 
 def microseconds(call: Callable[[], Any], rounds: int) -> float:
-    """Return the median of so many calls, after some that warm up."""
+    """Return the median of a number of calls, after some that warm up."""
     times = []
     for number in range(-5, rounds):
         started = time.perf_counter()

@@ -166,7 +166,7 @@ def folder_of(module: str) -> pathlib.Path:
 
 
 def finish(name: str, result: Result, options: argparse.Namespace, packages: Sequence[str]) -> None:
-    """Print what was measured, and keep it where that is asked for."""
+    """Print what was measured, and keep it with `--record`."""
     result.date = datetime.date.today().isoformat()
     result.command = shlex.join(["python", f"examples/results/{name}.py"])
     result.packages = {each: importlib.metadata.version(each) for each in packages}

@@ -72,7 +72,7 @@ def of(data: Any, batch_size: int, *, labels: bool = True, rows: int | None = No
 
 
 def cut(arrays: Tree, batch_size: int, start: int = 0) -> Iterator[Tree]:
-    """Yield the rows of arrays from one on, so many at a time; an optional input may be None."""
+    """Yield the rows of arrays from one on, a number of them at a time; an optional input may be None."""
     for first in range(start, soft_targets.count(arrays), batch_size):
         yield _rows(arrays, slice(first, first + batch_size))
 

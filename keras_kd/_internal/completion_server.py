@@ -31,7 +31,7 @@ _REMEDIES = {
 
 
 class Question(NamedTuple):
-    """What a server is asked.
+    """What a request to a server holds.
 
     Attributes:
         tokens: token ids of a prompt.
@@ -61,7 +61,7 @@ class CompletionServer:
         model: as the server calls it.
         api_key: sent as a bearer token, and shown nowhere; None: that of the environment, if it has one.
         timeout: seconds for which nothing may arrive.
-        attempts: how often a question is asked at most.
+        attempts: how often a request is sent at most.
 
     Raises:
         ImportError: httpx is not installed.
@@ -78,7 +78,7 @@ class CompletionServer:
         """Return the one choice of the answer.
 
         Args:
-            question: what is asked.
+            question: what is requested.
             stopped: set where another question has failed.
 
         Raises:
@@ -180,7 +180,7 @@ def _retry_after(response: Any) -> float:
 
 
 def _message(text: str) -> str:
-    """Return what an answer says in one of the forms in which servers do."""
+    """Return the message of an answer, in one of the forms in which servers send one."""
     try:
         found = json.loads(text)
     except ValueError:

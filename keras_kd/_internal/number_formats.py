@@ -14,7 +14,7 @@ def count(value: float) -> str:
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many digits, 0.84718 as "0.847"; None as a dash."""
+    """Return a number with a number of digits, 0.84718 as "0.847"; None as a dash."""
     return "-" if value is None else f"{value:.{digits}g}"
 
 

@@ -2,7 +2,7 @@
 
 `logprobs` of an answer has `tokens`, those of the prompt, and `top_logprobs`, for each of them a dict from tokens to
 the logarithms of their probabilities behind what precedes; of the first token, None. A token is its string, or, as vLLM
-returns it where it is asked to, "token_id:7". The dict may have one entry more than were asked for: the token itself.
+returns it where it is asked to, "token_id:7". The dict may have one entry more than were requested: the token itself.
 """
 
 import heapq
@@ -28,7 +28,7 @@ class Tokens:
         """Return the id of a token, or None of an unknown string.
 
         Raises:
-            ValueError: a string, where ids were asked for.
+            ValueError: a string, where ids were requested.
         """
         if self.vocabulary is not None:
             return self.vocabulary.get(name)
@@ -63,7 +63,7 @@ def read(choice: Mapping[str, Any], sent: Sequence[int], count: int, tokens: Tok
         a position has fewer, as of strings that are no token of the vocabulary.
 
     Raises:
-        ValueError: no log-probabilities of the prompt, other tokens than were sent, or fewer classes than were asked.
+        ValueError: no log-probabilities of the prompt, other tokens than were sent, or fewer classes than requested.
     """
     given = choice["logprobs"] or {}
     names, tops = given.get("tokens") or [], given.get("top_logprobs") or []
@@ -85,7 +85,7 @@ def read(choice: Mapping[str, Any], sent: Sequence[int], count: int, tokens: Tok
 
 
 def _check_counts(found: list[int], count: int, tokens: Tokens) -> None:
-    """Refuse fewer classes than were asked for: at any place, and of strings, of which several may be one, at all."""
+    """Refuse fewer classes than were requested: at any place, and of strings, of which several may be one, at all."""
     named = min(found) if tokens.vocabulary is None else max(found)
     if named < count:
         raise ValueError(

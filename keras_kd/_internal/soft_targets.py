@@ -176,7 +176,7 @@ def of_largest(log_probabilities: Any, indices: Any, log_tail: Any, classes: int
 
 
 def part_of_indices(classes: int) -> str:
-    """Return the name of the part that holds the classes of a top-k target, of so many."""
+    """Return the name of the part that holds the classes of a top-k target, with how many there are."""
     return f"{_INDICES}{classes}"
 
 
@@ -228,7 +228,7 @@ def shape(stored: Parts) -> tuple[int, ...]:
 
 
 def index_type(classes: int) -> str:
-    """Return the smallest type that can name so many classes."""
+    """Return the smallest type that can name a number of classes."""
     return "uint8" if classes <= 2**8 else "uint16" if classes <= 2**16 else "int32"
 
 

@@ -33,7 +33,7 @@ def smote(x: Any, rows: int, neighbours: int = 5, *, codes: Iterable[int | str] 
         seed: of all that is drawn.
 
     Returns:
-        So many rows, in the structure and types of x.
+        As many rows as `rows`, in the structure and types of x.
 
     Raises:
         ValueError: missing values; a single row; numbers out of range.
@@ -85,7 +85,7 @@ def munge(
         seed: of all that is drawn.
 
     Returns:
-        So many rows, in the structure and types of x.
+        As many rows as `rows`, in the structure and types of x.
 
     Raises:
         ValueError: as for `smote`.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import tree
 
-#: So many distances are in memory at once.
+#: Distances in memory at once, at most.
 _AT_ONCE = 2**24
 
 
@@ -44,7 +44,7 @@ class Columns:
 
 
 def nearest(columns: Columns, count: int) -> np.ndarray:
-    """Return so many other rows that are nearest to each row, in any order, (rows, count)."""
+    """Return the `count` other rows that are nearest to each row, in any order, (rows, count)."""
     quantities, codes = columns.quantities(), columns.codes()
     rows = len(quantities)
     squares = np.sum(quantities**2, axis=1)

@@ -41,5 +41,5 @@ def _joined(leaf: Any, other: Any) -> Any:
 
 
 def _filled(leaf: Any, others: Any) -> Any:
-    """Return a leaf with so many rows of 0 behind it."""
+    """Return a leaf with a number of rows of 0 behind it."""
     return tf.concat([leaf, tf.zeros([others, *tf.unstack(tf.shape(leaf)[1:])], leaf.dtype)], axis=0)

@@ -177,7 +177,7 @@ def _rows_of(batch_size: Any, share: Any) -> int:
 
 
 def _batches(data: Any, batch_size: int, steps: int, seed: int) -> tf.data.Dataset:
-    """Return so many batches: of arrays in an order that is drawn anew in each pass, of a dataset in its own.
+    """Return `steps` batches: of arrays in an order that is drawn anew in each pass, of a dataset in its own.
 
     What is read ahead ends with the epoch: else it would decide how often a dataset that is shuffled has begun, and so
     which order comes next.
@@ -194,7 +194,7 @@ def _batches(data: Any, batch_size: int, steps: int, seed: int) -> tf.data.Datas
 
 
 def _places(count: int, wanted: int, seed: int) -> tf.data.Dataset:
-    """Return so many places of rows, all of them before one comes again, in orders that follow from seed and epoch."""
+    """Return `wanted` places of rows, all of them before one comes again, in orders that follow from seed and epoch."""
     epochs = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2, drop_remainder=True).take(1)
 
     def of_pass(number: Any, seed: Any) -> tf.data.Dataset:

@@ -73,7 +73,7 @@ class TeacherProgram:
         if self._is_weighted:
             weights = tf.TensorSpec((None, count), examples.weights(examples.spec).dtype)
             self._run = tf.function(run).get_concrete_function(batch, keys, weights)
-        else:  # an argument that is None would be asked for by name
+        else:  # an argument that is None would be expected by name
             self._run = tf.function(lambda x, key: run(x, key)).get_concrete_function(batch, keys)
 
     def rows(self, x: Tensors, key: Tensor, weights: Tensor | None = None) -> tuple[Any, Any]:

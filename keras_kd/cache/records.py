@@ -53,7 +53,7 @@ def count(layout: Layout, record: np.ndarray) -> int:
 
 
 def bounds(layout: Layout, rows: int, records: int) -> tuple[int, int]:
-    """Return the fewest and the most bytes that so many rows take in so many records."""
+    """Return the fewest and the most bytes that a number of rows take in a number of records."""
     if not layout.positions:
         return rows * layout.row_bytes, rows * layout.row_bytes
     own = 4 * records
@@ -61,7 +61,7 @@ def bounds(layout: Layout, rows: int, records: int) -> tuple[int, int]:
 
 
 class Rows:
-    """The rows of one record, read when they are asked for.
+    """The rows of one record, read when they are needed.
 
     Args:
         layout: of a row.

@@ -28,7 +28,7 @@ _RECORD_BYTES = 2**20
 #: Files of at most this size.
 _SHARD_BYTES = 2**28
 
-#: A build that was killed goes on with the shard that it was in: at most 1 of so many of a view is lost.
+#: A build that was killed goes on with the shard that it was in: at most one of this number of a view is lost.
 _SHARDS_PER_VIEW = 32
 
 
@@ -187,7 +187,7 @@ def records(paths: Any) -> tf.data.Dataset:
 
 
 def size_bounds(rows: int, plan: dict[str, Any]) -> tuple[int, int]:
-    """Return the smallest and the largest size of a shard with so many rows."""
+    """Return the smallest and the largest size of a shard with a number of rows."""
     count = -(-rows // plan["rows_per_record"])
     fewest, most = record_codec.bounds(Layout.from_config(plan["layout"]), rows, count)
     return fewest + count * (_BEFORE + _BEHIND), most + count * (_BEFORE + _BEHIND)

@@ -30,7 +30,7 @@ class TopClasses(NamedTuple):
 
     @classmethod
     def named(cls, part: str) -> "TopClasses | None":
-        """Return what the name of a part says, or None for another part."""
+        """Return what the name of a part stands for, or None for another part."""
         found = _PART.fullmatch(part)
         return None if found is None else cls(int(found[1]), int(found[2]), found[3])
 

@@ -15,7 +15,7 @@ from keras_kd.distiller import Distiller
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import taken_for_logits
 
-#: So many examples distinguish probabilities from logits.
+#: Examples that are enough to distinguish probabilities from logits.
 _FEW = 32
 
 

@@ -101,7 +101,7 @@ class Distilled:
 
 
 def code_of(candidate: Candidate, steps: int, data: list[str], terms: str, seed: int) -> str:
-    """Return Python that trains a student as a candidate says.
+    """Return Python that trains a student as a candidate describes.
 
     Args:
         candidate: how.

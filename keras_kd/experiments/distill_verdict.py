@@ -13,10 +13,10 @@ from keras_kd.experiments.distill_run import Trainer
 from keras_kd.experiments.held_out import Parts
 from keras_kd.experiments.scoring import teacher_model
 
-#: Of so many training rows, at most, it is looked at how far the student follows its teacher.
+#: Training rows, at most, on which the student is compared with its teacher.
 _ROWS = 5000
 
-#: By how much a student may follow its teacher better where it has learned, before it overfits.
+#: How much more often a student may agree with its teacher on rows that it has learned from; above, it overfits.
 _NEARLY = 0.02
 
 

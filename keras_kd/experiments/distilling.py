@@ -66,7 +66,7 @@ def distill(
     them a third, the best one all, each from the same first weights and under a cosine schedule that ends with its own
     last step. Controls go the same way without a teacher: the student on its labels, and on changed rows with theirs.
     The best of both sides on validation data, of whatever length, is returned; if that is a control, distillation does
-    not pay, and the result says so.
+    not pay, and the result contains that verdict.
 
     Each training is kept in `folder` as it ends. Stopped or killed at any moment, the same call goes on.
 

@@ -25,7 +25,7 @@ _SHARES = [FACTOR ** (number + 1 - len(TAUGHT)) for number in range(len(TAUGHT))
 #: The fewest steps of the longest training.
 _LEAST = 90
 
-#: Trains a candidate for so many steps, and returns how good it is.
+#: Trains a candidate for a number of steps, and returns how good it is.
 Trial = Callable[[Candidate, int], Scored]
 
 #: Puts the best first.

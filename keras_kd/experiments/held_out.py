@@ -12,7 +12,7 @@ from keras_kd.experiments.data_splits import Part
 #: With fewer rows, nothing can be chosen: a standard error of an accuracy is 11 points.
 _LEAST = 20
 
-#: One in so many rows without labels is held out, but not more than about so many rows.
+#: One in ten rows without labels is held out, but about 2,000 of them at most.
 _TENTH, _COMPARED = 10, 2000
 
 
@@ -25,7 +25,7 @@ class Parts(NamedTuple):
         test: the same, to judge on, or None.
         unlabelled: x of rows without labels to train on, or None.
         compared: x of such rows that nothing is trained on, to compare students with their teacher, or None.
-        every: each so many-th row is one of these; None where there are none.
+        every: n, where each n-th row is one of these; None where there are none.
     """
 
     train: tuple[Any, ...]
@@ -93,7 +93,7 @@ def held_out(train: tuple[Any, ...], validation: Any, seed: int) -> tuple[tuple[
 
 
 def apart(unlabelled: Tensors) -> tuple[Tensors, Tensors, int | None]:
-    """Return rows to train on, rows that nothing is trained on, and that each so many-th row is one of these.
+    """Return rows to train on, rows that nothing is trained on, and n, where each n-th row is one of the latter.
 
     A tenth, but about 2,000 rows at most; none of less than 200, of which a tenth would tell little.
     """

@@ -52,7 +52,7 @@ def completions(
         start: token that each row begins with, whatever is cut; None for none.
         pad: token that fills rows up, of any id that the models have.
         side: where rows are filled up, "right" or "left". Models whose positions are absolute learn on the right.
-        truncate: whether to cut what does not fit; False: an error says what does not.
+        truncate: whether to cut what does not fit; False: an error names what does not.
         tokenizer: returns the token ids of each text of a list, as `task.preprocessor.tokenizer`.
 
     Returns:

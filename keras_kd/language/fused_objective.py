@@ -31,7 +31,7 @@ from keras_kd.teachers.frozen import Frozen
 from keras_kd.teachers.served import Served
 from keras_kd.term import Term
 
-#: From so many classes on, heads are fused where they can be: it takes less memory, and about as long.
+#: From this number of classes on, heads are fused where they can be: it takes less memory, and about as long.
 LARGE = 16_384
 
 #: Losses that compare each row by itself.

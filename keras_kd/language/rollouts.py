@@ -260,7 +260,7 @@ class Rollouts(WrittenExamples):
 
     @property
     def _written(self) -> Rows:
-        """The rows of the epoch; those of the first are written when they are asked for before it begins."""
+        """The rows of the epoch; those of the first are written when they are read before it begins."""
         if self._rows is None:
             self._is_ahead = True
             return self._write()

@@ -22,7 +22,7 @@ def align(
 
     Args:
         student: x, y and sample_weight of the student's tokens, as its preprocessor returns them: y is the token that
-            follows each one in x["token_ids"], and x["padding_mask"] says what is no padding.
+            follows each one in x["token_ids"], and x["padding_mask"] marks what is no padding.
         teacher: the same texts for the teacher, in the same order.
         student_pieces: what the student's tokens stand for, see `pieces`.
         teacher_pieces: what the teacher's tokens stand for.

@@ -24,7 +24,7 @@ from keras_kd.teachers.base import taken_for_logits
 #: `fit` looks at its teacher where it will take more steps than this, so that the look is cheap, and at so many rows.
 _LONG, _LOOKED_AT = 1000, 256
 
-#: So many rows distinguish probabilities from logits.
+#: Rows that are enough to distinguish probabilities from logits.
 _FEW = 32
 
 
@@ -97,7 +97,7 @@ def warn_of_a_guessing_teacher(
         or -(-rows_of_data // batch_size) * epochs < _LONG
         or not _begins(distiller)
         or not distiller.teacher.cacheable(names)
-        or distiller._untracked.fused is not None  # all logits of so many examples would not fit
+        or distiller._untracked.fused is not None  # the logits of all these examples would not fit
     ):
         return
     view = View(distiller)

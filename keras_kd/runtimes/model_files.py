@@ -205,7 +205,7 @@ def _invoke(
 
 
 def _in_parts(prepare: Callable[[Any], Call], size: int) -> Callable[[Any], Call]:
-    """Return `Opened.prepare` of a file that takes so many examples at a time; a last part is filled up."""
+    """Return `Opened.prepare` of a file that takes `size` examples at a time; a last part is filled up."""
 
     def prepare_all(x: dict[str, np.ndarray]) -> Call:
         count = len(next(iter(x.values())))

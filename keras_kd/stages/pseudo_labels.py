@@ -15,7 +15,7 @@ from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import AnyTeacher, Teacher, taken_for_logits
 from keras_kd.temperature import check_temperature
 
-#: So many examples distinguish probabilities from logits.
+#: Examples that are enough to distinguish probabilities from logits.
 _FEW = 32
 
 #: By how much a probability may have become smaller on its way through logarithms.

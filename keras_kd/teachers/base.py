@@ -62,7 +62,7 @@ class Teacher(keras.layers.Layer):
         """Return how that is made of raw examples which this teacher reads, by the key under which `call` finds it.
 
         It is made with the data, outside of the step, where a model preprocesses examples of its own. A teacher reads
-        them as they are, unless it says otherwise.
+        them as they are, unless it overrides this.
 
         Args:
             x: what is given to `fit`, or a batch of it.

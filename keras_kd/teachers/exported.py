@@ -106,7 +106,7 @@ class ONNX(_File):
 
     TensorFlow waits for onnxruntime in each step. Where it takes longer than the student, let it run once:
     `teachers.InMemory(ONNX(path))`, or a `TeacherCache`. A file that was exported for a fixed number of examples is
-    given so many at a time.
+    given that many at a time.
 
     Args:
         path: of the file.

@@ -111,7 +111,7 @@ class Python(AroundFrozen):
         return cls(**{**config, **given})
 
     def _of_units(self, units: int | None) -> Frozen:
-        """Return a teacher of a student that has so many units."""
+        """Return a teacher of a student that has a number of units."""
         function, outputs, head = self.function, self.outputs, self.head
         if is_estimator(function):
             function, known, head = _predictions(function, units)

@@ -32,12 +32,12 @@ class Served(Teacher):
     by one place, and a token is added at the end of the prompt, so that each of the student's positions has one. The
     server has to take one token more than the student. Tokens that come back are compared with those that were sent.
 
-    Padding is not asked for: it is where the "padding_mask" of a dict is False. As under any teacher, it counts unless
-    its weight is 0 or the student masks it; it has the target of the text's last token then.
+    Nothing is requested for padding, which is where the "padding_mask" of a dict is False. As under any teacher, it
+    counts unless its weight is 0 or the student masks it; it has the target of the text's last token then.
 
     Ask once, and train as often as you like: `TeacherCache(path, teacher=served, top_k=20)` goes on where a build was
     interrupted, under another `url`, too. In `fit`, and for text that the student writes itself
-    (`language.Rollouts`), the server is asked in each step, of which the processor waits for it.
+    (`language.Rollouts`), a request is sent in each step, and the processor waits for the answer.
 
     Args:
         url: of the API, as http://127.0.0.1:8000/v1, without user, password and query.
@@ -45,7 +45,7 @@ class Served(Teacher):
         classes: units of the student's output, at least the size of the server's vocabulary.
         top_k: how many tokens to ask for at each position, 1 to `classes`; as many as the server allows. vLLM allows 20
             unless it is started with --max-logprobs.
-        vocabulary: ids by the strings that the server returns for tokens. None: it is asked to return ids,
+        vocabulary: ids by the strings that the server returns for tokens. None: it is requested to return ids,
             `return_tokens_as_token_ids` of vLLM. Of tokens with the same string, as those of parts of a character, one
             remains, and what is no string of the vocabulary counts with the classes that are not named.
         tail: how the classes are read that are not named, see `teachers.Cached`.
@@ -53,7 +53,7 @@ class Served(Teacher):
             out of files, configurations and messages, and has to be given again after loading.
         in_flight: requests at a time.
         timeout: seconds to wait for an answer.
-        attempts: how often a text is asked for at most, where connections fail or the answer is 408, 429 or 5xx: after
+        attempts: how often a text is sent at most, where connections fail or the answer is 408, 429 or 5xx: after
             0.5 s, and twice as long each time up to a minute, or as long as the server asks for.
 
     Raises:

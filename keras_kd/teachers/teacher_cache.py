@@ -53,7 +53,7 @@ class TeacherCache:
 
     Of top-k targets of positions, those are kept that count: which the teacher's mask leaves in, and whose weight is
     not 0 where the examples are (x, y, sample_weight) with a weight for each. `join` refuses weights by which others
-    count. A bit for each position says which are kept.
+    count. A bit for each position marks which are kept.
 
     Args:
         path: folder of the cache; made by `build`.
