@@ -20,7 +20,7 @@ from keras_kd.cache import json_checks, manifest, shards
 from keras_kd.cache.elements import Augment, Examples
 from keras_kd.cache.layout import Layout
 
-#: Workers of a cluster wait for each other: at least so many seconds, and so many times what a shard took here.
+#: Workers of a cluster wait for each other: at least these seconds, and this many times what a shard took here.
 _PATIENCE, _SHARDS_MISSED = 600.0, 20.0
 
 
@@ -35,6 +35,20 @@ class Job:
     def name(self) -> str:
         """The name of the files that belong to this job alone."""
         return f"job-{self.index:05d}-of-{self.count:05d}"
+
+
+def job_of_shard(shard: Any) -> Job:
+    """Return the job of a share (index, count) of the work, or the only one where that is None.
+
+    Raises:
+        ValueError: it is no such share.
+    """
+    if shard is None:
+        return Job()
+    whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(isinstance(each, int) for each in shard)
+    if not whole or not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"Expected `shard` to be (index, count) with 0 <= index < count. Received: shard={shard!r}")
+    return Job(*shard)
 
 
 def make_plan(

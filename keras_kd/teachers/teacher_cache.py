@@ -13,19 +13,20 @@ import tensorflow as tf
 
 from keras_kd._internal import batches, code_fingerprints, soft_targets, teacher_fingerprints
 from keras_kd._internal.log import info
-from keras_kd.cache import format_1, json_checks, manifest, records, shards
+from keras_kd.cache import format_1, json_checks, manifest, shards
+from keras_kd.cache.batch_times import check_batch_size, time_batches
 from keras_kd.cache.build import Build, TargetSpec, TeacherProgram, read_timing
 from keras_kd.cache.cache_reports import Estimate, Info, Verification
 from keras_kd.cache.cache_settings import NEW, check_named, check_taps, check_template, make_settings
-from keras_kd.cache.elements import Augment, Examples, Key, key_of
+from keras_kd.cache.elements import Augment, Examples, Key
 from keras_kd.cache.join import arrays, by_key, by_position
 from keras_kd.cache.layout import Layout
 from keras_kd.cache.plan import (
-    Job,
     announcement,
     begin,
     finish,
     job_of_cluster,
+    job_of_shard,
     make_plan,
     missing,
     of_dataset,
@@ -209,8 +210,8 @@ class TeacherCache:
         if self.key is None:
             examples.check_order()
         cluster = job_of_cluster() if shard is None else None
-        job = cluster or _check_job(shard)
-        _check_batch_size(batch_size)
+        job = cluster or job_of_shard(shard)
+        check_batch_size(batch_size)
         if self._teacher is None or (self.path / manifest.MANIFEST).exists():
             self._accept(examples, verbose)
             return
@@ -335,23 +336,14 @@ class TeacherCache:
         """
         teacher, examples = self._require_teacher(), Examples(cached_columns.bundled(dataset, self.columns))
         program = self._program(teacher, examples)
-        seconds = []
-        _check_batch_size(batch_size)
-        sizes = []
-        seen = examples.seen(self.augment, self.key, tf.zeros((), tf.int64))
-        if self.key is None and not examples.is_dense:
-            seen = seen.map(lambda place, element: (place, (examples.x(element),)))
-        for places, element in seen.batch(batch_size).take(max(1, batches) + 1):
-            started = time.perf_counter()
-            keys = places if self.key is None else key_of(self.key, element)
-            rows = program.rows(examples.x(element), keys, examples.weights(element))[0].numpy()
-            seconds.append((time.perf_counter() - started) / len(places))
-            sizes.append(len(records.encode(program.layout, rows)) / len(rows))
+        seconds, row_bytes = time_batches(
+            program, examples, self.augment, self.key, check_batch_size(batch_size), batches
+        )
         return Estimate.of(
             examples=examples.count,
             views=self._settings["views"],
-            seconds_per_example=float(np.median(seconds[1:] or seconds)),
-            row_bytes=float(np.mean(sizes)),
+            seconds_per_example=seconds,
+            row_bytes=row_bytes,
             memory=sum(4 * int(np.prod(each.shape)) for each in teacher.variables)
             + 3 * batch_size * (examples.nbytes + program.layout.row_bytes),
         )
@@ -430,17 +422,3 @@ class TeacherCache:
                 "this very cache, which then follows them: teachers.Cached(cache). Elsewhere: cache.epoch = epoch."
             )
         return self.epoch % self._settings["views"]
-
-
-def _check_batch_size(batch_size: Any) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"Expected `batch_size` to be a whole number from 1 on. Received: batch_size={batch_size!r}")
-
-
-def _check_job(shard: Any) -> Job:
-    if shard is None:
-        return Job()
-    whole = isinstance(shard, (tuple, list)) and len(shard) == 2 and all(isinstance(each, int) for each in shard)
-    if not whole or not 0 <= shard[0] < shard[1]:
-        raise ValueError(f"Expected `shard` to be (index, count) with 0 <= index < count. Received: shard={shard!r}")
-    return Job(*shard)
