@@ -63,7 +63,8 @@ def _meet(ours: Shape, theirs: Shape, student_shape: Shape, teacher_shape: Shape
         return [keras.layers.AveragePooling1D(ours[0] // theirs[0])]
     raise ValueError(
         f"bridge=\"auto\" knows no projection from the student's {tuple(student_shape)} to the teacher's "
-        f"{tuple(teacher_shape)}. Give a layer of your own as `bridge`, or read other layers."
+        f"{tuple(teacher_shape)}. Give a layer of your own as `bridge`, or read other layers; tokens of images are "
+        "read as the map of their patches by 'encoder:map'."
     )
 
 

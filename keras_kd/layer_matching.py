@@ -5,8 +5,9 @@ import math
 from typing import NamedTuple
 
 import keras
+from keras import tree
 
-from keras_kd._internal import layer_reader
+from keras_kd._internal import layer_reader, token_maps
 from keras_kd._types import Shape
 
 Shapes = dict[str, Shape]
@@ -54,8 +55,9 @@ def suggest_pairs(student: keras.Model, teacher: keras.Model, verbose: bool = Tr
     Only layers that compute features are read: what comes before the first convolution, attention or dense layer
     prepares or embeds the input, and padding moves it. For maps, a stage ends before the size halves, where the
     branches of its last block meet, and stages pair up by how far they have reduced the input, or, of inputs of
-    different sizes, the first maps. For tokens, the ends of equal parts of the depth pair up. Without either, the last
-    vectors before the classifier do.
+    different sizes, the first maps. For tokens, the ends of equal parts of the depth pair up. Where one model has
+    tokens of images and the other maps, or other tokens, the same parts pair up, and tokens are read as maps,
+    "encoder:map". Without any, the last vectors before the classifier pair up.
 
     Args:
         student: a Functional or Sequential model.
@@ -73,9 +75,9 @@ def suggest_pairs(student: keras.Model, teacher: keras.Model, verbose: bool = Tr
     """
     ours, theirs = _features(student, "student"), _features(teacher, "teacher")
     maps = _maps(ours, theirs, _sides(student) == _sides(teacher))
-    tokens = _tokens(ours, theirs)
+    tokens = _tokens(ours, theirs, student, teacher)
     first, second = (tokens, maps) if _have_more_tokens(ours) and _have_more_tokens(theirs) else (maps, tokens)
-    pairs = first or second or _vectors(ours, theirs)
+    pairs = first or second or _across(ours, theirs, student, teacher) or _vectors(ours, theirs)
     if not pairs:
         names = [list(layer_shapes(model, "model")) for model in (student, teacher)]
         raise ValueError(
@@ -112,9 +114,22 @@ def _layers(model: keras.Model, owner: str) -> list[Read]:
         nested = layer_reader.functional(layer)
         if nested is not None:
             found += [each._replace(name=f"{layer.name}/{each.name}") for each in _layers(layer, owner)]
-        elif isinstance(layer.output, keras.KerasTensor):
-            found.append(Read(layer.name, tuple(layer.output.shape), layer))
+        else:
+            found += _returned(layer)
     return found
+
+
+def _returned(layer: keras.layers.Layer) -> list[Read]:
+    """Return what a layer returns: of several tensors those with a key, as stages have one, or else the first."""
+    if isinstance(layer.output, keras.KerasTensor):
+        return [Read(layer.name, tuple(layer.output.shape), layer)]
+    # The output of a layer has lost its keys; what the layer makes of its input has them.
+    one_input = isinstance(layer.input, keras.KerasTensor)
+    parts = tree.flatten_with_path(layer.compute_output_spec(layer.input) if one_input else layer.output)
+    keyed = [(path, each) for path, each in parts if any(isinstance(step, str) for step in path)]
+    return [
+        Read(f"{layer.name}:{'/'.join(map(str, path))}", tuple(each.shape), layer) for path, each in keyed or parts[:1]
+    ]
 
 
 def _features(model: keras.Model, owner: str) -> list[Read]:
@@ -194,19 +209,49 @@ def _is_pointwise(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
 
 
-def _tokens(ours: list[Read], theirs: list[Read]) -> Found:
+def _tokens(ours: list[Read], theirs: list[Read], student: keras.Model, teacher: keras.Model) -> Found:
     """Pair the ends of equal parts of the depth, one for each block of the shallower model up to four."""
-    mine, others = _blocks(ours), _blocks(theirs)
+    of_images = bool(_sides(student) and _sides(teacher))
+    found = []
+    for one, other, why in _by_depth(_blocks(ours), _blocks(theirs)):
+        if of_images and one.shape[1] != other.shape[1]:
+            found += _as_maps(one, other, student, teacher)
+        else:
+            found.append((one.name, other.name, f"tokens, {why}"))
+    return found
+
+
+def _across(ours: list[Read], theirs: list[Read], student: keras.Model, teacher: keras.Model) -> Found:
+    """Pair the ends of equal parts of the depth where one model has maps, and the other tokens of images."""
+    if not (_sides(student) and _sides(teacher)):
+        return []
+    mine, others = (_blocks(each) if _have_more_tokens(each) else _stages(each) for each in (ours, theirs))
+    return [pair for one, other, _ in _by_depth(mine, others) for pair in _as_maps(one, other, student, teacher)]
+
+
+def _by_depth(mine: list[Read], others: list[Read]) -> list[tuple[Read, Read, str]]:
+    """Return the ends of as many equal parts as the shorter one has, up to four, and where they are."""
     parts = min(len(mine), len(others), 4)
     ends = [math.ceil(part / parts * 100) for part in range(1, parts + 1)]
     return [
-        (
-            mine[len(mine) * part // parts - 1].name,
-            others[len(others) * part // parts - 1].name,
-            f"tokens, {end} % of the depth",
-        )
+        (mine[len(mine) * part // parts - 1], others[len(others) * part // parts - 1], f"{end} % of the depth")
         for part, end in enumerate(ends, start=1)
     ]
+
+
+def _as_maps(one: Read, other: Read, student: keras.Model, teacher: keras.Model) -> Found:
+    """Return a pair as maps with their sizes, or nothing where tokens are not one grid."""
+    found = []
+    for read, model in ((one, student), (other, teacher)):
+        if len(read.shape) == 4:
+            found.append((read.name, _size(read.shape)))
+            continue
+        grids = token_maps.found_grids(read.shape[1] or 0, token_maps.image_sides(layer_reader.functional(model)))
+        found += [(read.name + token_maps.ENDING, f"{height}x{width}") for _, height, width in grids[:1]]
+    if len(found) < 2:
+        return []
+    (mine, ours), (others, theirs) = found
+    return [(mine, others, f"maps of {ours} and {theirs}")]
 
 
 def _blocks(layers: list[Read]) -> list[Read]:

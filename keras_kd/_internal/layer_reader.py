@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_kd._internal import heads
+from keras_kd._internal import heads, token_maps
 from keras_kd._internal.attention_projections import NAMES, WithProjections
 from keras_kd._internal.model_graphs import functional as functional
 from keras_kd._types import Tensor, Tensors
@@ -38,7 +38,8 @@ class Reader:
     several; and the name of a layer, as "layer" or, inside a nested model, as "backbone/layer". Behind the name of a
     layer, ":input" stands for what it reads, ":pre_activation" for what its activation is applied to, and ":0" for the
     first of its outputs where it has several, or ":scores" where "scores" is its key. Of a
-    `keras.layers.MultiHeadAttention`, ":query", ":key" and ":value" are what it makes of its inputs, for all heads.
+    `keras.layers.MultiHeadAttention`, ":query", ":key" and ":value" are what it makes of its inputs, for all heads. At
+    the end, ":map" makes a map of what is read: tokens of images become the grid of their patches.
 
     Args:
         model: a Keras model or layer. Only a Functional or Sequential one can be read at named layers.
@@ -65,7 +66,7 @@ class Reader:
         self.output = graph.output if graph is not None else None
         known = _named(graph, self.output) if graph is not None else None
         self.layers = tuple(dict.fromkeys(name for name in names if known is not None and name not in known))
-        self._tapped = _tap(graph, self.layers, owner, tuple(known or ())) if self.layers else None
+        self._tapped = _read(graph, self.layers, owner, tuple(known or ())) if self.layers else None
         self._symbolic = known
         self._heads = self._make_heads(head)
         for name, tensor in (known or {}).items():
@@ -137,7 +138,7 @@ def layer_outputs(model: Any, names: tuple[str, ...], owner: str) -> tuple[Any, 
     graph = functional(model)
     if graph is None:
         raise ValueError(f"Expected the {owner} to be a built Functional or Sequential model. Received: {model!r}")
-    tapped = _tap(graph, names, owner)
+    tapped = _read(graph, names, owner)
     return keras.Model(tapped.input, tapped.output["output"]), tapped.output["taps"]
 
 
@@ -178,6 +179,11 @@ def select(model: Any, x: Tensors) -> Tensors:
             f"keys {sorted(x)}. Name the keras.Input after a key, or choose with teachers.Frozen(preprocess=...)."
         )
     return x[wanted.name]
+
+
+def _read(graph: Any, names: tuple[str, ...], owner: str, outputs: tuple[str, ...] = ()) -> Any:
+    """Return a model that returns its output and what is named, as `token_maps` makes of it where the names say so."""
+    return token_maps.with_maps(_tap(graph, token_maps.bases(names), owner, outputs), names, owner, graph)
 
 
 def _tap(graph: Any, names: tuple[str, ...], owner: str, outputs: tuple[str, ...] = ()) -> Any:
@@ -261,10 +267,10 @@ def _check_tap(name: str, calls: list[Tensor], owner: str, offered: list[str]) -
 
 
 def _several(tensors: Any) -> dict[str, Any]:
-    """Return the tensors of a tuple, list or dict by their number or key, or nothing for one tensor."""
-    if isinstance(tensors, dict):
-        return {str(key): each for key, each in tensors.items()}
-    return {str(place): each for place, each in enumerate(tensors if isinstance(tensors, (list, tuple)) else ())}
+    """Return tensors by their number or key, "1/stage1" in a dict that is the second of a tuple; nothing for one."""
+    if not tree.is_nested(tensors):
+        return {}
+    return {"/".join(map(str, path)): each for path, each in tree.flatten_with_path(tensors)}
 
 
 def _split(name: str) -> tuple[str, str]:
