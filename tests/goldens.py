@@ -346,6 +346,11 @@ LOSSES = (
         variants=({}, {"non_target_weight": 0.3}),
     ),
     Golden(
+        "enhanced_target", "-sum_k ((p_k + [k = y])**g - [k = y]) log q_k", "2310.19444", "L, Y",
+        references.enhanced_target, LOGITS, methods=("ofa",), labels="classes", zero=False, invariances=DIVERGENCE,
+        variants=({}, {"power": 1.0}, {"power": 2.5}),
+    ),
+    Golden(
         "inter_class_relation", "1 - Pearson over the classes of (q, p)", "2205.10536", "L",
         references.inter_class_relation, LOGITS, methods=("dist",), invariances=DIVERGENCE,
     ),

@@ -34,6 +34,7 @@ OVER_CLASSES = [
     losses.skew_reverse_kl,
     losses.decoupled_kl,
     losses.normalized_kl,
+    losses.enhanced_target,
     losses.inter_class_relation,
     losses.intra_class_relation,
     losses.class_correlation,
@@ -77,7 +78,7 @@ KINDS = {
     "schedule": HEADS,  # alpha or the temperature leaves its range at the second step
 }
 
-NEED_LABELS = (losses.decoupled_kl, losses.normalized_kl, losses.teacher_bounded)
+NEED_LABELS = (losses.decoupled_kl, losses.normalized_kl, losses.enhanced_target, losses.teacher_bounded)
 
 #: Losses that are a difference of numbers near 1: float32 loses the same at every temperature, times T**2.
 CANCELLING = (

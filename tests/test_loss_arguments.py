@@ -33,6 +33,7 @@ CASES = {
     losses.skew_reverse_kl: ("skew", (1e-4, 0.1, 0.5, 0.9), LOGITS),
     losses.decoupled_kl: ("non_target_weight", (0.0, 2.0), [*LOGITS, LABELS]),
     losses.normalized_kl: ("non_target_weight", (0.0, 2.0), [*LOGITS, LABELS]),
+    losses.enhanced_target: ("power", (1.0, 2.0), [*LOGITS, LABELS]),
     losses.transformed_teacher: ("power", (0.1, 1.0), LOGITS),
     losses.huber_error: ("delta", (0.1, 2.0), LOGITS),
     losses.teacher_bounded: ("margin", (0.0, 2.0), [*LOGITS, LOGITS[0] + 1]),

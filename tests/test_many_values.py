@@ -21,6 +21,7 @@ FAMILY = [
     ("skew_reverse_kl", ()),
     ("decoupled_kl", (LABELS,)),
     ("normalized_kl", (LABELS,)),
+    ("enhanced_target", (LABELS,)),
     ("inter_class_relation", ()),
     ("binary_kl", ()),
     ("universal_logits", ()),

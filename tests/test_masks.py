@@ -21,6 +21,7 @@ LEFT_OUT = {
     "skew_reverse_kl",
     "decoupled_kl",
     "normalized_kl",
+    "enhanced_target",
     "inter_class_relation",
     "class_correlation",  # zeros on both sides are equal probabilities: what they add to both matrices cancels
     "batch_correlation",  # the same

@@ -414,6 +414,7 @@ OTHERS = [
     (losses.token_relations, {"heads": 1}),
     (losses.decoupled_kl, {"target_weight": 1.0, "non_target_weight": 8.0}),
     (losses.normalized_kl, {"non_target_weight": 1.5}),
+    (losses.enhanced_target, {"power": 1.5}),
     (losses.transformed_teacher, {"power": 0.1, "weighted": False}),
     (losses.huber_error, {"delta": 1.0}),
     (losses.teacher_bounded, {"margin": 0.0}),

@@ -184,7 +184,9 @@ def guarded(loss: Tensor, terms: Iterable[Term], labels: Iterable[Tensor | None]
     """Stop a step before it learns from class ids that the student has no class for."""
     for term, ids in zip(terms, labels, strict=True):
         if ids is not None and not keras.backend.is_float_dtype(ids.dtype):
-            classes = compared_classes(term, student[term.student_names[0]].shape[-1])
+            shape = tuple(student[term.student_names[0]].shape)
+            width = shape[-1] if term.bridge is None else term.bridge.compute_output_shape(shape)[-1]
+            classes = compared_classes(term, width)
             message = f"Term {term.name!r} expected labels from 0 to {classes - 1}, the student's classes."
             loss = step_errors.stop_unless(ops.logical_and(ids >= 0, ids < classes), message, loss)
     return loss

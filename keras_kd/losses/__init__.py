@@ -10,6 +10,7 @@ from keras_kd.losses.decoupled import decoupled_kl as decoupled_kl
 from keras_kd.losses.decoupled import normalized_kl as normalized_kl
 from keras_kd.losses.distances import rkd_angle as rkd_angle
 from keras_kd.losses.distances import rkd_distance as rkd_distance
+from keras_kd.losses.enhanced_target import enhanced_target as enhanced_target
 from keras_kd.losses.features import VariationalInformation as VariationalInformation
 from keras_kd.losses.features import attention_transfer as attention_transfer
 from keras_kd.losses.features import channel_wise as channel_wise

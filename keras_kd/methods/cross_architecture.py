@@ -1,0 +1,57 @@
+"""Published methods between vision transformers and convolutional networks: `methods` has their names."""
+
+from collections.abc import Sequence
+
+from keras_kd import losses
+from keras_kd._types import Schedule
+from keras_kd.term import Term
+
+
+def ofa(
+    stages: Sequence[str] = (),
+    power: Schedule = 1.5,
+    temperature: Schedule | None = 1.0,
+    weight: Schedule = 1.0,
+    stage_weight: Schedule = 1.0,
+) -> list[Term]:
+    """Learn the teacher's logits at each stage of the student, whatever the architectures (OFA-KD).
+
+    Compile with alpha=0.5. Features of two architectures have little in common; the logits that a trained head makes of
+    each of the student's stages are compared with the teacher's instead. Here a head is the automatic bridge, an
+    average over positions and a dense layer; the authors' code has convolutions or transformer blocks before it.
+
+    Args:
+        stages: the student's layers that end its stages, vectors, tokens or maps.
+        power: of the teacher's probabilities, see `losses.enhanced_target`.
+        temperature: T, above 0; None takes the compiled one.
+        weight: weight of the term on the student's own logits, not negative.
+        stage_weight: weight of each stage's term, not negative.
+
+    Returns:
+        A list of one term, and one for each stage with a head of its own.
+
+    Raises:
+        TypeError: one name in the place of several.
+
+    Reference: Hao et al., One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation,
+    2023, arXiv 2310.19444.
+    """
+    if isinstance(stages, str):
+        raise TypeError(
+            f"Expected `stages` to be names of the student's layers. Received: {stages!r}; give [{stages!r}]."
+        )
+    terms = [Term(losses.enhanced_target, temperature=temperature, weight=weight, power=power)]
+    for number, stage in enumerate(stages, start=1):
+        terms.append(
+            Term(
+                losses.enhanced_target,
+                at=(stage, "logits"),
+                bridge="auto",
+                soften=True,
+                temperature=temperature,
+                weight=stage_weight,
+                power=power,
+                name=f"ofa_{number}",
+            )
+        )
+    return terms

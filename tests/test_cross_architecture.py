@@ -1,0 +1,97 @@
+"""Methods between transformers and convolutional networks: values in float64, training, saving."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd import losses, methods
+from tests import references
+
+X = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype("float32")
+Y = np.arange(8) % 4
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def convolutional(seed=1):
+    """Return a student with a map and a vector before its logits."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 1))
+    maps = keras.layers.Conv2D(3, 3, strides=2, activation="relu", name="maps")(inputs)
+    vectors = keras.layers.Dense(5, activation="relu", name="vectors")(keras.layers.Flatten()(maps))
+    return keras.Model(inputs, keras.layers.Dense(4, name="scores")(vectors), name="student")
+
+
+def of_tokens(seed=2):
+    """Return a teacher of tokens."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((8, 8, 1))
+    tokens = keras.layers.Dense(6, activation="tanh", name="tokens")(keras.layers.Reshape((16, 4))(inputs))
+    return keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling1D()(tokens)), name="teacher")
+
+
+def made(terms, student, teacher, **numbers):
+    """Return a compiled Distiller."""
+    distiller = kd.Distiller(student=student, teacher=teacher, terms=terms)
+    distiller.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY, **{"run_eagerly": True, **numbers})
+    return distiller
+
+
+def read(model, name):
+    return np.asarray(keras.Model(model.input, model.get_layer(name).output)(X), "float64")
+
+
+@pytest.mark.parametrize(("temperature", "power"), [(1.0, 1.5), (3.0, 1.0)])
+def test_ofa_compares_the_logits_of_each_stage_with_the_teachers(temperature, power):
+    student, teacher = convolutional(), of_tokens()
+    terms = methods.ofa(["maps", "vectors"], power, temperature, weight=0.5, stage_weight=2.0)
+    distiller = made(terms, student, teacher)
+    kernels = [[np.asarray(weight, "float64") for weight in term.bridge.get_weights()] for term in terms[1:]]
+    features = [read(student, "maps").mean(axis=(1, 2)), read(student, "vectors")]
+    heads = [x @ kernel + bias for x, (kernel, bias) in zip(features, kernels, strict=True)]
+    target = np.asarray(teacher(X), "float64") / temperature
+    values = [
+        temperature**2 * np.mean(references.enhanced_target(z / temperature, target, Y, power))
+        for z in (np.asarray(student(X), "float64"), *heads)
+    ]
+    received = distiller.objective(X, Y)
+    assert [float(received[name]) for name in ("enhanced_target", "ofa_1", "ofa_2")] == pytest.approx(values, rel=1e-5)
+    assert float(received["distillation_loss"]) == pytest.approx(
+        0.5 * values[0] + 2 * (values[1] + values[2]), rel=1e-5
+    )
+
+
+def test_ofa_has_the_defaults_of_its_code_and_no_stage_that_is_not_named():
+    [term] = methods.ofa()
+    assert (term.weight, term.temperature, term.loss_arguments) == (1.0, 1.0, {"power": 1.5})
+    first, stage = methods.ofa(["maps"])
+    assert (stage.weight, stage.temperature, stage.name, stage.soften) == (1.0, 1.0, "ofa_1", True)
+    with pytest.raises(TypeError, match=r"names of the student's layers. Received: 'maps'; give \['maps'\]"):
+        methods.ofa("maps")
+
+
+@pytest.mark.parametrize("eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_ofa_trains_the_student_and_its_heads_and_leaves_a_plain_student(eagerly, tmp_path):
+    student, teacher = convolutional(), of_tokens()
+    distiller = made(methods.ofa(["maps", "vectors"]), student, teacher, run_eagerly=eagerly)
+    before = [np.array(each) for each in distiller.trainable_variables]
+    assert len(before) == len(student.trainable_variables) + 4
+    logs = distiller.fit(X, Y, epochs=3, verbose=0).history["distillation_loss"]
+    assert logs[-1] < logs[0]
+    moved = [not np.array_equal(a, b) for a, b in zip(before, distiller.trainable_variables, strict=True)]
+    assert all(moved)
+    distiller.save(tmp_path / "distiller.keras")
+    again = keras.models.load_model(tmp_path / "distiller.keras")
+    again.teacher = teacher
+    assert float(again.objective(X, Y)["loss"]) == pytest.approx(float(distiller.objective(X, Y)["loss"]), rel=1e-6)
+
+
+def test_at_a_power_of_1_the_target_is_the_teachers_and_above_it_the_label_counts_more():
+    student, teacher = np.random.default_rng(0).normal(size=(2, 8, 4)).astype("float32")
+    p, log_q = np.exp(references._log_softmax(teacher)), references._log_softmax(student)
+    np.testing.assert_allclose(losses.enhanced_target(student, teacher, Y, 1.0), -np.sum(p * log_q, -1), rtol=1e-5)
+    q = np.zeros((8, 4), "float32")  # where all log q are equal, the loss is the sum of the target's weights
+    sums = [np.asarray(losses.enhanced_target(q, teacher, Y, power)) / np.log(4) for power in (1.0, 1.5, 3.0)]
+    np.testing.assert_allclose(sums[0], 1.0, rtol=1e-6)
+    label = [np.take_along_axis((1 + p) ** power - 1, Y[:, None], -1)[:, 0] for power in (1.5, 3.0)]
+    assert np.all(label[0] < label[1]) and np.all(label[0] > np.take_along_axis(p, Y[:, None], -1)[:, 0])
