@@ -77,7 +77,10 @@ def suggest_pairs(student: keras.Model, teacher: keras.Model, verbose: bool = Tr
     maps = _maps(ours, theirs, _sides(student) == _sides(teacher))
     tokens = _tokens(ours, theirs, student, teacher)
     first, second = (tokens, maps) if _have_more_tokens(ours) and _have_more_tokens(theirs) else (maps, tokens)
-    pairs = first or second or _across(ours, theirs, student, teacher) or _vectors(ours, theirs)
+    across = _across(ours, theirs, student, teacher)
+    if _end_in_tokens(ours) != _end_in_tokens(theirs):  # maps of a transformer embed its patches
+        first, second, across = across, first, second
+    pairs = first or second or across or _vectors(ours, theirs)
     if not pairs:
         names = [list(layer_shapes(model, "model")) for model in (student, teacher)]
         raise ValueError(
@@ -157,6 +160,12 @@ def _have_more_tokens(layers: list[Read]) -> bool:
     return ranks.count(3) > ranks.count(4)
 
 
+def _end_in_tokens(layers: list[Read]) -> bool:
+    """Return whether a model is a transformer: most of what it computes are tokens, and these come last."""
+    ranks = [len(each.shape) for each in layers if len(each.shape) in (3, 4)]
+    return _have_more_tokens(layers) and ranks[-1] == 3
+
+
 def _maps(ours: list[Read], theirs: list[Read], same_input: bool) -> Found:
     """Pair the ends of the stages whose sides are equal, or the same share of the first maps' side."""
     mine, others = _stages(ours), _stages(theirs)
@@ -225,7 +234,7 @@ def _across(ours: list[Read], theirs: list[Read], student: keras.Model, teacher:
     """Pair the ends of equal parts of the depth where one model has maps, and the other tokens of images."""
     if not (_sides(student) and _sides(teacher)):
         return []
-    mine, others = (_blocks(each) if _have_more_tokens(each) else _stages(each) for each in (ours, theirs))
+    mine, others = (_blocks(each) if _end_in_tokens(each) else _stages(each) for each in (ours, theirs))
     return [pair for one, other, _ in _by_depth(mine, others) for pair in _as_maps(one, other, student, teacher)]
 
 

@@ -167,6 +167,24 @@ def test_text_and_other_tokens_of_one_length_are_paired_as_they_are():
     assert methods.suggest_pairs(tokens_of(4), tokens_of(6), verbose=False) == [("tokens", "tokens")]
 
 
+def test_maps_that_embed_patches_belong_to_no_stage_of_a_convolutional_network():
+    inputs = keras.Input(backbones.SHAPE)
+    x = keras.layers.Conv2D(6, 4, strides=4, name="patches")(inputs)  # as large as the second stage of the other
+    x = keras.layers.Reshape((64, 6), name="reshaped")(x)
+    for block in (1, 2):
+        x = keras.layers.Add(name=f"block_{block}")([x, keras.layers.Dense(6)(keras.layers.LayerNormalization()(x))])
+    transformer = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
+    found = methods.suggest_pairs(transformer, backbones.resnet(), verbose=False)
+    assert found == [("layer_normalization_1:map", "conv1_relu"), ("block_2:map", "stack1_block0_out")]
+
+
+def test_the_grid_of_an_image_with_other_sides_is_printed(capsys):
+    inputs = keras.Input((16, 48, 3))
+    student = keras.Model(inputs, keras.layers.Conv2D(4, 3, strides=2, padding="same", name="maps")(inputs))
+    methods.suggest_pairs(student, backbones.vit((16, 48, 3)))
+    assert capsys.readouterr().out == "maps  ->  vit_encoder:map: maps of 8x24 and 2x6\n"
+
+
 @pytest.mark.slow
 def test_a_cache_keeps_the_map_that_a_live_teacher_would_return(tmp_path):
     teacher, student = backbones.vit(), backbones.classifier(backbones.resnet())
