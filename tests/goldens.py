@@ -452,6 +452,13 @@ LOSSES = (
         weights=lambda layer: {"variance": np.log1p(np.exp(doubled(layer.raw_variance.numpy()))) + 1e-5},
     ),
     Golden(
+        "MaskedGeneration", "sum_hwc (G(m * s) - t)_hwc**2, G two trained convolutions", "2205.01529", "M, A",
+        references.masked_generation, SAME_MAPS, methods=("mgd",), zero=False,
+        weights=lambda layer: {
+            each.name: [doubled(weight) for weight in each.get_weights()] for each in layer.generator.layers
+        },
+    ),
+    Golden(
         "rkd_distance", "mean_ij huber(d_s / mean d_s - d_t / mean d_t)", "1904.05068", "F", references.rkd_distance,
         FEATURES, methods=("rkd",), scalar=True, mixes=True, invariances=(*SIMILARITY, "student shift of all"),
     ),

@@ -287,6 +287,22 @@ def variational_information(student: np.ndarray, teacher: np.ndarray, variance: 
     return np.mean(0.5 * ((_double(student) - _double(teacher)) ** 2 / variance + np.log(variance)), axis=-1)
 
 
+def masked_generation(
+    student: np.ndarray, teacher: np.ndarray, first: list[np.ndarray], second: list[np.ndarray]
+) -> np.ndarray:
+    """sum_hwc (G(s) - t)**2, G = conv3x3(relu(conv3x3(.))), nothing masked. MGD, 2022, 2205.01529."""
+    hidden = np.maximum(_convolved(_double(student), *first), 0.0)
+    return np.sum((_convolved(hidden, *second) - _double(teacher)) ** 2, axis=(1, 2, 3))
+
+
+def _convolved(maps: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """3 x 3, with a border of zeros."""
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = maps.shape[1:3]
+    places = [(i, j) for i in range(3) for j in range(3)]
+    return bias + sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i, j in places)
+
+
 # Relations between the examples of a batch: (batch, ...), flattened to (batch, features).
 
 

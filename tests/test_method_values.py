@@ -422,6 +422,7 @@ OTHERS = [
     (losses.contrastive, {"similarity_temperature": 0.07}),
     (losses.ContrastiveMemory, {"dimension": 128, "temperature": 0.07, "memory": 4096}),
     (losses.VariationalInformation, {"initial_variance": 5.0}),
+    (losses.MaskedGeneration, {"masked": 0.15, "over": "channels"}),
     (bridges.ReviewFusion, {"width": 64}),
     (kd.teachers.EMA, {"decay": 0.999}),
     (kd.Distiller.compile, {"temperature": 2.0, "alpha": 0.5}),

@@ -1,4 +1,4 @@
-"""Published methods between vision transformers and convolutional networks: `methods` has their names."""
+"""Published methods for vision transformers and convolutional networks: `methods` has their names."""
 
 from collections.abc import Sequence
 
@@ -55,3 +55,42 @@ def ofa(
             )
         )
     return terms
+
+
+def mgd(
+    at: Sequence[tuple[str, str]], masked: float = 0.15, over: str = "channels", weight: Schedule = 7e-5
+) -> list[Term]:
+    """Generate the teacher's maps from a part of the student's (MGD). Compile with alpha=0.5.
+
+    The weight is that of the authors' code on ImageNet, of a sum over a map of 7 x 7 x 512: it has 1.2e-3 on CIFAR-100,
+    and 5e-7 with `over="positions"` and `masked=0.45` for a detector. With alpha = 0.5, teacher and labels count as 1
+    to 1 there, too.
+
+    Args:
+        at: pairs of layers that give maps, ("student_layer", "teacher_layer"), at least one; the paper's is the last
+            map of both. Tokens of images are read as maps by "encoder:map".
+        masked: probability that a part of the student's map is masked in training, 0 to below 1.
+        over: what a part is, "channels" or "positions"; see `losses.MaskedGeneration`.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair, each with a bridge and a generator of its own.
+
+    Raises:
+        ValueError: no pairs.
+
+    Reference: Yang et al., Masked Generative Distillation, 2022, arXiv 2205.01529.
+    """
+    pairs = list(at)
+    if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+        raise ValueError(f"Expected pairs of layers, [('student_layer', 'teacher_layer'), ...]. Received: {at!r}")
+    return [
+        Term(
+            losses.MaskedGeneration(masked=masked, over=over),
+            at=(ours, theirs),
+            weight=weight,
+            bridge="auto",
+            name=f"mgd_{number}",
+        )
+        for number, (ours, theirs) in enumerate(pairs, start=1)
+    ]
