@@ -120,11 +120,36 @@ def test_tokens_that_are_no_grid_are_refused(count, words):
         Reader(tokens_of(count), ("tokens:map",), owner="student")
 
 
-def test_vectors_are_no_map():
-    with pytest.raises(ValueError, match=r"'dense_v' of the teacher to return tokens.* Received: \(None, 2\)"):
-        inputs = keras.Input((3,))
-        model = keras.Model(inputs, keras.layers.Dense(2, name="dense_v")(inputs))
-        Reader(model, ("dense_v:map",), owner="teacher")
+def test_other_ranks_are_no_map():
+    with pytest.raises(ValueError, match=r"'back' of the teacher to return tokens.* Received: \(None, 2, 2, 2, 1\)"):
+        inputs = keras.Input((8,))
+        model = keras.Model(inputs, keras.layers.Reshape((2, 2, 2, 1), name="back")(inputs))
+        Reader(model, ("back:map",), owner="teacher")
+
+
+def test_vectors_are_a_map_of_one_cell():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="vectors")(inputs))
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    np.testing.assert_array_equal(read(model, "vectors:map", x)[:, 0, 0], read(model, "vectors", x))
+    assert read(model, "vectors:map", x).shape == (4, 1, 1, 2)
+
+
+@pytest.mark.slow
+def test_reviewkd_fuses_pooled_features_and_tokens_as_maps():
+    student, teacher = (backbones.classifier(make()) for make in (backbones.resnet, backbones.vit))
+    ours, theirs = student.layers[1].name, teacher.layers[1].name
+    pooled = next(each.name for each in student.layers if each.name.startswith("global_average"))
+    pairs = [
+        (f"{ours}/stack0_block0_out", f"{theirs}/vit_encoder:map"),
+        (f"{pooled}:map", f"{teacher.layers[-1].name}:input:map"),
+    ]
+    [term] = methods.review(pairs, teacher, width=4)
+    assert term.bridge.sizes == ((4, 4), (1, 1)) and term.bridge.channels == (8, 8)
+    distiller = kd.Distiller(student=student, teacher=teacher, terms=[term])
+    distiller.compile(keras.optimizers.SGD(0.01), alpha=1.0, run_eagerly=True)
+    logs = distiller.fit(IMAGES, batch_size=2, epochs=3, verbose=0).history["loss"]
+    assert logs[-1] < logs[0]
 
 
 # Pairs

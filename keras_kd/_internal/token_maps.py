@@ -1,4 +1,4 @@
-"""What a layer returns as a map, (batch, height, width, channels): tokens of images, and maps whose channels are first.
+"""What a layer returns as a map, (batch, height, width, channels): tokens of images, pooled vectors, other layouts.
 
 A vision transformer has a token for each patch, and others before them: of the class, of a distillation, registers.
 """
@@ -47,7 +47,7 @@ def as_map(tensor: Tensor, name: str, owner: str, graph: Any) -> Tensor:
     """Return what a layer returns as a map, (batch, height, width, channels).
 
     Args:
-        tensor: tokens, (batch, tokens, channels), or a map.
+        tensor: tokens, (batch, tokens, channels), a map, or vectors, (batch, channels), which are maps of one cell.
         name: of the layer, for the message.
         owner: of the model, for the message.
         graph: the Functional model, whose images have the ratio of height to width of the grid.
@@ -58,10 +58,12 @@ def as_map(tensor: Tensor, name: str, owner: str, graph: Any) -> Tensor:
     first = _channels_first(graph)
     if len(tensor.shape) == 4:
         return ops.transpose(tensor, (0, 2, 3, 1)) if first else tensor
+    if len(tensor.shape) == 2:
+        return ops.reshape(tensor, (-1, 1, 1, tensor.shape[-1]))
     if len(tensor.shape) != 3 or tensor.shape[1] is None:
         raise ValueError(
             f"Expected layer {name.removesuffix(ENDING)!r} of the {owner} to return tokens, (batch, tokens, channels) "
-            f"with a known number of tokens, or a map, for {name!r}. Received: {tuple(tensor.shape)}"
+            f"with a known number of tokens, vectors or a map, for {name!r}. Received: {tuple(tensor.shape)}"
         )
     grids = found_grids(tensor.shape[1], image_sides(graph, first))
     if len(grids) != 1:

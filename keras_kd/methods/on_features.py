@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from keras_kd import bridges, layer_matching, losses
+from keras_kd import bridges, losses
+from keras_kd._internal import layer_reader
 from keras_kd._types import Schedule
 from keras_kd.methods._arguments import Pair, checked, warm_up
 from keras_kd.term import Term
@@ -122,7 +123,8 @@ def review(
     """Match stages that are fused from deep to shallow (ReviewKD). Compile with alpha=0.5.
 
     Args:
-        at: pairs of layers that give maps, shallow first.
+        at: pairs of layers that give maps, shallow first; pooled features are the last, a map of one cell, as in the
+            authors' code, ("pooled:map", "pooled:map"). Tokens of images are read as maps in the same way.
         teacher: the teacher, whose shapes the fusion takes on.
         weight: weight after the warm-up, not negative; 0.6 to 8 in the paper.
         width: channels inside the fusion, at least 1.
@@ -134,7 +136,8 @@ def review(
     Reference: Chen et al., Distilling Knowledge via Knowledge Review, 2021, arXiv 2104.09044.
     """
     stages = checked(at)
-    shapes = [layer_matching.layer_shapes(teacher, "teacher")[name] for _, name in stages]
+    _, read = layer_reader.layer_outputs(teacher, tuple(theirs for _, theirs in stages), "teacher")
+    shapes = [tensor.shape for tensor in read]
     fusion = bridges.ReviewFusion(
         channels=tuple(shape[-1] for shape in shapes), sizes=tuple(shape[1:3] for shape in shapes), width=width
     )
