@@ -187,7 +187,9 @@ def test_mgd_has_the_weights_of_its_code():
             methods.mgd(pairs)
 
 
-@pytest.mark.parametrize("way", ["eager", "graph", pytest.param("XLA", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way", ["eager", pytest.param("graph", marks=pytest.mark.slow), pytest.param("XLA", marks=pytest.mark.slow)]
+)
 def test_mgd_trains_a_convolutional_student_under_tokens(way, tmp_path):
     student, teacher = convolutional(), of_tokens()
     terms = methods.mgd([("maps", "tokens:map")], weight=0.01)

@@ -14,6 +14,8 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import f1_score
 
+from tests import references
+
 FOLDER = pathlib.Path(__file__).parents[1] / "examples" / "public"
 
 
@@ -200,6 +202,37 @@ def test_biases_and_norms_do_not_decay_in_the_fine_tuning_of_bert(module):
     optimizer.apply([keras.ops.zeros(2)] * 4)
     found = [float(each[0]) for each in variables]
     np.testing.assert_allclose(found, [0.95, 1, 1, 1])
+
+
+# Objectives
+
+
+@pytest.mark.parametrize("student", ["resnet8x4", "wrn_16_2"])
+def test_labels_and_teacher_weigh_as_in_the_papers_code(student, module):
+    import keras_kd as kd
+
+    cifar100 = module("cifar100")
+    models = [keras.Sequential([keras.Input((3,)), keras.layers.Dense(5, bias_initializer="normal")]) for _ in range(2)]
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(8, 3)).astype("float32"), random.integers(0, 5, 8)
+    s, t = (np.asarray(model(x), "float64") for model in models)
+    labels = -np.mean((s - np.log(np.sum(np.exp(s), axis=-1, keepdims=True)))[np.arange(8), y])
+    beta = 6.0 if student == "wrn_16_2" else 8.0
+    decoupled = 16 * np.mean(references.decoupled_kl(s / 4, t / 4, y, target_weight=1.0, non_target_weight=beta))
+    expected = {
+        "kd": 0.1 * labels + 0.9 * 16 * np.mean(references.kl_divergence(s / 4, t / 4)),
+        "dkd": labels + decoupled,
+    }
+    for method, value in expected.items():
+        made = kd.Distiller(student=models[0], teacher=models[1], terms=cifar100.TERMS[method](student, 10))
+        made.compile("sgd", cifar100.LOSS, run_eagerly=True, **cifar100.weights(method))
+        received = []
+        for step in (0, 100, 1000):
+            made.optimizer.iterations.assign(step)
+            received.append(float(made.objective(x, y)["loss"]))
+        assert received[2] == pytest.approx(value, rel=1e-5)
+        half = labels + decoupled / 2 if method == "dkd" else value  # it grows for 20 epochs, here of 10 steps
+        assert received[1] == pytest.approx(half, rel=2e-2)
 
 
 # Batches

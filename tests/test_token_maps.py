@@ -59,7 +59,7 @@ EMBEDDINGS = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 @pytest.mark.parametrize(("row", "column"), [(0, 1), (2, 3)])
 def test_a_patch_of_the_image_is_the_cell_of_the_map_at_its_place(kind, row, column):
@@ -155,6 +155,7 @@ def test_reviewkd_fuses_pooled_features_and_tokens_as_maps():
 # Pairs
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("student", "teacher", "expected"),
     [

@@ -67,6 +67,13 @@ TERMS: dict[str, Callable[[str, int], list[kd.Term]]] = {
 }
 
 
+def weights(method: str) -> dict[str, float]:
+    """Return how `compile` weighs labels and terms, as the papers' code does; nothing for a student alone."""
+    if not method:
+        return {}
+    return {"alpha": 0.9} if method == "kd" else {"alpha": 0.5, "loss_weights": 2.0}
+
+
 class Benchmark:
     """The data, and how all networks are trained on them."""
 
@@ -83,7 +90,6 @@ class Benchmark:
     def train(self, place: str, name: str, seed: int, teacher: Any = None, method: str = "") -> dict[str, Any]:
         """Train a network, or read its record."""
         rate = 0.01 if name.startswith("shuffle") else 0.05
-        numbers = {"alpha": 0.9} if method == "kd" else {"alpha": 0.5, "loss_weights": 2.0} if method else {}
         found = public_runs.trained(
             self.folder / place / f"seed-{seed}",
             lambda: NETWORKS[name](cifar_images.CLASSES),
@@ -93,7 +99,7 @@ class Benchmark:
                 "optimizer": CoupledSGD(steps_down(rate, self.steps, DECAYED_AFTER)),
                 "loss": LOSS,
                 "metrics": ["accuracy"],
-                **numbers,
+                **weights(method),
                 **self.way,
             },
             {
