@@ -126,9 +126,12 @@ def _returned(layer: keras.layers.Layer) -> list[Read]:
     """Return what a layer returns: of several tensors those with a key, as stages have one, or else the first."""
     if isinstance(layer.output, keras.KerasTensor):
         return [Read(layer.name, tuple(layer.output.shape), layer)]
-    # The output of a layer has lost its keys; what the layer makes of its input has them.
-    one_input = isinstance(layer.input, keras.KerasTensor)
-    parts = tree.flatten_with_path(layer.compute_output_spec(layer.input) if one_input else layer.output)
+    returned = layer.output
+    if isinstance(layer.input, keras.KerasTensor):  # the output of a layer has lost its keys
+        spec = layer.compute_output_spec(layer.input)
+        same = len(tree.flatten(spec)) == len(tree.flatten(returned))  # not where it was called with more arguments
+        returned = spec if same else returned
+    parts = tree.flatten_with_path(returned)
     keyed = [(path, each) for path, each in parts if any(isinstance(step, str) for step in path)]
     return [
         Read(f"{layer.name}:{'/'.join(map(str, path))}", tuple(each.shape), layer) for path, each in keyed or parts[:1]

@@ -188,6 +188,21 @@ def test_transformers_and_convolutional_networks_pair_up(student, teacher, expec
     assert found == expected
 
 
+class Several(keras.layers.Layer):
+    """Return the tokens, and where it is asked to their sum as well."""
+
+    def call(self, x, with_sum=False):
+        return (x, keras.ops.sum(x, axis=1)) if with_sum else x
+
+
+def test_of_a_layer_that_was_asked_for_several_tensors_the_first_is_paired():
+    inputs = keras.Input((6, 3))
+    returned = Several(name="several")(keras.layers.Dense(2)(inputs), with_sum=True)
+    model = keras.Model(inputs, returned)
+    assert methods.suggest_pairs(model, tokens_of(6), verbose=False) == [("several:0", "tokens")]
+    assert Reader(model, ("several:0",)).specs["several:0"].shape[1:] == (6, 2)
+
+
 def test_text_and_other_tokens_of_one_length_are_paired_as_they_are():
     assert methods.suggest_pairs(backbones.vit(), backbones.vit(), verbose=False) == [("vit_encoder", "vit_encoder")]
     assert methods.suggest_pairs(tokens_of(4), tokens_of(6), verbose=False) == [("tokens", "tokens")]
