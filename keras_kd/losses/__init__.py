@@ -24,10 +24,10 @@ from keras_kd.losses.logits import hard_label as hard_label
 from keras_kd.losses.logits import kl_divergence as kl_divergence
 from keras_kd.losses.logits import reverse_kl as reverse_kl
 from keras_kd.losses.logits import transformed_teacher as transformed_teacher
+from keras_kd.losses.masked_generation import MaskedGeneration as MaskedGeneration
 from keras_kd.losses.mixtures import jensen_shannon as jensen_shannon
 from keras_kd.losses.mixtures import skew_kl as skew_kl
 from keras_kd.losses.mixtures import skew_reverse_kl as skew_reverse_kl
-from keras_kd.losses.masked_generation import MaskedGeneration as MaskedGeneration
 from keras_kd.losses.regression import absolute_error as absolute_error
 from keras_kd.losses.regression import huber_error as huber_error
 from keras_kd.losses.regression import squared_error as squared_error

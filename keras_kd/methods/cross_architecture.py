@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from keras_kd import losses
 from keras_kd._types import Schedule
+from keras_kd.methods._arguments import Pair, checked
 from keras_kd.term import Term
 
 
@@ -57,9 +58,7 @@ def ofa(
     return terms
 
 
-def mgd(
-    at: Sequence[tuple[str, str]], masked: float = 0.15, over: str = "channels", weight: Schedule = 7e-5
-) -> list[Term]:
+def mgd(at: Sequence[Pair], masked: float = 0.15, over: str = "channels", weight: Schedule = 7e-5) -> list[Term]:
     """Generate the teacher's maps from a part of the student's (MGD). Compile with alpha=0.5.
 
     The weight is that of the authors' code on ImageNet, of a sum over a map of 7 x 7 x 512: it has 1.2e-3 on CIFAR-100,
@@ -81,9 +80,6 @@ def mgd(
 
     Reference: Yang et al., Masked Generative Distillation, 2022, arXiv 2205.01529.
     """
-    pairs = list(at)
-    if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
-        raise ValueError(f"Expected pairs of layers, [('student_layer', 'teacher_layer'), ...]. Received: {at!r}")
     return [
         Term(
             losses.MaskedGeneration(masked=masked, over=over),
@@ -92,5 +88,5 @@ def mgd(
             bridge="auto",
             name=f"mgd_{number}",
         )
-        for number, (ours, theirs) in enumerate(pairs, start=1)
+        for number, (ours, theirs) in enumerate(checked(at), start=1)
     ]
