@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import keras_kd as kd
 from keras_kd._internal import locks
 from keras_kd.language import generate
-from keras_kd.language.decoding import Sampling, chosen
+from keras_kd.language.decoding import Sampling, chosen, decoder
+from keras_kd.teachers import as_teacher
 from tests.writers import ARGUMENTS, PROMPTS, writer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -97,6 +98,15 @@ def test_tokens_are_drawn_from_the_distribution(arguments, expected):
     np.testing.assert_allclose(shares, expected, rtol=0, atol=4 * np.sqrt(0.25 / 4000))
     assert not np.any(shares[np.array(expected) == 0])
     np.testing.assert_allclose(made.teacher_score, np.log([0.2, 0.5, 0.0, 0.3])[made.y[:, -1]], rtol=1e-5)
+
+
+def test_logits_are_computed_at_one_place_alone():
+    run = decoder(as_teacher(writer(1, words=9)), Sampling(3, 0.0, 1.0, ()))
+    graph = run.get_concrete_function().graph.as_graph_def(add_shapes=True)
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    shapes = [shape for node in nodes for shape in node.attr["_output_shapes"].list.shape]
+    of_logits = [shape for shape in shapes if shape.dim and shape.dim[-1].size == 9]
+    assert of_logits and all(len(shape.dim) <= 2 for shape in of_logits)  # of all places, they would have three
 
 
 @settings(max_examples=60, deadline=None)

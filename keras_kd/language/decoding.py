@@ -9,12 +9,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd._internal import ensemble_logits, raw_views
-from keras_kd._types import Tensor, Tensors
+from keras_kd._internal import ensemble_logits, layer_reader, raw_views
+from keras_kd._types import Tensor
+from keras_kd.language import vocabulary_heads
 from keras_kd.teachers.base import Teacher
+from keras_kd.teachers.frozen import Frozen
 
 
 class Sampling(NamedTuple):
@@ -108,21 +111,45 @@ def _cached(teacher: Any, loop: "_Loop", token_ids: Tensor, lengths: Tensor) -> 
 
 def _uncached(teacher: Teacher, loop: "_Loop", token_ids: Tensor, lengths: Tensor) -> Completions:
     """Generate by a whole forward pass for each token."""
+    logits_at = _by_hidden_states(teacher) or _by_logits(teacher)
 
     def following(prompt: Tensor, cache: Any, index: Tensor) -> tuple[Tensor, None, Any]:
-        logits = next_logits(teacher, prompt, tf.ones_like(prompt, "bool"))
-        return logits[:, index - 1], None, cache
+        return logits_at(prompt, index - 1), None, cache
 
     loop(following, token_ids, index=tf.reduce_min(lengths))
     return loop.completions
 
 
+def _by_logits(teacher: Teacher) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function of tokens and a place that returns the logits there, (rows, vocabulary)."""
+    return lambda token_ids, place: next_logits(teacher, token_ids, tf.ones_like(token_ids, "bool"))[:, place]
+
+
+def _by_hidden_states(teacher: Teacher) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return the same function for a model that ends in a product with its vocabulary, computed at that place alone."""
+    head = vocabulary_heads.find(teacher.model) if isinstance(teacher, Frozen) else None
+    if head is None or teacher.kind("logits") not in ("auto", "logits") or teacher.dtype_of_copy or teacher.device:
+        return None
+    graph: Any = layer_reader.functional(teacher.model)
+    body = keras.Model(graph.input, head.hidden, name=teacher.model.name)
+    reader = layer_reader.Reader(body, (), "values", owner="teacher")
+
+    def logits_at(token_ids: Tensor, place: Tensor) -> Tensor:
+        x = _inputs([teacher], token_ids, tf.ones_like(token_ids, "bool"))
+        return head.logits()(teacher.read_by(reader, x)["logits"][:, place])
+
+    return logits_at
+
+
 def next_logits(teacher: Teacher, token_ids: Tensor, padding_mask: Tensor) -> Tensor:
     """Return a teacher's logits at each position, (rows, width, vocabulary)."""
-    x: Tensors = token_ids
-    if any(map(_reads_dict, getattr(teacher, "members", [teacher]))):
-        x = {"token_ids": token_ids, "padding_mask": padding_mask}
-    return ensemble_logits.averaged(teacher(raw_views.Shared(x), {})["logits"], 1.0, per_label=False)
+    x = _inputs(getattr(teacher, "members", [teacher]), token_ids, padding_mask)
+    return ensemble_logits.averaged(teacher(x, {})["logits"], 1.0, per_label=False)
+
+
+def _inputs(teachers: Sequence[Teacher], token_ids: Tensor, padding_mask: Tensor) -> raw_views.Shared:
+    by_name = {"token_ids": token_ids, "padding_mask": padding_mask}
+    return raw_views.Shared(by_name if any(map(_reads_dict, teachers)) else token_ids)
 
 
 def _reads_dict(teacher: Teacher) -> bool:
