@@ -4,9 +4,9 @@
 
 Each training has a whole cosine schedule of its own, from the same first weights: 100, 300, 1,000 or 3,000 steps of 64
 rows. "digits" are scikit-learn's as a table, of which 150 have labels, and all others are rows without; "fashion" are
-20,000 images of Fashion-MNIST, all with labels. The learning rate of each side and length is the better of 1e-2 and
-3e-3 for that side. Printed are the mean accuracy on the test set and its standard error over the seeds, and the gain
-with the standard error of the paired difference. The picture goes to --output.
+20,000 images of Fashion-MNIST, of which 1,000 have labels. The learning rate of each side and length is the better of
+1e-2 and 3e-3 for that side. Printed are the mean accuracy on the test set and its standard error over the seeds, and
+the gain with the standard error of the paired difference. The picture goes to --output.
 """
 
 import pathlib
