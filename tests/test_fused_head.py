@@ -204,6 +204,19 @@ def test_a_lora_student_moves_its_adapters_alone():
     assert all("lora" in weight.path or "bias" in weight.path for weight in made.student.trainable_weights)
 
 
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
+@pytest.mark.parametrize("classes", [CLASSES, pytest.param(LARGE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("head", ["tied", "dense"])
+def test_a_teacher_of_integers_whose_bias_is_trainable_teaches(head, mode, classes):
+    def make(way):
+        student, teacher = language_model(1, 4, classes=classes), language_model(5, 6, head, classes=classes)
+        teacher.quantize(mode)
+        return distiller(way, student, teacher)
+
+    both_ways(make, X, Y)
+
+
 @pytest.mark.slow
 def test_adam_after_twenty_steps():
     both_ways(lambda way: distiller(way, optimizer=lambda: keras.optimizers.Adam(1e-3)), X, Y, epochs=7)

@@ -33,10 +33,17 @@ class VocabularyHead(NamedTuple):
     def logits(self) -> Callable[[Tensor], Tensor]:
         """Return a function from hidden states, (rows, width), to logits, (rows, classes), float32."""
         if self.is_quantized:
-            arguments = {} if isinstance(self.layer, _DENSE) else {"reverse": True}
-            return lambda hidden: tf.cast(self.layer(hidden, **arguments), "float32")
+            return self._quantized_logits()
         product = self.product()
         return lambda hidden: product.logits(product(hidden))
+
+    def _quantized_logits(self) -> Callable[[Tensor], Tensor]:
+        """Return the same of integer weights: all weights are read here, as the function may have none of its own."""
+        layer, arguments = self.layer, {} if isinstance(self.layer, _DENSE) else {"reverse": True}
+        trainable, others = (
+            [_read(each) for each in some] for some in (layer.trainable_variables, layer.non_trainable_variables)
+        )
+        return lambda hidden: tf.cast(layer.stateless_call(trainable, others, hidden, **arguments)[0], "float32")
 
     def masked_as_output(self, read: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what was read, with the mask that the layer would give the "logits" on their hidden states."""
