@@ -159,36 +159,37 @@ class _Blocks:
         return tf.function(function, jit_compile=True, autograph=False)(*rows)
 
     def _sums(self, *rows: Tensor) -> Tensor:
-        def body(start: Tensor, sums: Tensor) -> list[Tensor]:
-            hidden, *compared = self._block(rows, start)
-            return [start + self.size, sums + self._value(self.product(hidden), *compared)]
+        def body(number: Tensor, sums: Tensor) -> list[Tensor]:
+            hidden, *compared = self._block(rows, number)
+            return [number + 1, sums + self._value(self.product(hidden), *compared)]
 
         return tf.while_loop(self._more, body, [tf.constant(0), tf.zeros_like(self.weights)])[1]
 
     def _slopes(self, *rows: Tensor) -> list[Tensor]:
-        product = self.product
+        product, width = self.product, rows[0].shape[-1]
         biases = [] if product.bias is None else [product.bias]
+        of_block = [self.size, width] if product.by_class else [width, self.size]
         totals = [
-            _zeros(tf.shape(rows[0]), rows[0].dtype),
+            _zeros([tf.shape(rows[0])[0] // self.size, *of_block], rows[0].dtype),
             _zeros(product.kernel.shape, "float32"),
             *(tf.zeros(each.shape) for each in biases),
         ]
 
-        def body(start: Tensor, sums: Tensor, *totals: Tensor) -> list[Tensor]:
-            hidden, *compared = self._block(rows, start)
+        def body(number: Tensor, sums: Tensor, *totals: Tensor) -> list[Tensor]:
+            hidden, *compared = self._block(rows, number)
             added, slope = self._value_and_slope(product(hidden), *compared)
-            of_hidden = tf.matmul(slope, tf.cast(product.kernel, slope.dtype), transpose_b=not product.by_class)
             found = [
-                self._with_rows(totals[0], start, tf.cast(of_hidden, totals[0].dtype)),
+                self._with_block(totals[0], number, tf.cast(self._of_hidden(slope), totals[0].dtype)),
                 self._added(totals[1], tf.cast(hidden, slope.dtype), slope),
                 *(each + tf.reduce_sum(tf.cast(slope, each.dtype), axis=0) for each in totals[2:]),
             ]
-            return [start + self.size, sums + added, *found]
+            return [number + 1, sums + added, *found]
 
         first = [tf.constant(0), tf.zeros_like(self.weights), *totals]
-        sums, *found = tf.while_loop(self._more, body, first, parallel_iterations=1)[1:]
-        of_weights = zip(found[1:], (product.kernel, *biases), strict=True)
-        return [sums, found[0], *(tf.cast(each, weight.dtype) for each, weight in of_weights)]
+        sums, hidden, *found = tf.while_loop(self._more, body, first, parallel_iterations=1)[1:]
+        of_hidden = tf.reshape(hidden if product.by_class else tf.transpose(hidden, (0, 2, 1)), (-1, width))
+        of_weights = zip(found, (product.kernel, *biases), strict=True)
+        return [sums, of_hidden, *(tf.cast(each, weight.dtype) for each, weight in of_weights)]
 
     def _value_and_slope(self, multiplied: Tensor, shares: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a block adds to each sum, and the gradient of the objective for its product."""
@@ -205,6 +206,14 @@ class _Blocks:
         values = tf.stack(self.losses(self.product.logits(multiplied), *others), axis=-1)
         return tf.reduce_sum(shares * tf.where(tf.equal(shares, 0.0), tf.zeros_like(values), values), axis=0)
 
+    def _of_hidden(self, slope: Tensor) -> Tensor:
+        """Return the gradient for the hidden states of a block, (size, width) by class, else (width, size).
+
+        The kernel stands on the left: on the right, it would be copied as a whole to be read by its columns.
+        """
+        kernel = tf.cast(self.product.kernel, slope.dtype)
+        return tf.matmul(slope, kernel) if self.product.by_class else tf.matmul(kernel, slope, transpose_b=True)
+
     def _added(self, total: Tensor, hidden: Tensor, slope: Tensor) -> Tensor:
         """Return the kernel's gradient with that of a block; without XLA, it is added in place, part by part."""
         left, right = (slope, hidden) if self.product.by_class else (hidden, slope)
@@ -218,25 +227,24 @@ class _Blocks:
             total = tf.raw_ops.InplaceAdd(x=total, i=tf.range(start, stop), v=tf.cast(part, total.dtype))
         return total
 
-    def _with_rows(self, total: Tensor, start: Tensor, rows: Tensor) -> Tensor:
-        """Return a tensor with those of a block in the place of its rows."""
-        places = start + tf.range(self.size)
+    def _with_block(self, total: Tensor, number: Tensor, part: Tensor) -> Tensor:
+        """Return a tensor of blocks, with another one in the place of one of them."""
         if not self.under_xla:
-            return tf.raw_ops.InplaceUpdate(x=total, i=places, v=rows)
-        return tf.tensor_scatter_nd_update(total, places[:, None], rows)
+            return tf.raw_ops.InplaceUpdate(x=total, i=[number], v=part[None])
+        return tf.tensor_scatter_nd_update(total, [[number]], part[None])
 
-    def _block(self, rows: Sequence[Tensor], start: Tensor) -> list[Tensor]:
+    def _block(self, rows: Sequence[Tensor], number: Tensor) -> list[Tensor]:
         """Return hidden states, shares, and what the losses read, of a block."""
 
         def part(each: Tensor) -> Tensor:
             rest = each.shape[1:]
-            return tf.slice(each, [start, *[0] * len(rest)], [self.size, *rest])
+            return tf.slice(each, [number * self.size, *[0] * len(rest)], [self.size, *rest])
 
         hidden, shares, *others = map(part, rows)
         return [hidden, shares, *self.prepare(*others)]
 
-    def _more(self, start: Tensor, *_: Tensor) -> Tensor:
-        return start < self.count
+    def _more(self, number: Tensor, *_: Tensor) -> Tensor:
+        return number * self.size < self.count
 
 
 def _times(factor: Tensor, tensor: Tensor) -> Tensor:
