@@ -244,8 +244,8 @@ def chosen(log_p: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
 def _drawn(p: Tensor, uniform: Tensor) -> Tensor:
     """Return the place at which the sum of weights passes a share of all of them, (rows,).
 
-    A vocabulary is added up in blocks: first the block is found, then the place inside of it. A sum over all places
-    takes a processor longer than the model's product with them.
+    A vocabulary is added up in blocks: first the block is found, then the place inside of it. A cumulative sum over all
+    places takes a processor several times as long.
     """
     size = math.isqrt(p.shape[-1])
     blocks = tf.reshape(tf.pad(p, [[0, 0], [0, -p.shape[-1] % size]]), (-1, -(-p.shape[-1] // size), size))
