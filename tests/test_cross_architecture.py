@@ -37,6 +37,20 @@ def made(terms, student, teacher, **numbers):
     return distiller
 
 
+def assert_trained_and_saved(distiller, weights, epochs, folder):
+    """Train a Distiller, all of whose weights move, with a number of them beside the student's; save and load it."""
+    before = [each.numpy() for each in distiller.trainable_variables]
+    assert len(before) == len(distiller.student.trainable_variables) + weights
+    logs = distiller.fit(X, Y, epochs=epochs, verbose=0).history["distillation_loss"]
+    assert logs[-1] < logs[0]
+    pairs = zip(before, distiller.trainable_variables, strict=True)
+    assert not any(np.array_equal(one, other) for one, other in pairs)
+    distiller.save(folder / "distiller.keras")
+    again = keras.models.load_model(folder / "distiller.keras")
+    again.teacher = distiller.teacher
+    assert float(again.objective(X, Y)["loss"]) == pytest.approx(float(distiller.objective(X, Y)["loss"]), rel=1e-6)
+
+
 def read(model, name):
     return np.asarray(keras.Model(model.input, model.get_layer(name).output)(X), "float64")
 
@@ -74,16 +88,7 @@ def test_ofa_has_the_defaults_of_its_code_and_no_stage_that_is_not_named():
 def test_ofa_trains_the_student_and_its_heads_and_leaves_a_plain_student(eagerly, tmp_path):
     student, teacher = convolutional(), of_tokens()
     distiller = made(methods.ofa(["maps", "vectors"]), student, teacher, run_eagerly=eagerly)
-    before = [each.numpy() for each in distiller.trainable_variables]
-    assert len(before) == len(student.trainable_variables) + 4
-    logs = distiller.fit(X, Y, epochs=3, verbose=0).history["distillation_loss"]
-    assert logs[-1] < logs[0]
-    moved = [not np.array_equal(a, b) for a, b in zip(before, distiller.trainable_variables, strict=True)]
-    assert all(moved)
-    distiller.save(tmp_path / "distiller.keras")
-    again = keras.models.load_model(tmp_path / "distiller.keras")
-    again.teacher = teacher
-    assert float(again.objective(X, Y)["loss"]) == pytest.approx(float(distiller.objective(X, Y)["loss"]), rel=1e-6)
+    assert_trained_and_saved(distiller, 4, 3, tmp_path)
 
 
 def test_at_a_power_of_1_the_target_is_the_teachers_and_above_it_the_label_counts_more():
@@ -194,13 +199,4 @@ def test_mgd_trains_a_convolutional_student_under_tokens(way, tmp_path):
     student, teacher = convolutional(), of_tokens()
     terms = methods.mgd([("maps", "tokens:map")], weight=0.01)
     distiller = made(terms, student, teacher, run_eagerly=way == "eager", jit_compile=way == "XLA")
-    before = [each.numpy() for each in distiller.trainable_variables]
-    assert len(before) == len(student.trainable_variables) + 2 + 4
-    logs = distiller.fit(X, Y, epochs=4, verbose=0).history["distillation_loss"]
-    assert logs[-1] < logs[0]
-    moved = [not np.array_equal(a, b) for a, b in zip(before, distiller.trainable_variables, strict=True)]
-    assert all(moved)
-    distiller.save(tmp_path / "distiller.keras")
-    again = keras.models.load_model(tmp_path / "distiller.keras")
-    again.teacher = teacher
-    assert float(again.objective(X, Y)["loss"]) == pytest.approx(float(distiller.objective(X, Y)["loss"]), rel=1e-6)
+    assert_trained_and_saved(distiller, 2 + 4, 4, tmp_path)
