@@ -198,7 +198,7 @@ class Trainer:
         rate, steps = (2e-3, self.sizes.teacher_steps) if name == "teacher" else (3e-3, self.sizes.student_steps)
         optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer, loss, run_eagerly=self.sizes.eager, **numbers)
+        model.compile(optimizer, loss=loss, run_eagerly=self.sizes.eager, **numbers)
         epochs = self.sizes.validations
         best = keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)
         started = time.perf_counter()

@@ -2,7 +2,8 @@
 
     python examples/on_policy.py
 
-The texts and models of language_model.py. Each student begins with the same weights, which have learned from an eighth
+The texts of language_model.py, and GPT-2 of the same sizes from KerasHub (the extra "text"), which keeps the keys and
+values of what it has read while it writes. Each student begins with the same weights, which have learned from an eighth
 of the text, and goes on for 160 steps of 32 rows in one of six ways: on the text's labels, on the text under the
 teacher, on the teacher's continuations as labels, and on its own, a quarter, a half or all of the rows. Printed are the
 log-probability that the teacher gives to what it writes (nats a token), the shares of different tokens and pairs in
@@ -18,6 +19,7 @@ import time
 from typing import Any
 
 import keras
+import keras_hub
 import language_model
 import numpy as np
 import task
@@ -79,13 +81,14 @@ class Run:
         return student.get_weights()
 
     def student(self) -> keras.Model:
-        return language_model.transformer(self.model_sizes.vocabulary, *self.model_sizes.student)
+        return gpt2(self.model_sizes.vocabulary, *self.model_sizes.student)
 
     def go_on(self, name: str, weights: list[np.ndarray], seed: int) -> None:
         """Train a student in one of the ways, as many steps on as many tokens as in all others."""
         keras.utils.set_random_seed(seed)
-        student = model = self.student()
+        student = self.student()
         student.set_weights(weights)
+        model = keras.Model(student.input, student.output)  # a task's own `fit` takes no rollouts
         numbers: dict[str, Any] = {"loss": of_labels()}
         if WAYS[name].is_distilled:
             kept = kd.teachers.InMemory(self.teacher, batch_size=128)
@@ -103,13 +106,14 @@ class Run:
     def rollouts(self, name: str, student: keras.Model, seed: int) -> "Timed":
         """Return prompts from the text, and what is written behind them by the student, by the teacher, or the text."""
         way, (x, y) = WAYS[name], self.texts.few
+        ids = x["token_ids"]
         weights = np.zeros(y.shape, "float32")
         weights[:, PROMPT - 1 :] = 1.0
         return Timed(
-            list(x[:, :PROMPT]),
+            list(ids[:, :PROMPT]),
             student=student,
             teacher=self.teacher,
-            data=(x[:, :-1], y[:, :-1], weights[:, :-1]),
+            data=(read(ids[:, :-1]), y[:, :-1], weights[:, :-1]),
             length=WRITTEN,
             student_share=way.student_share,
             teacher_share=way.teacher_share,
@@ -120,10 +124,10 @@ class Run:
 
     def note(self, name: str, model: keras.Model, seconds: dict[str, float]) -> None:
         """Let a model write behind prompts of test text, and note what the teacher thinks of it."""
-        prompts = list(self.texts.test[0][: self.sizes.prompts, :PROMPT])
+        prompts = list(self.texts.test[0]["token_ids"][: self.sizes.prompts, :PROMPT])
         made = kd.language.generate(model, prompts, length=WRITTEN, temperature=1.0, batch_size=128, verbose=0)
         counts = made.sample_weight.sum()
-        log_p = keras.ops.log_softmax(self.teacher.predict(made.x["token_ids"], batch_size=128, verbose=0))
+        log_p = keras.ops.log_softmax(self.teacher.predict(made.x, batch_size=128, verbose=0))
         of_written = np.take_along_axis(np.asarray(log_p), made.y[..., None], -1)[..., 0]
         found = evaluation.measure(model, self.texts.test, text_bytes=self.texts.test_bytes)
         written = made.y[made.sample_weight > 0].reshape(len(prompts), WRITTEN)
@@ -148,6 +152,32 @@ class Timed(kd.language.Rollouts):
         super().on_epoch_begin()
         self.spent["writing"] += self.times["rollouts_time"]
         self.spent["reading"] += self.times.get("rollouts_teacher_time", 0.0)
+
+
+def gpt2(vocabulary: int, width: int, depth: int) -> keras_hub.models.CausalLM:
+    """Return a language model that reads and writes token ids."""
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=vocabulary,
+        num_layers=depth,
+        num_heads=4,
+        hidden_dim=width,
+        intermediate_dim=4 * width,
+        max_sequence_length=language_model.LENGTH,
+        dropout=0.0,
+    )
+    return keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
+
+
+def read(token_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what GPT-2 reads of texts that have tokens everywhere."""
+    return {"token_ids": token_ids, "padding_mask": np.ones(token_ids.shape, bool)}
+
+
+def load(sizes: language_model.Sizes) -> language_model.Texts:
+    """Return the texts as GPT-2 reads them."""
+    texts = language_model.load(sizes)
+    parts = {name: getattr(texts, name) for name in ("train", "few", "validation", "test")}
+    return dataclasses.replace(texts, **{name: (read(x), y) for name, (x, y) in parts.items()})
 
 
 def of_labels() -> keras.losses.Loss:
@@ -183,9 +213,9 @@ def main() -> None:
     seeds = options.seeds or (1 if options.smoke else 3)
     model_sizes = language_model.SMOKE if options.smoke else language_model.Sizes()
     sizes = Sizes(1, 1, 4, 4) if options.smoke else Sizes()
-    texts = language_model.load(model_sizes)
+    texts = load(model_sizes)
     keras.utils.set_random_seed(0)
-    teacher = language_model.transformer(model_sizes.vocabulary, *model_sizes.teacher)
+    teacher = gpt2(model_sizes.vocabulary, *model_sizes.teacher)
     language_model.Trainer(texts, model_sizes).fit("teacher", teacher, language_model.examples_of(texts.train))
     run = Run(teacher, texts, model_sizes, sizes)
     run.note("teacher", teacher, {})

@@ -118,10 +118,17 @@ def test_a_token_is_where_the_sum_of_probabilities_passes_a_number(words, unifor
     p /= np.sum(p)
     with np.errstate(divide="ignore"):
         log_p = tf.constant(np.log(p)[None], "float32")
-    place = int(chosen(log_p, tf.constant([uniform], "float32"), Sampling(1, 1.0, 1.0, ()))[0])
+    (place,), (score,) = chosen(log_p, tf.constant([uniform], "float32"), Sampling(1, 1.0, 1.0, ()))
     sums = np.cumsum(p)
     assert p[place] > 0
+    assert float(score) == pytest.approx(np.log(p[place]), abs=1e-5)
     assert sums[place] - p[place] <= uniform + 1e-5 and sums[place] >= uniform - 1e-5
+
+
+def test_a_token_that_a_high_temperature_draws_has_a_score_however_unlikely_it_is():
+    logits, sampling = tf.constant([[0.0, 200.0]]), Sampling(1, 1000.0, 1.0, ())
+    token, score = chosen(logits, tf.constant([0.1]), sampling)  # at T = 1000, it has a probability of 0.45
+    assert int(token[0]) == 0 and float(score[0]) == pytest.approx(-200.0)
 
 
 @pytest.mark.filterwarnings("ignore:.*were cut")

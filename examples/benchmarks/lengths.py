@@ -4,9 +4,10 @@
 
 Each training has a whole cosine schedule of its own, from the same first weights: 100, 300, 1,000 or 3,000 steps of 64
 rows. "digits" are scikit-learn's as a table, of which 150 have labels, and all others are rows without; "fashion" are
-20,000 images of Fashion-MNIST, of which 1,000 have labels. The learning rate of each side and length is the better of
-1e-2 and 3e-3 for that side. Printed are the mean accuracy on the test set and its standard error over the seeds, and
-the gain with the standard error of the paired difference. The picture goes to --output.
+20,000 images of Fashion-MNIST, of which 1,000 have labels; "labelled" are the same images, all with labels. The
+learning rate of each side and length is the better of 1e-2 and 3e-3 for that side. Printed are the mean accuracy on the
+test set and its standard error over the seeds, and the gain with the standard error of the paired difference. The
+picture goes to --output.
 """
 
 import pathlib
@@ -19,6 +20,7 @@ import quiet
 quiet.load_tensorflow()
 
 import argparse
+import dataclasses
 import time
 
 import keras
@@ -33,7 +35,21 @@ import keras_kd as kd
 STEPS = (100, 300, 1000, 3000)
 RATES = (1e-2, 3e-3)
 BATCH = 64
-RECIPES = {"digits": (2.0, 0.9), "fashion": (2.0, 0.9)}
+TEMPERATURE, ALPHA = 2.0, 0.9
+
+
+def labelled(smoke: bool, random: np.random.Generator) -> one_budget.Problem:
+    """Return Fashion-MNIST where no label is missing."""
+    problem = one_budget.fashion(smoke, random)
+    return dataclasses.replace(problem, labels=len(problem.train[0]))
+
+
+PROBLEMS = {"digits": one_budget.digits, "fashion": one_budget.fashion, "labelled": labelled}
+TITLES = {
+    "digits": "digits, 150 of 1,078 labels",
+    "fashion": "Fashion-MNIST, 1,000 of 20,000 labels",
+    "labelled": "Fashion-MNIST, 20,000 labels",
+}
 
 
 def batches(problem: one_budget.Problem, distilled: bool, seed: int) -> tf.data.Dataset:
@@ -45,17 +61,16 @@ def batches(problem: one_budget.Problem, distilled: bool, seed: int) -> tf.data.
     return rows.shuffle(few, seed=seed).repeat().batch(BATCH, drop_remainder=True)
 
 
-def accuracy(problem: one_budget.Problem, name: str, distilled: bool, rate: float, steps: int, seed: int) -> float:
+def accuracy(problem: one_budget.Problem, distilled: bool, rate: float, steps: int, seed: int) -> float:
     """Train a student, and return its test accuracy in percent."""
     keras.utils.set_random_seed(seed)
     student = trained = problem.build()
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
     compiled = {"optimizer": optimizer, "loss": one_budget.SPARSE, "steps_per_execution": 10 if steps >= 10 else 1}
     if distilled:
-        temperature, alpha = RECIPES[name]
-        terms = kd.augment.on_all_rows(kd.methods.kd(temperature=temperature))
+        terms = kd.augment.on_all_rows(kd.methods.kd(temperature=TEMPERATURE))
         trained = kd.Distiller(student=student, teacher=problem.teacher, terms=terms)
-        compiled["alpha"] = alpha
+        compiled["alpha"] = ALPHA
     trained.compile(**compiled)
     trained.fit(batches(problem, distilled, seed), steps_per_epoch=steps, verbose=0, shuffle=False)
     predicted = student.predict(problem.test[0], batch_size=1000, verbose=0).argmax(-1)
@@ -65,7 +80,7 @@ def accuracy(problem: one_budget.Problem, name: str, distilled: bool, rate: floa
 def of_lengths(name: str, steps: tuple[int, ...], seeds: int, smoke: bool) -> dict[bool, np.ndarray]:
     """Return accuracies, (lengths, seeds), alone and distilled, and print them."""
     keras.utils.set_random_seed(0)
-    problem = one_budget.PROBLEMS[name](smoke, np.random.default_rng(0))
+    problem = PROBLEMS[name](smoke, np.random.default_rng(0))
     logits = problem.teacher.predict(problem.test[0], batch_size=1000, verbose=0)
     teacher = 100 * np.mean(logits.argmax(-1) == problem.test[1])
     print(f"\n{name}, {problem.labels:,} of {len(problem.train[0]):,} rows with labels, teacher {teacher:.2f}")
@@ -73,7 +88,7 @@ def of_lengths(name: str, steps: tuple[int, ...], seeds: int, smoke: bool) -> di
     found: dict[bool, list[np.ndarray]] = {False: [], True: []}
     for length in steps:
         for distilled, values in found.items():
-            runs = [[accuracy(problem, name, distilled, rate, length, s) for s in range(seeds)] for rate in RATES]
+            runs = [[accuracy(problem, distilled, rate, length, s) for s in range(seeds)] for rate in RATES]
             values.append(np.array(max(runs, key=np.mean)))
         alone, distilled_ = found[False][-1], found[True][-1]
         print(f"{length:>7,}{shown(alone):>16}{shown(distilled_):>16}{shown(distilled_ - alone):>16}", flush=True)
@@ -97,7 +112,7 @@ def plot(found: dict[str, dict[bool, np.ndarray]], steps: tuple[int, ...], path:
             spread = error(values) if values.shape[-1] > 1 else None
             label, color, line = ("distilled", COLORS[0], "-o") if distilled else ("alone", COLORS[1], "--o")
             axis.errorbar(steps, values.mean(-1), spread, fmt=line, color=color, label=label, capsize=2, markersize=4)
-        axis.set(title=name, xlabel="steps of the training", xscale="log")
+        axis.set(title=TITLES[name], xlabel="steps of the training", xscale="log")
         axis.set_xticks(steps, [f"{each:,}" for each in steps])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
@@ -109,14 +124,14 @@ def plot(found: dict[str, dict[bool, np.ndarray]], steps: tuple[int, ...], path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=RECIPES, metavar="NAME", help="one of the tasks")
+    parser.add_argument("--only", nargs="+", choices=PROBLEMS, metavar="NAME", help="one of the tasks")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/lengths.png"), help="the picture")
     parser.add_argument("--smoke", action="store_true", help="one seed, few rows and steps: does it run?")
     options = parser.parse_args()
     steps, seeds = ((2, 4), 1) if options.smoke else (STEPS, options.seeds)
     started = time.perf_counter()
-    names = options.only or (["digits"] if options.smoke else list(RECIPES))
+    names = options.only or (["digits"] if options.smoke else list(PROBLEMS))
     plot({name: of_lengths(name, steps, seeds, options.smoke) for name in names}, steps, options.output)
     print(f"\n{options.output}\n{(time.perf_counter() - started) / 60:.1f} minutes")
 

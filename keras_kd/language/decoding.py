@@ -191,15 +191,14 @@ class _Loop:
 
         def choose(prompt: Tensor, cache: Any, index: Tensor, counts: Tensor, score: Tensor, done: Tensor) -> Any:
             logits, _, cache = next(prompt, cache, index)
-            log_p = tf.nn.log_softmax(tf.cast(logits, "float32"))
             drawn = tf.clip_by_value(index - starts, 0, self._sampling.length - 1)
             uniform = tf.gather(self._uniforms, drawn, axis=1, batch_dims=1)
-            token = chosen(log_p, uniform, self._sampling)
+            token, log_p = chosen(tf.cast(logits, "float32"), uniform, self._sampling)
             open_now = (index >= starts) & (index < ends) & tf.logical_not(done)
             kept = tf.where(open_now, token, prompt[:, index])
             prompt = ops.slice_update(prompt, (0, index), kept[:, None])
             counts += tf.cast(open_now, "int32")
-            score += tf.where(open_now, tf.gather(log_p, token, axis=1, batch_dims=1), 0.0)
+            score += tf.where(open_now, log_p, 0.0)
             return (
                 prompt,
                 cache,
@@ -223,21 +222,33 @@ class _Loop:
         return prompt
 
 
-def chosen(log_p: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """Return a token for each row: the most likely one, or the one at which the sum of probabilities passes a number.
+def chosen(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Return a token for each row, and its log-probability at T = 1.
+
+    The token is the most likely one, or the one at which the sum of probabilities passes a number.
 
     Args:
-        log_p: logarithms of probabilities, (rows, vocabulary).
+        logits: (rows, vocabulary).
         uniform: from 0 to 1, (rows,).
         sampling: temperature and top_p.
     """
+    if sampling.temperature == 1:  # what is drawn has a probability above 0, of which there is a logarithm
+        p = tf.nn.softmax(logits)
+        token = _drawn_of_most_likely(p, uniform, sampling.top_p)
+        return token, tf.math.log(tf.gather(p, token, axis=1, batch_dims=1))
     if sampling.temperature == 0:
-        return tf.argmax(log_p, axis=-1, output_type="int32")
-    p = tf.exp(log_p) if sampling.temperature == 1 else tf.nn.softmax(log_p / sampling.temperature)
-    if sampling.top_p == 1:
+        token = tf.argmax(logits, axis=-1, output_type="int32")
+    else:
+        token = _drawn_of_most_likely(tf.nn.softmax(logits / sampling.temperature), uniform, sampling.top_p)
+    return token, tf.gather(tf.nn.log_softmax(logits), token, axis=1, batch_dims=1)
+
+
+def _drawn_of_most_likely(p: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+    """Return a token that is drawn from the most likely ones that together have a probability, (rows,)."""
+    if top_p == 1:
         return _drawn(p, uniform)
     p, order = tf.math.top_k(p, p.shape[-1])
-    p = tf.where(tf.cumsum(p, axis=-1, exclusive=True) < sampling.top_p, p, 0.0)
+    p = tf.where(tf.cumsum(p, axis=-1, exclusive=True) < top_p, p, 0.0)
     return tf.gather(order, _drawn(p, uniform), axis=1, batch_dims=1)
 
 
@@ -247,12 +258,21 @@ def _drawn(p: Tensor, uniform: Tensor) -> Tensor:
     A vocabulary is added up in blocks: first the block is found, then the place inside of it. A cumulative sum over all
     places takes a processor several times as long.
     """
-    size = math.isqrt(p.shape[-1])
-    blocks = tf.reshape(tf.pad(p, [[0, 0], [0, -p.shape[-1] % size]]), (-1, -(-p.shape[-1] // size), size))
+    size, padding = _block(p.shape[-1])
+    if padding:
+        p = tf.pad(p, [[0, 0], [0, padding]])
+    blocks = tf.reshape(p, (-1, p.shape[-1] // size, size))
     sums = tf.reduce_sum(blocks, axis=-1)
     block, rest = _passed(sums, uniform * tf.reduce_sum(sums, axis=-1))
     place, _ = _passed(tf.gather(blocks, block, axis=1, batch_dims=1), rest)
     return block * size + place
+
+
+def _block(classes: int) -> tuple[int, int]:
+    """Return the size of blocks, and how many classes have to be added for whole ones: none where a divisor is near."""
+    root = math.isqrt(classes)
+    divisor = next((size for size in range(root, 0, -1) if classes % size == 0), 1)
+    return (classes // divisor, 0) if 4 * divisor >= root else (root, -classes % root)
 
 
 def _passed(weights: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
