@@ -10,10 +10,10 @@ from keras import ops
 
 from keras_kd import preflight, schedules
 from keras_kd._internal import (
-    adapters,
     batches,
     heads,
     layer_reader,
+    lora_adapters,
     raw_examples,
     raw_views,
     soft_targets,
@@ -247,7 +247,7 @@ class Distiller(Trainer):
         refusals.check_labels(y)
         unlabelled_rows.check(self, x)
         refusals.check_batch_size(batch_size)
-        adapters.check_kept(self.student, self._untracked.adapters)
+        lora_adapters.check_kept(self.student, self._untracked.adapters)
         self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None
         if isinstance(x, rollouts.Rollouts):
             x.follow(self, keras_arguments.pop("steps_per_epoch", None))
@@ -259,8 +259,8 @@ class Distiller(Trainer):
             preflight.warn_of_a_guessing_teacher(self, x, y, weights, batch_size or 32, epochs)
             x = self.teacher.before_fit(x, verbose)
             callbacks = loops.with_callbacks(callbacks, self.teacher.callbacks())
-        if adapters.count(self.student):
-            callbacks = loops.with_callbacks(callbacks, [adapters.Revival(self.student)])
+        if lora_adapters.count(self.student):
+            callbacks = loops.with_callbacks(callbacks, [lora_adapters.Revival(self.student)])
         x, y, batch_size, keras_arguments = self._preparation.for_fit(x, y, batch_size, keras_arguments)
         return super().fit(x, y, batch_size, epochs, verbose, callbacks, **keras_arguments)
 
@@ -432,7 +432,7 @@ class Distiller(Trainer):
         kept = {"teacher": keras.saving.serialize_keras_object(self.teacher)} if self._teacher_is_saved() else {}
         return {
             "student": keras.saving.serialize_keras_object(self.student),
-            "adapters": max(self._untracked.adapters, adapters.count(self.student)),
+            "adapters": max(self._untracked.adapters, lora_adapters.count(self.student)),
             **kept,
             "terms": [keras.saving.serialize_keras_object(term) for term in self.terms],
             "student_head": self.student_head,

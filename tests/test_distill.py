@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_kd as kd
-from keras_kd.experiments import halving, levers, paired_scores
-from keras_kd.experiments.candidate_order import Scored
+from keras_kd.experiments import candidates, halving, paired_scores
+from keras_kd.experiments.candidate_ranking import Scored
+from keras_kd.experiments.candidates import Candidate
 from keras_kd.experiments.held_out import held_out
-from keras_kd.experiments.levers import Candidate
 from tests.models import dense
 from tests.pages import blocks
 
@@ -61,8 +61,8 @@ def run(folder, teacher=None, train=None, **arguments):
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 40), st.integers(0, 5))
 def test_candidates_differ_and_have_each_value_about_as_often(count, seed):
-    values = levers.space({}, has_unlabelled=True, changes=["mixtures"])
-    found = levers.drawn(values, count, seed)
+    values = candidates.space({}, has_unlabelled=True, changes=["mixtures"])
+    found = candidates.drawn(values, count, seed)
     assert len(found) == len(set(found)) == count and all(each.teacher for each in found)
     assert found[0] == Candidate(**{name: each[0] for name, each in values.items()})
     for name, each in values.items():
@@ -71,13 +71,13 @@ def test_candidates_differ_and_have_each_value_about_as_often(count, seed):
 
 
 def test_where_there_are_fewer_candidates_all_are_tried():
-    values = levers.space({"alpha": 0.5, "learning_rate": [0.1, 0.2], "temperature": 1.0}, False, ["mixtures"])
-    assert len(levers.drawn(values, 12, 0)) == 4 and len(levers.controls(values)) == 4
+    values = candidates.space({"alpha": 0.5, "learning_rate": [0.1, 0.2], "temperature": 1.0}, False, ["mixtures"])
+    assert len(candidates.drawn(values, 12, 0)) == 4 and len(candidates.controls(values)) == 4
 
 
 def test_the_best_of_each_side_reaches_the_end_with_the_steps_that_there_are():
-    values = levers.space({}, has_unlabelled=True, changes=["mixtures"])
-    taught, controls = levers.drawn(values, 12, 0), levers.controls(values)
+    values = candidates.space({}, has_unlabelled=True, changes=["mixtures"])
+    taught, controls = candidates.drawn(values, 12, 0), candidates.controls(values)
     steps = halving.rounds_of(20_000, taught, controls)
     spent = []
 
@@ -100,8 +100,8 @@ def test_the_best_of_each_side_reaches_the_end_with_the_steps_that_there_are():
 
 
 def test_the_best_of_each_side_is_the_best_of_all_lengths():
-    values = levers.space({"learning_rate": [0.1, 0.2, 0.3]}, has_unlabelled=False)
-    taught, controls = levers.drawn(values, 12, 0), levers.controls(values)
+    values = candidates.space({"learning_rate": [0.1, 0.2, 0.3]}, has_unlabelled=False)
+    taught, controls = candidates.drawn(values, 12, 0), candidates.controls(values)
 
     def trial(candidate, count):
         return Scored(candidate, count, {10: 0.2, 30: 0.5, 90: 0.4}[count] if candidate.is_alone else count / 100)
@@ -116,12 +116,12 @@ def test_the_best_of_each_side_is_the_best_of_all_lengths():
 
 
 def test_a_training_that_has_diverged_is_the_worst():
-    values = levers.space({"learning_rate": [0.1, 0.2, 0.3]}, has_unlabelled=False)
-    taught = levers.drawn(values, 12, 0)
+    values = candidates.space({"learning_rate": [0.1, 0.2, 0.3]}, has_unlabelled=False)
+    taught = candidates.drawn(values, 12, 0)
     worth = {0.1: float("-inf"), 0.2: 0.5, 0.3: 0.4}
     found = halving.search(
         taught,
-        levers.controls(values),
+        candidates.controls(values),
         [10, 30, 90],
         lambda each, count: Scored(each, count, worth[each.learning_rate]),
         by_worth,

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd._internal.log import quiet
-from keras_kd.experiments import candidate_order, distill_setup, held_out, row_changes, run_settings, time_budget
-from keras_kd.experiments.candidate_order import Scored
-from keras_kd.experiments.levers import Candidate
+from keras_kd.experiments import candidate_ranking, distill_setup, held_out, row_changes, run_settings, time_budget
+from keras_kd.experiments.candidate_ranking import Scored
+from keras_kd.experiments.candidates import Candidate
 from tests.test_distill import ONE, linear, run
 
 ROWS = 30
@@ -33,7 +33,7 @@ def scored(right, nearness=(), loss=0.0, rate=0.1):
 
 
 def ordered(*found):
-    return candidate_order.Ranking(np.ones(ROWS, int), accuracy).ordered(found)
+    return candidate_ranking.Ranking(np.ones(ROWS, int), accuracy).ordered(found)
 
 
 def test_what_labels_cannot_tell_apart_the_teacher_does():
@@ -73,7 +73,7 @@ def test_nearness_is_agreement_and_cross_entropy_with_the_teacher():
     x, theirs, ours = random.normal(size=(50, 4)), random.normal(size=(4, 3)), random.normal(size=(4, 3))
     teacher = keras.Sequential([linear(theirs), keras.layers.Softmax()])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    same, negative = candidate_order.Nearness(teacher, x.astype("float32"), loss).of(linear(ours))
+    same, negative = candidate_ranking.Nearness(teacher, x.astype("float32"), loss).of(linear(ours))
     p = np.exp(x @ theirs) / np.exp(x @ theirs).sum(1, keepdims=True)
     log_q = x @ ours - np.log(np.exp(x @ ours).sum(1, keepdims=True))
     np.testing.assert_allclose(negative, (p * log_q).sum(1).mean(), rtol=1e-5)
@@ -85,7 +85,7 @@ def test_nearness_of_values_is_their_squared_distance():
     kernels = np.random.default_rng(1).normal(size=(2, 4, 1))
     one, other = (keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False)]) for _ in range(2))
     one.set_weights([kernels[0]]), other.set_weights([kernels[1]])
-    (negative,) = candidate_order.Nearness(one, x, "mae").of(other)
+    (negative,) = candidate_ranking.Nearness(one, x, "mae").of(other)
     np.testing.assert_allclose(-negative, np.mean((x @ (kernels[0] - kernels[1])) ** 2), rtol=1e-5)
 
 

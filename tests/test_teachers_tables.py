@@ -11,7 +11,7 @@ import tensorflow as tf
 from sklearn import compose, ensemble, pipeline, preprocessing
 
 import keras_kd as kd
-from keras_kd._internal import estimators
+from keras_kd._internal import sklearn_models
 from keras_kd.teachers import Python
 from tests.models import assert_same, dense, numbers
 from tests.test_objective import distill
@@ -189,4 +189,4 @@ def test_pandas_is_named_where_it_is_missing(monkeypatch):
     estimator = forest()
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="To give Pipeline the DataFrame that it expects: pip install pandas"):
-        estimators.as_fitted(estimator, COLUMNS)
+        sklearn_models.as_fitted(estimator, COLUMNS)

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd._internal import configuration_fingerprints
-from keras_kd._internal.estimators import is_estimator
+from keras_kd._internal.sklearn_models import is_estimator
 from keras_kd._keras import layer_tree
 
 _PLAIN = (bool, int, float, complex, str, bytes, enum.Enum, pathlib.PurePath, np.generic, tf.DType)

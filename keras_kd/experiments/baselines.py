@@ -6,7 +6,7 @@ import keras
 
 from keras_kd import losses
 from keras_kd._types import LossFunction, Number, Tensor, Tensors
-from keras_kd.experiments.soft_labels import name_of
+from keras_kd.experiments.mixed_labels import name_of
 from keras_kd.teachers.base import Teacher
 
 #: What makes label smoothing of a loss, by its name.

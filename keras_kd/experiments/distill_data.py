@@ -9,8 +9,8 @@ from keras import tree
 from keras_kd import augment
 from keras_kd._internal import soft_targets
 from keras_kd._types import Tensors
+from keras_kd.experiments.candidates import Candidate
 from keras_kd.experiments.held_out import joined
-from keras_kd.experiments.levers import Candidate
 from keras_kd.experiments.row_changes import Offered
 from keras_kd.teachers.in_memory import InMemory
 

@@ -5,8 +5,8 @@ import dataclasses
 import keras
 
 from keras_kd._internal.tables import aligned
-from keras_kd.experiments.candidate_order import Scored
-from keras_kd.experiments.levers import Candidate
+from keras_kd.experiments.candidate_ranking import Scored
+from keras_kd.experiments.candidates import Candidate
 
 
 @dataclasses.dataclass

@@ -15,12 +15,12 @@ from keras_kd import augment
 from keras_kd._internal import metric_directions
 from keras_kd._internal.files import readable, replace
 from keras_kd.distiller import Distiller
-from keras_kd.experiments import candidate_order, soft_labels
+from keras_kd.experiments import candidate_ranking, mixed_labels
 from keras_kd.experiments.benchmark_run import Student, fresh_student
-from keras_kd.experiments.candidate_order import Scored
+from keras_kd.experiments.candidate_ranking import Scored
+from keras_kd.experiments.candidates import Candidate
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.distill_data import TrainingRows
-from keras_kd.experiments.levers import Candidate
 from keras_kd.experiments.scoring import measured, require
 from keras_kd.stages.pipeline import fresh_arguments
 from keras_kd.teachers.base import Teacher
@@ -54,7 +54,7 @@ class Trainer:
     folder: pathlib.Path
     seed: int
     memory: InMemory
-    nearness: candidate_order.Nearness | None
+    nearness: candidate_ranking.Nearness | None
     after: Callable[[Candidate, int, float, float], None]
 
     def scored(self, candidate: Candidate, steps: int) -> Scored:
@@ -84,7 +84,7 @@ class Trainer:
         record, weights, outputs = (self._path(candidate, steps, end) for end in (".json", ".weights.h5", ".npy"))
         record.parent.mkdir(exist_ok=True)
         replace(weights, student.save_weights)
-        rows = candidate_order.predicted(student, candidate_order.some_rows(self.validation.source[0]))
+        rows = candidate_ranking.predicted(student, candidate_ranking.some_rows(self.validation.source[0]))
         replace(outputs, lambda partial: np.save(partial, rows))
         near = () if candidate.is_alone or self.nearness is None else self.nearness.of(student)
         content = {
@@ -110,8 +110,8 @@ class Trainer:
         trained: keras.Model = student
         if candidate.is_alone:
             if candidate.change:
-                classes = soft_labels.classes_of(student, rows.labelled[0])
-                labelled, shared["loss"] = soft_labels.mixable(rows.labelled, loss, classes)
+                classes = mixed_labels.classes_of(student, rows.labelled[0])
+                labelled, shared["loss"] = mixed_labels.mixable(rows.labelled, loss, classes)
                 rows = rows.with_labels(labelled)
             student.compile(**shared)
         else:

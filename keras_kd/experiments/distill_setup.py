@@ -9,7 +9,7 @@ from keras import tree
 
 from keras_kd._types import Tensors
 from keras_kd.augment.changes import Change, Function
-from keras_kd.experiments import candidate_order, paired_scores, row_changes
+from keras_kd.experiments import candidate_ranking, paired_scores, row_changes
 from keras_kd.experiments.held_out import Parts, joined
 from keras_kd.experiments.row_changes import Offered
 from keras_kd.experiments.scoring import teacher_model
@@ -88,21 +88,21 @@ def offered(
     return row_changes.suitable(student, x, parts.has_quantities, axes == 2, codes)
 
 
-def nearness(student: keras.Model, teacher: Teacher, parts: Parts, loss: Any) -> candidate_order.Nearness | None:
+def nearness(student: keras.Model, teacher: Teacher, parts: Parts, loss: Any) -> candidate_ranking.Nearness | None:
     """Return what compares students with the teacher, on rows that nothing is trained on; None without logits."""
     teacher.bind(student, ("logits",))
     model = teacher_model(teacher, student)
     if model is None:
         return None
-    x, more = (candidate_order.some_rows(part) for part in (parts.validation[0], parts.compared))
-    return candidate_order.Nearness(model, joined(x, more), loss)
+    x, more = (candidate_ranking.some_rows(part) for part in (parts.validation[0], parts.compared))
+    return candidate_ranking.Nearness(model, joined(x, more), loss)
 
 
 def ranking(
     student: keras.Model, parts: Parts, compile_arguments: dict[str, Any], metric: str
-) -> candidate_order.Ranking:
+) -> candidate_ranking.Ranking:
     """Return what orders candidates by a metric on validation rows."""
-    rows = candidate_order.some_rows(parts.validation[:2])
+    rows = candidate_ranking.some_rows(parts.validation[:2])
     student.compile(**fresh_arguments(compile_arguments, distils=False))
     score = paired_scores.of_student(student, rows, metric, compile_arguments["loss"])
-    return candidate_order.Ranking(rows[1], score)
+    return candidate_ranking.Ranking(rows[1], score)

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_kd.experiments import paired_scores, soft_labels
-from keras_kd.experiments.candidate_order import predicted
+from keras_kd.experiments import mixed_labels, paired_scores
+from keras_kd.experiments.candidate_ranking import predicted
 from keras_kd.experiments.distill_result import Verdict
 from keras_kd.experiments.distill_run import Trainer
 from keras_kd.experiments.held_out import Parts
@@ -77,7 +77,7 @@ def _advice(
     trainer: Trainer, models: dict[str, keras.Model], outputs: dict[str, np.ndarray], verdict: Verdict
 ) -> list[str]:
     """Return what would bring more: it depends on how well the student follows its teacher where it has learned."""
-    if "teacher" not in models or verdict.gain <= 0 or not soft_labels.is_softened(trainer.compile_arguments["loss"]):
+    if "teacher" not in models or verdict.gain <= 0 or not mixed_labels.is_softened(trainer.compile_arguments["loss"]):
         return []
     x = trainer.rows.x
     count = len(tree.flatten(x)[0])

@@ -12,17 +12,18 @@ from keras_kd._internal.log import quiet
 from keras_kd._types import Tensors
 from keras_kd.augment.changes import Change, Function
 from keras_kd.experiments import (
+    candidates,
     distill_setup,
     halving,
-    levers,
+    mixed_labels,
     row_changes,
     run_settings,
     search_folders,
-    soft_labels,
     time_budget,
 )
 from keras_kd.experiments.benchmark_run import Student, check_teacher, first_metric, fresh_student
-from keras_kd.experiments.candidate_order import Ranking
+from keras_kd.experiments.candidate_ranking import Ranking
+from keras_kd.experiments.candidates import Candidate
 from keras_kd.experiments.data_splits import Part
 from keras_kd.experiments.distill_data import TrainingRows
 from keras_kd.experiments.distill_result import Distilled, code_of
@@ -30,7 +31,6 @@ from keras_kd.experiments.distill_run import Trainer
 from keras_kd.experiments.distill_setup import Terms
 from keras_kd.experiments.distill_verdict import judged
 from keras_kd.experiments.held_out import Parts, leaves, parts_of
-from keras_kd.experiments.levers import Candidate
 from keras_kd.experiments.scoring import better
 from keras_kd.experiments.search_progress import SearchProgress
 from keras_kd.teachers.base import AnyTeacher
@@ -127,11 +127,11 @@ def distill(
     parts = parts_of(train, validation, test, unlabelled, seed)
     batch_size = distill_setup.batch_size_of(batch_size, len(leaves(parts.train)[0]))
     built = fresh_student(student, seed, "student")
-    named = distill_setup.named(soft_labels.method_for(loss) if terms is None else terms)
+    named = distill_setup.named(mixed_labels.method_for(loss) if terms is None else terms)
     offered = distill_setup.offered(changes, built, parts, codes)
-    softened = terms is not None or soft_labels.is_softened(loss)
-    values = levers.space(fixed, unlabelled is not None, offered, softened, named)
-    sides = levers.drawn(values, halving.TAUGHT[0], seed), levers.controls(values)
+    softened = terms is not None or mixed_labels.is_softened(loss)
+    values = candidates.space(fixed, unlabelled is not None, offered, softened, named)
+    sides = candidates.drawn(values, halving.TAUGHT[0], seed), candidates.controls(values)
     time_budget.check(budget, *sides)
     progress = SearchProgress(metric, verbose)
     trainer = Trainer(
@@ -192,7 +192,7 @@ def _brought(trainer: Trainer, candidate: Candidate, steps: int) -> dict[str, fl
     if candidate.is_alone:
         return {}
     whole = trainer.scored(candidate, steps).worth
-    return {name: whole - trainer.scored(each, steps).worth for name, each in levers.without(candidate).items()}
+    return {name: whole - trainer.scored(each, steps).worth for name, each in candidates.without(candidate).items()}
 
 
 def _result(
@@ -230,7 +230,7 @@ def _result(
 def _code_of_terms(terms: Any, loss: Any, candidate: Candidate) -> str:
     """Return Python that makes the terms of a candidate."""
     if terms is None:
-        return soft_labels.expression_for(loss)
+        return mixed_labels.expression_for(loss)
     return f"terms[{candidate.method!r}]()" if isinstance(terms, Mapping) else "terms()"
 
 
@@ -238,8 +238,8 @@ def _data_code(trainer: Trainer, parts: Parts, candidate: Candidate, student: ke
     """Return Python that makes the data of a candidate."""
     mixes_labels = candidate.is_alone and candidate.change
     loss = trainer.compile_arguments["loss"]
-    classes = soft_labels.classes_of(student, trainer.rows.labelled[0])
-    labels = soft_labels.mixable_code(loss, classes) if mixes_labels else []
+    classes = mixed_labels.classes_of(student, trainer.rows.labelled[0])
+    labels = mixed_labels.mixable_code(loss, classes) if mixes_labels else []
     rows = []
     if candidate.unlabelled and parts.every is not None:
         kept = f"lambda leaf: leaf[np.arange(len(leaf)) % {parts.every} != {parts.every - 1}]"

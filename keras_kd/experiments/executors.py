@@ -23,7 +23,7 @@ from keras import tree
 
 from keras_kd._internal.files import replace
 from keras_kd._internal.log import quiet
-from keras_kd._keras import processes
+from keras_kd._keras import executor_internals
 from keras_kd.experiments import run_settings
 from keras_kd.experiments.benchmark_run import PARTS, Common, Job, run
 from keras_kd.experiments.data_splits import Part
@@ -47,7 +47,7 @@ def check(executor: Any) -> None:
         )
     if isinstance(executor, ThreadPoolExecutor):
         raise ValueError("Expected an executor of processes. Received threads, which share one random state in Keras.")
-    if isinstance(executor, ProcessPoolExecutor) and processes.are_forked(executor):
+    if isinstance(executor, ProcessPoolExecutor) and executor_internals.are_forked(executor):
         raise ValueError(
             "Expected an executor of fresh processes: TensorFlow hangs in forked ones. Give "
             'ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")), or executor="processes".'
@@ -218,7 +218,7 @@ class _Ray(Executor):
         self._started = not ray.is_initialized()
         if self._started:
             quiet_ray = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-            ray.init(**quiet_ray, **processes.RAY_ON_THIS_MACHINE)
+            ray.init(**quiet_ray, **executor_internals.RAY_ON_THIS_MACHINE)
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self._work = ray.remote(num_cpus=1, num_gpus=gpus)(work)
         self._sent: list[Any] = []

@@ -7,8 +7,8 @@ of fewer steps, from the same first weights, and the best of a round get three t
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from keras_kd.experiments.candidate_order import Scored, by_labels
-from keras_kd.experiments.levers import Candidate
+from keras_kd.experiments.candidate_ranking import Scored, by_labels
+from keras_kd.experiments.candidates import Candidate
 
 #: By how much steps grow from round to round, as the candidates become fewer.
 FACTOR = 3

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from keras_kd._internal.log import info
 from keras_kd._internal.number_formats import duration
-from keras_kd.experiments.levers import Candidate
+from keras_kd.experiments.candidates import Candidate
 
 
 class SearchProgress:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from keras_kd._internal.files import readable, replace
 from keras_kd._internal.number_formats import duration
 from keras_kd.experiments import halving
+from keras_kd.experiments.candidates import Candidate
 from keras_kd.experiments.distill_run import Trainer
-from keras_kd.experiments.levers import Candidate
 
 #: What a search by time has planned, in its folder.
 _FILE = "steps.json"

@@ -19,8 +19,8 @@ from keras_kd.language import prompt_tokens
 from keras_kd.language.completions import Examples
 from keras_kd.language.decoding import Sampling, check_sampling, check_whole
 from keras_kd.language.mixed_writing import Mixture
-from keras_kd.language.rollout_authors import authors
 from keras_kd.language.rollout_checks import check_followed, check_same
+from keras_kd.language.rollout_routing import authors
 from keras_kd.language.rollout_rows import DATA, STUDENT, TEACHER, Rows, empty, of_examples, widened
 from keras_kd.language.rollout_shares import Shares
 from keras_kd.language.rollout_targets import RolloutTargets

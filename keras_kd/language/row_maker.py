@@ -7,7 +7,7 @@ import numpy as np
 from keras_kd._internal import teacher_fingerprints
 from keras_kd.language import text_scores
 from keras_kd.language.mixed_writing import Mixture
-from keras_kd.language.rollout_authors import Author
+from keras_kd.language.rollout_routing import Author
 from keras_kd.language.rollout_rows import DATA, STUDENT, Rows, in_order
 from keras_kd.language.row_columns import RowColumns
 from keras_kd.language.text_scores import Score

@@ -7,7 +7,7 @@ import keras
 
 from keras_kd import schedules
 from keras_kd._internal import ensemble_logits, heads, raw_views, soft_targets
-from keras_kd._internal.estimators import Estimator
+from keras_kd._internal.sklearn_models import Estimator
 from keras_kd._internal.sparse_targets import SparseTarget
 from keras_kd._keras import step_errors
 from keras_kd._types import Number, Tensor, Tensors

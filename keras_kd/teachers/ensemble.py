@@ -10,7 +10,7 @@ from keras import ops, tree
 
 from keras_kd import schedules
 from keras_kd._internal.ensemble_logits import Mixture, of_kind
-from keras_kd._internal.estimators import is_estimator
+from keras_kd._internal.sklearn_models import is_estimator
 from keras_kd._internal.sparse_targets import expanded_members
 from keras_kd._keras import masks
 from keras_kd._serialization import serializable

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd._internal import foreign_models, layer_reader, raw_views, soft_targets
+from keras_kd._internal import layer_reader, raw_views, soft_targets, unsupported_teachers
 from keras_kd._internal.cloning import copy_model
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
@@ -200,7 +200,7 @@ class AroundFrozen(Teacher):
 def _as_layer(model: Any) -> keras.layers.Layer:
     """Return a built layer, or a layer around a function."""
     if not isinstance(model, keras.layers.Layer):
-        instead = foreign_models.instead_of(model)
+        instead = unsupported_teachers.instead_of(model)
         if instead or not callable(model):
             instead = instead or (_OF_NUMPY if hasattr(model, "predict") else "")
             raise TypeError(

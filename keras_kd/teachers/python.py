@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd._internal import estimators, foreign_models
-from keras_kd._internal.estimators import is_estimator
+from keras_kd._internal import sklearn_models, unsupported_teachers
+from keras_kd._internal.sklearn_models import is_estimator
 from keras_kd._keras import step_errors
 from keras_kd._serialization import serializable
 from keras_kd._types import Tensors
@@ -64,7 +64,7 @@ class Python(AroundFrozen):
     ) -> None:
         super().__init__(name="python")
         if not is_estimator(function) and (not callable(function) or isinstance(function, type)):
-            received = f"{function!r} of type {type(function).__name__}. {foreign_models.instead_of(function)}"
+            received = f"{function!r} of type {type(function).__name__}. {unsupported_teachers.instead_of(function)}"
             raise TypeError(
                 "Expected a function from NumPy arrays to NumPy arrays, or a fitted estimator with `predict`. "
                 f"Received: {received}".rstrip()
@@ -90,7 +90,7 @@ class Python(AroundFrozen):
     def before_fit(self, x: Tensors, verbose: int | str = "auto") -> Tensors:
         """Refuse a DataFrame that Keras would hand on as another table than an estimator was fitted on."""
         if is_estimator(self.function) and self.preprocess is None:
-            estimators.check_frame(self.function, x)
+            sklearn_models.check_frame(self.function, x)
         return x
 
     def specs(self) -> dict[str, Any] | None:
@@ -122,7 +122,7 @@ class Python(AroundFrozen):
 
 def _predictions(estimator: Any, units: int | None) -> tuple[Callable[[Any], Any], Any, str]:
     """Return what predicts for a student of some units, the shape for one example, and the head."""
-    estimators.check_fitted(estimator)
+    sklearn_models.check_fitted(estimator)
     name = type(estimator).__name__
     classes = getattr(estimator, "classes_", None)
     if not hasattr(estimator, "predict_proba"):
@@ -157,11 +157,11 @@ def _check_classes(name: str, classes: np.ndarray) -> None:
 
 
 def _values(estimator: Any, x: Any) -> np.ndarray:
-    return np.asarray(estimator.predict(estimators.as_fitted(estimator, x)))
+    return np.asarray(estimator.predict(sklearn_models.as_fitted(estimator, x)))
 
 
 def _probabilities(estimator: Any, x: Any) -> np.ndarray:
-    found = np.asarray(estimator.predict_proba(estimators.as_fitted(estimator, x)))
+    found = np.asarray(estimator.predict_proba(sklearn_models.as_fitted(estimator, x)))
     sums = found.sum(-1)
     if np.any(np.abs(sums - 1) > _ROUNDING):
         raise ValueError(
@@ -177,7 +177,7 @@ def _second(estimator: Any, x: Any) -> np.ndarray:
 
 
 def _labels(estimator: Any, x: Any) -> np.ndarray:
-    found = estimator.predict_proba(estimators.as_fitted(estimator, x))
+    found = estimator.predict_proba(sklearn_models.as_fitted(estimator, x))
     return np.stack([each[:, 1] for each in found], axis=-1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_kd._internal.estimators import Estimator, is_estimator
+from keras_kd._internal.sklearn_models import Estimator, is_estimator
 
 #: What makes a teacher of a file, by the end of its name.
 _OF_FILES = {

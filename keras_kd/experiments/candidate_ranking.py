@@ -15,8 +15,8 @@ from keras import tree
 
 from keras_kd._internal import batches
 from keras_kd._types import Tensors
-from keras_kd.experiments import paired_scores, soft_labels
-from keras_kd.experiments.levers import Candidate
+from keras_kd.experiments import mixed_labels, paired_scores
+from keras_kd.experiments.candidates import Candidate
 
 #: Rows that a student is compared with its teacher on, and outputs that are kept, at most.
 ROWS = 2000
@@ -56,8 +56,8 @@ class Nearness:
     def __init__(self, teacher: keras.Model, x: Tensors, loss: Any) -> None:
         self._x = x
         self._targets = predicted(teacher, x)
-        self._is_softmax = self._targets.shape[-1] > 1 and soft_labels.is_exclusive(loss)
-        self._loss = soft_labels.soft(loss)
+        self._is_softmax = self._targets.shape[-1] > 1 and mixed_labels.is_exclusive(loss)
+        self._loss = mixed_labels.soft(loss)
 
     def of(self, student: keras.Model) -> tuple[float, ...]:
         """Return the share of rows of one class in both, where there are classes, and the loss, negative."""
