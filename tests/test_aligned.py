@@ -159,6 +159,7 @@ def test_terms_and_teachers_are_created_again_from_their_configs():
         assert_same([np.array(copied(x, {})[name])], [np.array(value)])
 
 
+@pytest.mark.slow
 def test_tasks_of_keras_hub_with_tokenizers_of_their_own_are_distilled():
     pytest.importorskip("keras_hub")
     from tests.tasks import CROSS_ENTROPY, causal_lm

@@ -153,6 +153,7 @@ def test_every_run_is_saved_with_its_evaluation_history_and_student(small):
         np.testing.assert_allclose(result.teacher[name]["accuracy"], np.mean(predicted == y), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_compiled_teacher_is_measured_unchanged(tmp_path):
     compiled = teacher()
     compiled.compile("sgd", LOSS, metrics=["accuracy"])
@@ -196,6 +197,7 @@ def test_a_function_is_measured_and_a_teacher_without_logits_is_not():
     assert measured(as_teacher(keras.Model(inputs, {"a": given(inputs), "b": given(inputs)}))) == {}
 
 
+@pytest.mark.slow
 def test_a_run_of_a_recipe_is_the_distiller_that_one_would_write_by_hand(small):
     result, _, _ = small
     keras.utils.set_random_seed(1)
@@ -500,6 +502,7 @@ def test_a_benchmark_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_pat
     assert (tmp_path / "killed" / "table.txt").read_text() == str(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_a_benchmark_that_is_interrupted_prints_what_is_kept(tmp_path, capsys):
     def press():
@@ -562,6 +565,7 @@ class AtOnce(Executor):
         return future
 
 
+@pytest.mark.slow
 def test_a_run_that_crosses_as_files_has_the_settings_of_this_process(tmp_path):
     more = {**BRIEF, "teacher": [teacher(), net(5)], "students": {"net": net}, "train": shuffled, "keep_best": True}
     given = arguments(tmp_path, **more)

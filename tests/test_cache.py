@@ -104,6 +104,7 @@ def test_an_epoch_that_is_resumed_uses_its_own_view(tmp_path):
     assert_same(parts.student.get_weights(), whole.student.get_weights(), 1e-7)
 
 
+@pytest.mark.slow
 def test_views_without_a_callback_that_follows_the_epochs_are_an_error(tmp_path):
     cache = built(tmp_path, views=2, augment=jittered)
     with pytest.raises(tf.errors.OpError, match="several views"):
@@ -142,6 +143,7 @@ def test_the_top_class_alone_is_kept_with_the_mass_of_the_others(tmp_path):
     np.testing.assert_allclose(parts["log_tail"], np.log(1 - p.max(-1)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_taps_and_a_bridge_from_the_manifest(tmp_path):
     terms = lambda: [  # noqa: E731  each run gets terms of its own
         kd.Term(kd.losses.kl_divergence),
@@ -166,6 +168,7 @@ def test_a_term_that_reads_what_the_cache_does_not_hold_is_refused(tmp_path):
         distill(student(), kd.teachers.Cached(cache), [kd.Term(kd.losses.squared_error, at=("hidden", "hidden"))])
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_exact_at_any_temperature(tmp_path):
     members = kd.teachers.Ensemble([teacher(1), teacher(2)], weights=[1.0, 3.0])
     cache = built(tmp_path, teacher=members, dtype="float32")

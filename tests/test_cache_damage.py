@@ -140,6 +140,7 @@ def test_a_file_that_is_cut_off_or_removed_after_a_join_by_key_is_named(tmp_path
         list(joined)
 
 
+@pytest.mark.slow
 def test_many_threads_that_search_keys_read_a_view_once(tmp_path, monkeypatch):
     cache = built(tmp_path, batch_size=10, key=by_numbers, views=2, augment=jittered)
     index = Index(Source(tmp_path, cache._manifest, lambda: 0))
@@ -337,6 +338,7 @@ def test_another_number_of_examples_is_found_where_blocks_are_records(tmp_path, 
             pass
 
 
+@pytest.mark.slow
 def test_an_augmentation_inside_the_dataset_is_found(tmp_path):
     cache = built(tmp_path)
     noisy = dataset().map(lambda x, y: (x + tf.random.normal([FEATURES]), y))
@@ -344,6 +346,7 @@ def test_an_augmentation_inside_the_dataset_is_found(tmp_path):
         cache.join(noisy)
 
 
+@pytest.mark.slow
 def test_another_augmentation_is_refused(tmp_path):
     cache = built(tmp_path, views=2, augment=jittered)
     with pytest.raises(ValueError, match="augmentation is another"):
@@ -408,6 +411,7 @@ def test_another_vocabulary_is_another_teacher(tmp_path):
         kd.TeacherCache(tmp_path, teacher=reader("c c c b b a"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_damaged_before_the_end_is_refused(tmp_path):
     for index in range(2):
         if index:

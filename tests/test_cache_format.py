@@ -47,6 +47,7 @@ def of_format_1(folder):
     return logits.astype("float32")
 
 
+@pytest.mark.slow
 def test_a_cache_of_the_first_format_is_read(tmp_path):
     logits = of_format_1(tmp_path)
     for cache in (kd.TeacherCache(tmp_path), kd.TeacherCache(tmp_path, teacher=teacher())):

@@ -150,6 +150,7 @@ def test_the_code_against_troubles_runs(heading, trouble):
     TROUBLES[heading].run(trouble)
 
 
+@pytest.mark.slow
 def test_with_validation_data_val_loss_is_logged(trouble):
     TROUBLES['"val_loss not available"'].run(trouble)
     assert {"val_loss", "val_student_loss", "val_accuracy"} <= set(trouble["history"].history)
@@ -168,6 +169,7 @@ def test_without_validation_data_keras_warns_that_val_loss_is_not_available(trou
         trouble["distiller"].fit(trouble["x"], trouble["y"], callbacks=[stop], verbose=0)
 
 
+@pytest.mark.slow
 def test_the_students_file_is_the_smallest(trouble):
     distiller, student = trouble["distiller"], trouble["student"]
     distiller.fit(trouble["x"], trouble["y"], verbose=0)

@@ -251,6 +251,7 @@ def test_an_output_whose_loss_is_named_as_a_part_of_the_logs_is_refused():
     fit_is_refused(ValueError, ["student_loss", "output", "`name`"], distiller, X, {"student": Y, "other": Y})
 
 
+@pytest.mark.slow
 def test_metrics_of_several_outputs_are_known_by_their_full_names():
     def model(seed):
         x = keras.Input((4,))

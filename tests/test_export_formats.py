@@ -146,6 +146,7 @@ def test_smaller_numbers_keep_the_accuracy_and_the_report_has_the_difference(dig
     assert 0.5 * differences.max() < artefact.difference < 1.001 * differences.max()
 
 
+@pytest.mark.slow
 def test_int8_is_int8_throughout_and_a_third_of_the_size(digits):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -255,6 +256,7 @@ def test_a_recurrent_student_takes_one_sequence_of_any_length_in_litert(tmp_path
         np.testing.assert_allclose(run_onnx(report["onnx"].path, steps=x)[0], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_strings_are_exported_except_to_onnx_which_has_no_tables(tmp_path):
     inputs = keras.Input((), dtype="string", name="word")
     ids = keras.layers.StringLookup(vocabulary=["a", "b", "c"], output_mode="one_hot")(inputs)

@@ -160,6 +160,7 @@ def test_a_loss_weight_multiplies_the_labels_part():
     both_ways(lambda way: distiller(way, loss_weights=2.5), X, Y)
 
 
+@pytest.mark.slow
 def test_without_labels_the_teacher_alone_is_learned():
     def make(way):
         made = distiller(way, alpha=1.0)
@@ -303,6 +304,7 @@ def test_a_compiled_loop_takes_any_number_of_rows(by_class, monkeypatch):
             np.testing.assert_allclose(one, right, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_blocks_of_an_unknown_number_of_rows_are_few_numbers_and_at_most_a_quarter_more():
     rows = np.arange(1, 3_000)
     found = np.array([int(blocks_for(tf.constant(each, "int32"), None, 3)) for each in rows])

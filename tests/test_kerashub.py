@@ -353,6 +353,7 @@ def test_targets_that_are_kept_teach_as_a_live_teacher_does(kept, trained, tmp_p
     assert_same(made.student.get_weights(), trained[0].student.get_weights(), 1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_saved_takes_strings_too(trained, tmp_path):
     trained[0].save(tmp_path / "distiller.keras")
     loaded = keras.models.load_model(tmp_path / "distiller.keras")

@@ -216,6 +216,7 @@ def drawn(task):
             each.assign(5.0 * np.random.default_rng(0).normal(size=each.shape))
 
 
+@pytest.mark.slow
 def test_a_task_generates_as_before_until_it_is_compiled_again():
     task = quantised(1, None)
     task.compile(sampler="greedy")

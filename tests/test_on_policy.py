@@ -152,6 +152,7 @@ def test_a_token_answers_for_what_it_leads_to_and_not_for_what_it_is_alone():
 # Rollouts
 
 
+@pytest.mark.slow
 def test_rollouts_carry_origins_where_a_term_reads_them():
     student, teacher = bigram(2.0 * np.eye(4)), bigram(np.ones((4, 4)) - 2.0)
     shares = {"student_share": 0.5, "teacher_share": 0.5}

@@ -155,6 +155,7 @@ def test_a_teacher_is_weighed_by_labels_of_true_and_false():
     assert losses[0] == losses[1] > 0
 
 
+@pytest.mark.slow
 def test_check_reads_labels_of_true_and_false():
     distiller = distill(linear(3, classes=2), linear(1, classes=2), loss=None, alpha=1.0)
     right = np.mean(linear(1, classes=2)(X).numpy().argmax(axis=-1) == YES)

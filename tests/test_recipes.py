@@ -74,6 +74,7 @@ def test_the_method_of_the_recipe_has_its_terms():
     assert float(term.read({"student_layer": student}, {"teacher_layer": teacher})) == pytest.approx(1 - 0.5**0.5)
 
 
+@pytest.mark.slow
 def test_the_teacher_of_the_recipe_trains_with_noise():
     keras.utils.set_random_seed(0)
     teacher = made("teacher", ensemble, "Noisy")(mlp(2), scale=0.5)

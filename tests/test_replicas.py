@@ -44,6 +44,7 @@ def test_both_start_from_the_same_numbers(values):
     assert_equal(values("two", 0), values("one", 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2])
 def test_both_replicas_hold_the_same_numbers(values, steps):
     assert_equal(values("two", steps, 1), values("two", steps, 0))

@@ -224,6 +224,7 @@ def test_a_seed_makes_two_runs_equal_and_another_one_another_run():
     assert first == again and not set(first) & set(other) and len(set(first)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2, group="kills")
 def test_a_killed_run_that_is_continued_equals_one_that_was_not(tmp_path):
     runs = {"whole": [None], "cut": [3, None]}
@@ -246,6 +247,7 @@ def test_a_killed_run_that_is_continued_equals_one_that_was_not(tmp_path):
         np.testing.assert_array_equal(cut[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_continued_with_other_settings_is_refused(tmp_path):
     student, teacher = small(1), small(5)
     first = distiller(student, teacher)

@@ -60,6 +60,7 @@ def test_a_chain_of_one_stage_is_a_distiller():
     assert_same(numbers(student), numbers(twin), 1e-6)
 
 
+@pytest.mark.slow
 def test_assistants_made_from_the_teacher_shrink_by_equal_ratios():
     inputs = keras.Input((16, 16, 1))
     x = keras.layers.Conv2D(32, 3, activation="relu")(inputs)

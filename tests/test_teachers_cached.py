@@ -68,6 +68,7 @@ def test_what_is_printed_while_a_teacher_predicts_follows_fit(capsys, wrap):
     assert [bar in printed[verbose] for verbose in (1, 2, "auto")] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_a_teacher_in_memory_still_predicts_for_other_examples():
     distiller = distill(student(), kd.teachers.InMemory(teacher()), **SGD)
     live = distill(student(), teacher(), **SGD)
@@ -125,6 +126,7 @@ def test_a_cached_and_a_live_teacher_make_an_ensemble(tmp_path):
     assert_same(trained(both, cache.join(X)), trained([teacher(1), teacher(2)]), 1e-6)
 
 
+@pytest.mark.slow
 def test_one_member_of_an_ensemble_may_be_in_memory():
     both = [kd.teachers.InMemory(teacher(1)), teacher(2)]
     assert_same(trained(both), trained([teacher(1), teacher(2)]), 1e-6)

@@ -67,6 +67,7 @@ def test_a_teacher_may_enlarge_what_the_student_sees():
     assert received == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_of_keras_applications_reads_images_from_0_to_255():
     student = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), dense(3, 1)])
     teacher = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=3)

@@ -169,6 +169,7 @@ def test_rollouts_name_the_teacher_by_where_a_row_is_from():
         assert 0 < rows <= seen[name] <= rows + len(origins) // 4  # one row in a batch where it has none
 
 
+@pytest.mark.slow
 def test_features_masks_and_labels_are_routed():
     words = np.array([[1, 2, 0], [3, 0, 0], [4, 5, 1], [2, 2, 2]])
     numbers = np.array([1, 0, 1, 0])

@@ -80,6 +80,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eager", [True, False])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_pipeline_of_numbers_and_text_teaches_by_the_names_of_columns(form, eager):

@@ -65,6 +65,7 @@ def test_the_best_trial_is_the_best_by_validation_and_its_student_is_returned(fo
     assert isinstance(result.student, keras.Model) and not isinstance(result.student, kd.Distiller)
 
 
+@pytest.mark.slow
 def test_a_trial_is_the_distiller_that_one_would_write_by_hand(found):
     result, _ = found
     keras.utils.set_random_seed(0)
@@ -121,6 +122,7 @@ def test_the_same_call_again_runs_nothing_and_more_trials_are_added(found):
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+@pytest.mark.slow
 def test_another_search_is_not_mixed_into_a_folder(found, tmp_path):
     _, folder = found
     for change, name in (
