@@ -43,6 +43,16 @@ def auto(student_shape: Shape, teacher_shape: Shape) -> keras.layers.Layer | Non
     return keras.Sequential(layers, name="bridge")
 
 
+def orthogonal(student_shape: Shape, teacher_shape: Shape) -> keras.layers.Layer:
+    """Return an `OrthogonalProjection` to the teacher's channels.
+
+    Args:
+        student_shape: (batch, ..., channels), as of a KerasTensor.
+        teacher_shape: (batch, ..., channels).
+    """
+    return OrthogonalProjection(teacher_shape[-1])
+
+
 def _meet(ours: Shape, theirs: Shape, student_shape: Shape, teacher_shape: Shape) -> list[keras.layers.Layer]:
     """Return layers that turn the student's positions into the teacher's."""
     rank = len(ours)
@@ -97,6 +107,51 @@ class AveragedHeads(keras.layers.Layer):
         """Return the first head in training, the mean of both elsewhere."""
         labels, teacher = heads
         return labels if training else (labels + teacher) / 2.0
+
+
+@serializable
+class OrthogonalProjection(keras.layers.Layer):
+    """Average features over positions, and turn them into the teacher's space without stretching any direction (VkD).
+
+    The matrix has orthonormal columns, or rows where the teacher has more channels: angles and lengths of the student's
+    features are kept as far as there is room, so that the student, not its bridge, has to learn. It is the Q of the
+    decomposition of a trained matrix, whose R has a positive diagonal; the paper's code takes a matrix exponential.
+
+    Args:
+        channels: the teacher's.
+
+    Example:
+        >>> Term(losses.standardized_huber, at=("top", "encoder:map"), bridge="orthogonal")
+
+    Reference: Miles, Elezi and Deng, VkD: Improving Knowledge Distillation using Orthogonal Projections, 2024,
+    arXiv 2403.06213.
+    """
+
+    def __init__(self, channels: int, name: str = "orthogonal_projection") -> None:
+        super().__init__(name=name, dtype="float32")
+        self.channels = channels
+
+    def build(self, shape: Shape) -> None:
+        """Make the matrix for the student's channels."""
+        ours = shape[-1]
+        self.is_wider = self.channels > ours
+        size = (max(ours, self.channels), min(ours, self.channels))
+        self.kernel = self.add_weight(shape=size, initializer="orthogonal", name="kernel")
+
+    def matrix(self) -> Tensor:
+        """Return the projection, (student's channels, teacher's channels)."""
+        q, r = ops.qr(ops.convert_to_tensor(self.kernel))
+        q = q * ops.where(ops.diagonal(r) < 0, -1.0, 1.0)
+        return ops.transpose(q) if self.is_wider else q
+
+    def call(self, features: Tensor) -> Tensor:
+        """Return (batch, teacher's channels) for (batch, ..., student's channels)."""
+        positions = tuple(range(1, len(features.shape) - 1))
+        return ops.matmul(ops.mean(features, axis=positions) if positions else features, self.matrix())
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"channels": self.channels, "name": self.name}
 
 
 @serializable

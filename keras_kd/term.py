@@ -20,6 +20,9 @@ from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.temperature import OF_DISTRIBUTIONS, SoftenedLoss, check_temperature
 
+#: How bridges are made that have a name, from the shapes of both sides.
+_BRIDGES = {"auto": bridges.auto, "orthogonal": bridges.orthogonal}
+
 
 @serializable
 class Term(keras.layers.Layer):
@@ -58,7 +61,8 @@ class Term(keras.layers.Layer):
         temperature: T, above 0, a number or a schedule. None is the compiled one.
         transform: a function applied to both sides before the temperature.
         bridge: a layer applied to the student's side, trained with the student and never exported; "auto" for the
-            smallest projection that makes the shapes meet, found when the Distiller is made.
+            smallest projection that makes the shapes meet, found when the Distiller is made; "orthogonal" for a
+            `bridges.OrthogonalProjection` to the teacher's channels.
         soften: whether T and T**2 apply. None: on outputs, unless their head is "values".
         sample_weight: the name of the output whose weights, mask and `ignore_class` decide what counts, such as "box"
             for a term that counts the boxes that the loss of "box" counts. "auto": the output that the term reads; for
@@ -180,8 +184,8 @@ class Term(keras.layers.Layer):
             softened: whether T applies where `soften` is None.
         """
         sides = self.pick(student, self._pair[0], "student")
-        if self.bridge == "auto":
-            self.bridge = self._find_bridge(sides, teacher)
+        if isinstance(self.bridge, str):
+            self.bridge = self._find_bridge(self.bridge, sides, teacher)
         if self.bridge is not None and not self.bridge.built:
             self.bridge.build(tree.map_structure(lambda side: side.shape, sides))
         known = self.pick(teacher, self._pair[1], "teacher") if teacher is not None else None
@@ -198,14 +202,14 @@ class Term(keras.layers.Layer):
                 self.compute_output_spec(sides, targets, softened=softened)
         self.built = True
 
-    def _find_bridge(self, side: Any, teacher: dict[str, Tensor] | None) -> keras.layers.Layer | None:
+    def _find_bridge(self, kind: str, side: Any, teacher: dict[str, Tensor] | None) -> keras.layers.Layer | None:
         if teacher is None or isinstance(side, tuple):
             raise ValueError(
-                f'Term {self.name!r} has bridge="auto", for which one layer has to be read on each side, of models '
+                f'Term {self.name!r} has bridge="{kind}", for which one layer has to be read on each side, of models '
                 "whose shapes are known: built Functional or Sequential ones. Give the bridge as a layer."
             )
         theirs: Any = self.pick(teacher, self._pair[1], "teacher")
-        return bridges.auto(side.shape, theirs.shape)
+        return _BRIDGES[kind](side.shape, theirs.shape)
 
     def pick(self, tensors: dict[str, Tensor], names: str | tuple[str, ...], owner: str) -> Tensors:
         """Return what `names` names in `tensors`: a tensor, or a tuple of them."""
@@ -334,7 +338,7 @@ class Term(keras.layers.Layer):
             "weight": schedules.to_config(self.weight, f"{owner} weight"),
             "temperature": schedules.to_config(self.temperature, f"{owner} temperature"),
             "transform": schedules.to_config(self.transform, f"{owner} transform"),
-            "bridge": self.bridge if self.bridge == "auto" else serialize(self.bridge),
+            "bridge": self.bridge if isinstance(self.bridge, str) else serialize(self.bridge),
             "soften": self.soften,
             "sample_weight": self.sample_weight,
             "rows": self.rows,
@@ -363,9 +367,10 @@ def check_weight(name: str, weight: Schedule) -> Schedule:
 
 
 def _check_bridge(bridge: Any) -> Any:
-    if bridge is not None and bridge != "auto" and not isinstance(bridge, keras.layers.Layer):
+    named = isinstance(bridge, str) and bridge in _BRIDGES
+    if bridge is not None and not named and not isinstance(bridge, keras.layers.Layer):
         raise TypeError(
-            f'Expected `bridge` to be a keras.layers.Layer, "auto" or None. Received: {bridge!r} of type '
+            f'Expected `bridge` to be a keras.layers.Layer, "auto", "orthogonal" or None. Received: {bridge!r} of type '
             f"{type(bridge).__name__}"
         )
     return bridge

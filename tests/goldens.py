@@ -447,6 +447,11 @@ LOSSES = (
         invariances=("examples", "classes", "student scale", "teacher scale", "shared rotation"),
     ),
     Golden(
+        "standardized_huber", "mean_c h(s_c - z_c), z = t standardised over channels", "2403.06213", "F, A",
+        references.standardized_huber, (((3, 4), (3, 4)), ((2, 5), (2, 7, 5)), ((3, 6), (3, 2, 4, 6))),
+        methods=("vkd",), zero=False, invariances=("examples", "channels", "teacher shift"),
+    ),
+    Golden(
         "VariationalInformation", "mean_c ((mu - f)_c**2 / v_c + log v_c) / 2", "1904.05835", "F, A",
         references.variational_information, VALUES, methods=("vid",), zero=False, nonnegative=False,
         weights=lambda layer: {"variance": np.log1p(np.exp(doubled(layer.raw_variance.numpy()))) + 1e-5},

@@ -278,6 +278,13 @@ def cosine(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     return 1 - np.sum(l2_normalize(student) * l2_normalize(teacher), axis=-1)
 
 
+def standardized_huber(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """mean_c h(s_c - z_c), z the teacher's mean over positions, standardised over channels. Miles et al., 2024."""
+    t = _double(teacher).reshape(len(teacher), -1, teacher.shape[-1]).mean(1)
+    z = (t - t.mean(-1, keepdims=True)) / np.sqrt(t.var(-1, keepdims=True) + 1e-5)
+    return _huber(_double(student) - z).mean(-1)
+
+
 def variational_information(student: np.ndarray, teacher: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """mean_c 0.5 ((mu - f)**2 / v + log v), mu the mapped student, v of (C,). VID, 2019, 1904.05835.
 

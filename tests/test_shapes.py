@@ -30,6 +30,9 @@ ONE_SHAPE = {"hierarchical_pooling", "MaskedGeneration"}
 #: The student may have other classes than the teacher, at the same positions.
 ANY_CLASSES = {"universal_logits"}
 
+#: Vectors of the student, and of the teacher positions as well, which are averaged.
+POOLED = {"standardized_huber"}
+
 #: Vectors of any width at the same tokens: refused in tests/test_token_relations.py.
 TOKENS = {"token_relations"}
 
@@ -67,7 +70,7 @@ def test_every_public_loss_is_in_one_of_the_groups():
     names = [*RELATIONS, *ANY_MAPS, *STAGES, *ANY_CLASSES, *TOKENS, *SAME]
     assert sorted(names) == sorted(golden.name for golden in LOSSES)
     differ = {golden.name for golden in LOSSES if any(s != t for s, t in golden.shapes)}
-    assert differ == RELATIONS | ANY_MAPS | ANY_CLASSES | TOKENS | {"fsp"}
+    assert differ == RELATIONS | ANY_MAPS | ANY_CLASSES | POOLED | TOKENS | {"fsp"}
 
 
 @of(SAME)

@@ -90,3 +90,23 @@ def mgd(at: Sequence[Pair], masked: float = 0.15, over: str = "channels", weight
         )
         for number, (ours, theirs) in enumerate(checked(at), start=1)
     ]
+
+
+def vkd(at: Sequence[Pair], weight: Schedule = 1.0) -> list[Term]:
+    """Follow the teacher's standardised features through an orthogonal projection (VkD). Compile with alpha=0.5.
+
+    The projection keeps angles and lengths, so that what the teacher knows is learned by the student and not by its
+    bridge. The paper adds this to plain distillation of the logits: `methods.kd(temperature=1.0) + methods.vkd(at)`.
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one: vectors, or tokens and maps, which are
+            averaged over positions on both sides. The paper pairs the last ones.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair, each with a bridge of its own.
+
+    Reference: Miles, Elezi and Deng, VkD: Improving Knowledge Distillation using Orthogonal Projections, 2024,
+    arXiv 2403.06213; the weight is that of the authors' code.
+    """
+    return [Term(losses.standardized_huber, at=pair, weight=weight, bridge="orthogonal") for pair in checked(at)]
