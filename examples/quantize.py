@@ -98,7 +98,7 @@ def main() -> None:
     run.note("32 bits", model)
     run.note("8 bits", run.quantized("int8"))
     run.note("4 bits", run.quantized("int4"))
-    run.note("as planned, noise of 0.01", costs.quantized(costs.plan(noise=0.01)))
+    run.note("as planned, noise of 0.001", costs.quantized(costs.plan(noise=0.001)))
     for seed in range(seeds):
         run.heal("4 bits, adapters on labels", False, seed)
         run.heal("4 bits, adapters distilled", True, seed)
