@@ -464,6 +464,13 @@ LOSSES = (
         },
     ),
     Golden(
+        "StandardizedFeatures", "a (1 - cos(s, z)) + (1 - a) mean_c smooth_l1(s - z)_c, z of mean 0 and variance 1",
+        "2312.06709", "F", references.standardized_features, VALUES, methods=("backbone",),
+        variants=({}, {"cosine_share": 0.3}, {"cosine_share": 1.0}),
+        invariances=("examples", "classes"),
+        weights=lambda layer: {"cosine_share": layer.cosine_share},
+    ),
+    Golden(
         "rkd_distance", "mean_ij huber(d_s / mean d_s - d_t / mean d_t)", "1904.05068", "F", references.rkd_distance,
         FEATURES, methods=("rkd",), scalar=True, mixes=True, invariances=(*SIMILARITY, "student shift of all"),
     ),

@@ -294,6 +294,26 @@ def variational_information(student: np.ndarray, teacher: np.ndarray, variance: 
     return np.mean(0.5 * ((_double(student) - _double(teacher)) ** 2 / variance + np.log(variance)), axis=-1)
 
 
+def standardized_features(
+    student: np.ndarray,
+    teacher: np.ndarray,
+    mean: np.ndarray | None = None,
+    variance: np.ndarray | None = None,
+    cosine_share: float = 0.9,
+) -> np.ndarray:
+    """a (1 - cos(s, z)) + (1 - a) mean_c smooth_l1(s - z), z = (t - mean) / std. AM-RADIO, 2023, 2312.06709.
+
+    Standardised by channel as in Theia, 2024, 2407.20179; a channel without variance is 0.
+    """
+    z = _double(teacher) if mean is None else _double(teacher) - _double(mean)
+    if variance is not None:
+        deviation = np.sqrt(_double(variance))
+        z = np.divide(z, deviation, out=np.zeros_like(z), where=np.broadcast_to(deviation > 0, z.shape))
+    distance = np.abs(_double(student) - z)
+    smooth = np.where(distance < 1, 0.5 * distance**2, distance - 0.5)
+    return cosine_share * cosine(student, z) + (1 - cosine_share) * np.mean(smooth, axis=-1)
+
+
 def masked_generation(
     student: np.ndarray, teacher: np.ndarray, first: list[np.ndarray], second: list[np.ndarray]
 ) -> np.ndarray:

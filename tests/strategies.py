@@ -170,6 +170,24 @@ def a_language_model_behind_http(folder):
     return distiller, tf.data.Dataset.from_tensor_slices((words, (words + 1) % 8))
 
 
+def a_backbone_without_labels(folder):
+    """Maps and vectors of images alone, standardised by what was measured before the first step."""
+    x = np.random.default_rng(7).uniform(size=(73, 8, 8, 1)).astype("float32")
+    student, teacher = images_backbone(1, 3), images_backbone(2, 5)
+    terms = kd.methods.backbone(student, teacher, x)
+    distiller = compiled(student, teacher, terms, loss=None, alpha=1.0, metrics=None)
+    return distiller, tf.data.Dataset.from_tensor_slices(x)
+
+
+def images_backbone(seed: int, channels: int) -> keras.Model:
+    """Return a model from images to maps."""
+    inputs = keras.Input((8, 8, 1))
+    initial = keras.initializers.RandomNormal(stddev=0.5, seed=seed)
+    return keras.Model(
+        inputs, keras.layers.Conv2D(channels, 3, 2, activation="relu", kernel_initializer=initial)(inputs)
+    )
+
+
 CASES = [
     schedules_and_an_ensemble,
     features_and_weights,
@@ -184,6 +202,7 @@ CASES = [
     a_forest,
     a_teacher_for_each_kind,
     a_language_model_behind_http,
+    a_backbone_without_labels,
 ]
 
 

@@ -35,6 +35,7 @@ LEFT_OUT = {
     "teacher_bounded",
     "cosine",
     "VariationalInformation",
+    "StandardizedFeatures",
 }
 
 #: A masked position is a zero on both sides, whatever it held; a masked example has no row in the mean.

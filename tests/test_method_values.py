@@ -423,6 +423,8 @@ OTHERS = [
     (losses.ContrastiveMemory, {"dimension": 128, "temperature": 0.07, "memory": 4096}),
     (losses.VariationalInformation, {"initial_variance": 5.0}),
     (losses.MaskedGeneration, {"masked": 0.15, "over": "channels"}),
+    (losses.StandardizedFeatures, {"mean": None, "variance": None, "cosine_share": 0.9}),
+    (methods.backbone, {"weight": 1.0, "global_weight": 1.0}),
     (bridges.ReviewFusion, {"width": 64}),
     (kd.teachers.EMA, {"decay": 0.999}),
     (kd.Distiller.compile, {"temperature": 2.0, "alpha": 0.5}),

@@ -11,6 +11,7 @@ from keras_kd.augment.generated_rows import munge as munge
 from keras_kd.augment.generated_rows import smote as smote
 from keras_kd.augment.image_views import KerasLayer as KerasLayer
 from keras_kd.augment.image_views import RandomResizedCrop as RandomResizedCrop
+from keras_kd.augment.image_views import mirrored as mirrored
 from keras_kd.augment.mixing import MixUp as MixUp
 from keras_kd.augment.seeded_batches import Beside as Beside
 from keras_kd.augment.seeded_batches import apply as apply

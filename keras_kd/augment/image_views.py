@@ -82,6 +82,31 @@ def _range(name: str, given: Any, largest: float) -> tuple[float, float]:
     return low, high
 
 
+def mirrored(x: Tensors, seed: Tensor) -> Tensors:
+    """Return an image as it is in the first view of a cache, and its mirror image in the second.
+
+    Left and right are exchanged. A teacher that was cached with both has seen both: what it predicts for a mirror image
+    is in general not the mirror image of what it predicts. Twice as many bytes, and no image is seen in a third way.
+
+    Args:
+        x: an image, (height, width, channels), or a dict or tuple of what belongs to one, in which images alone are
+            changed.
+        seed: int64, (2,), whose second number is that of the view: `TeacherCache` gives it.
+
+    Returns:
+        The image, or its mirror image, in odd views.
+
+    Raises:
+        ValueError: no image in x.
+
+    Example:
+        >>> cache = kd.TeacherCache("runs/cache", teacher=teacher, views=2, augment=kd.augment.mirrored)
+    """
+    first_image(map_leaves(lambda leaf: leaf[None], x))
+    is_odd = seed[1] % 2 == 1
+    return map_leaves(lambda leaf: tf.where(is_odd, tf.reverse(leaf, [1]), leaf) if leaf.shape.rank == 3 else leaf, x)
+
+
 class KerasLayer(Change):
     """Apply one of Keras's random layers for images, drawn by a seed, so that an epoch can be repeated.
 

@@ -36,5 +36,6 @@ from keras_kd.losses.relations import correlation_congruence as correlation_cong
 from keras_kd.losses.relations import pkt as pkt
 from keras_kd.losses.relations import similarity_preserving as similarity_preserving
 from keras_kd.losses.sorted_probabilities import universal_logits as universal_logits
+from keras_kd.losses.standardized_features import StandardizedFeatures as StandardizedFeatures
 from keras_kd.losses.standardized_targets import standardized_huber as standardized_huber
 from keras_kd.losses.tokens import token_relations as token_relations
