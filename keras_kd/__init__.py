@@ -7,7 +7,9 @@ import typing
 if typing.TYPE_CHECKING:
     from keras_kd import evaluation as evaluation
     from keras_kd.evaluation import Comparison as Comparison
+    from keras_kd.evaluation import Probes as Probes
     from keras_kd.evaluation import compare as compare
+    from keras_kd.evaluation import probe as probe
     from keras_kd.experiments import BenchmarkResult as BenchmarkResult
     from keras_kd.experiments import Distilled as Distilled
     from keras_kd.experiments import TuneResult as TuneResult
@@ -48,6 +50,8 @@ _LATER = {
     "distill": "keras_kd.experiments",
     "Distilled": "keras_kd.experiments",
     "export": "keras_kd.exporting",
+    "probe": "keras_kd.evaluation",
+    "Probes": "keras_kd.evaluation",
     "TuneResult": "keras_kd.experiments",
     "tune": "keras_kd.experiments",
 }
