@@ -88,6 +88,19 @@ def test_the_guide_to_applications_has_the_numbers_that_it_names(tmp_path, monke
 
 @pytest.mark.slow
 @pytest.mark.one_in(2, group="guides")
+def test_the_guide_to_backbones_has_the_numbers_that_it_names(tmp_path, monkeypatch):
+    names = run(ROOT / "docs/guides/backbones.md", tmp_path, monkeypatch)
+    linear, nearest = (
+        {name: 100 * each[kind] for name, each in names["probes"].items()} for kind in ("linear", "nearest")
+    )
+    assert linear == pytest.approx({"random": 62, "distilled": 90, "teacher": 93}, abs=5)
+    assert nearest == pytest.approx({"random": 55, "distilled": 88, "teacher": 86}, abs=7)
+    assert {round(100 * each) for each in names["accuracies"].values()} <= set(range(80, 91))
+    assert names["cache"].info().bytes_per_example == pytest.approx(642, abs=5)
+
+
+@pytest.mark.slow
+@pytest.mark.one_in(2, group="guides")
 def test_the_guide_to_kerashub_has_the_numbers_that_it_names(tmp_path, monkeypatch):
     pytest.importorskip("keras_hub")  # there is none for pre-releases of TensorFlow
     names = run(ROOT / "docs/guides/kerashub.md", tmp_path, monkeypatch)
@@ -100,7 +113,15 @@ def test_the_guide_to_kerashub_has_the_numbers_that_it_names(tmp_path, monkeypat
 
 
 def test_every_guide_is_tested_and_on_the_site():
-    assert [page.stem for page in PAGES] == ["applications", "detector", "kerashub", "language_model", "onnx", "trees"]
+    assert [page.stem for page in PAGES] == [
+        "applications",
+        "backbones",
+        "detector",
+        "kerashub",
+        "language_model",
+        "onnx",
+        "trees",
+    ]
     index = (ROOT / "docs/index.md").read_text()
     for page in PAGES:
         assert f"docs/guides/{page.stem}\n" in index

@@ -1,15 +1,17 @@
 """How good the features of a frozen backbone are: a linear probe, and nearest neighbours."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
+from keras import ops, tree
 
 from keras_kd._internal import batches
 from keras_kd._internal.number_formats import count
+from keras_kd._types import Tensor, Tensors
 from keras_kd.evaluation import measures
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.backbone_features import model_of, names_of
@@ -105,15 +107,21 @@ def _features(name: str, backbone: Any, data: Any, batch_size: int) -> tuple[np.
     owner = f"backbone {name!r}"
     read, teacher = names_of(model_of(backbone, owner), owner).whole, as_teacher(backbone)
     teacher.bind(keras.Sequential(), (read,))
-    run = tf.function(lambda x: ops.cast(teacher(x, {})[read], "float32"), reduce_retracing=True)
-    pairs = [
-        (np.asarray(run(keras.tree.map_structure(tf.convert_to_tensor, x))), _ids(y))
-        for x, y, _ in batches.of(data, batch_size)
-    ]
-    if not pairs:
+    run, features, labels = None, [], []
+    for x, y, _ in batches.of(data, batch_size):
+        x = tree.map_structure(tf.convert_to_tensor, x)
+        run = run or _traced(lambda x: ops.cast(teacher(x, {})[read], "float32"), x)
+        features.append(np.asarray(run(x)))
+        labels.append(_ids(y))
+    if not features:
         raise ValueError("Expected examples to probe a backbone with. Received none.")
-    features, labels = zip(*pairs, strict=True)
     return np.concatenate(features), np.concatenate(labels)
+
+
+def _traced(function: Callable[[Tensors], Tensor], x: Tensors) -> Any:
+    """Return a function of batches as x, of any number of examples; concrete, or TensorFlow warns of several models."""
+    spec = tree.map_structure(lambda leaf: tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype), x)
+    return tf.function(function).get_concrete_function(spec)
 
 
 def _ids(y: Any) -> np.ndarray:
