@@ -141,6 +141,18 @@ def test_a_model_reads_the_keys_it_knows_of_a_dict():
     np.testing.assert_array_equal(features["logits"], model({"image": X}))
 
 
+def test_one_tensor_is_what_a_model_with_one_key_reads_without_a_warning(recwarn):
+    inputs = {"images": keras.Input((4,), name="images")}
+    model = keras.Model(inputs, keras.layers.Dense(3, name="hidden")(inputs["images"]))
+    x = np.ones((2, 4), "float32")
+    expected = np.asarray(model({"images": x}))
+    for given in (x, {"images": x, "other": x}):
+        output, read = Reader(model, ("hidden",))(given, training=False)
+        np.testing.assert_array_equal(output, expected)
+        np.testing.assert_array_equal(read["hidden"], expected)
+    assert not recwarn.list
+
+
 def test_symbolic_shapes_are_known_without_data():
     specs = Reader(mlp(0), ("hidden",)).specs
     assert {name: tensor.shape for name, tensor in specs.items()} == {

@@ -158,11 +158,14 @@ def _named(model: Any, output: Any) -> dict[str, Tensor]:
 def select(model: Any, x: Tensors) -> Tensors:
     """Return what a Functional model reads of a dict of inputs: it would take other keys for inputs as well.
 
+    One tensor is put under the key of a model that takes a dict of one, as backbones of KerasHub do.
+
     Raises:
         ValueError: the model has one input, and the dict has no key of its name.
     """
     if not isinstance(x, dict):
-        return x
+        wanted = model.input if getattr(model, "operations", None) and not tree.is_nested(x) else None
+        return dict.fromkeys(wanted, x) if isinstance(wanted, dict) and len(wanted) == 1 else x
     if isinstance(model, keras.Sequential) and model.inputs:
         wanted = model.inputs[0]
     elif getattr(model, "operations", None):
