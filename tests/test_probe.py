@@ -70,6 +70,13 @@ def test_data_and_labels_may_come_in_any_form(form):
     assert kd.probe({"model": places()}, *forms[form], neighbours=3, batch_size=8).quality == expected
 
 
+def test_one_hot_labels_of_two_classes_are_ids():
+    two = [(x[y < 2], y[y < 2]) for x, y in (TRAIN, TEST)]
+    expected = kd.probe({"model": places()}, *two, neighbours=3).quality
+    one_hot = [(x, np.eye(2)[y]) for x, y in two]
+    assert kd.probe({"model": places()}, *one_hot, neighbours=3).quality == expected
+
+
 def test_a_classifier_and_a_backbone_with_its_preprocessing_are_probed_before_the_head():
     bright = kd.teachers.Frozen(places(), preprocess=lambda x: x / 2)
     found = kd.probe({"backbone": places(), "classifier": places(head=3), "half": bright}, TRAIN, TEST).quality
