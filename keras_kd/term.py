@@ -54,7 +54,7 @@ class Term(keras.layers.Layer):
             "attention:1" the second of several outputs of a layer, or "bert:pooled_output" the one with this key;
             "attention:query" (or key, value) what a `MultiHeadAttention` makes of its inputs, all heads side by side;
             "encoder:map" tokens of images as the map of their patches, without those of the class and registers, and
-            "pooled:map" vectors as a map of one cell.
+            "pooled:map" vectors as a map of one cell; "encoder:global" the token of the class, or the mean of a map.
             {"student": ..., "teacher": ...} is a pair, too, and how two outputs of different names are compared: as a
             pair, they could as well be meant to be both read.
         weight: factor of this term in the distillation loss, not negative; a number or a schedule.

@@ -39,7 +39,8 @@ class Reader:
     layer, ":input" stands for what it reads, ":pre_activation" for what its activation is applied to, and ":0" for the
     first of its outputs where it has several, or ":scores" where "scores" is its key. Of a
     `keras.layers.MultiHeadAttention`, ":query", ":key" and ":value" are what it makes of its inputs, for all heads. At
-    the end, ":map" makes a map of what is read: tokens of images become the grid of their patches.
+    the end, ":map" makes a map of what is read, tokens of images become the grid of their patches, and ":global" one
+    vector of an image.
 
     Args:
         model: a Keras model or layer. Only a Functional or Sequential one can be read at named layers.
