@@ -257,7 +257,7 @@ UNLABELLED = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(6)
 @pytest.mark.parametrize("kind", UNLABELLED)
 def test_images_alone_are_enough(kind, tmp_path):
     data = UNLABELLED[kind](tmp_path)
@@ -288,6 +288,7 @@ def one_sided():
     return keras.Model(inputs, maps, name="teacher")
 
 
+@pytest.mark.slow
 def test_a_cache_has_the_features_of_the_image_and_those_of_its_mirror_image(tmp_path):
     teacher, student = one_sided(), convolutional()
     terms = methods.backbone(student, teacher, X)
