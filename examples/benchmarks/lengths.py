@@ -52,27 +52,35 @@ TITLES = {
 }
 
 
-def batches(problem: one_budget.Problem, distilled: bool, seed: int) -> tf.data.Dataset:
-    """Return batches without an end: rows with labels, and for a distilled student those without beside them."""
+def batches(problem: one_budget.Problem, memory: kd.teachers.InMemory | None, seed: int) -> tf.data.Dataset:
+    """Return batches without an end: rows with labels, and under a teacher those without beside them."""
     (x, y), few = problem.train, problem.labels
-    if distilled and few < len(x):
-        return kd.augment.with_unlabelled((x[:few], y[:few]), x[few:], 2 * BATCH, share=0.5, seed=seed).repeat()
-    rows = tf.data.Dataset.from_tensor_slices((x[:few], y[:few]))
+    x = x if memory is None else memory.before_fit(x, verbose=0)
+    labelled, others = (keras.tree.map_structure(lambda leaf, part=part: leaf[part], x) for part in parts(few))
+    if memory is not None and few < len(y):
+        return kd.augment.with_unlabelled((labelled, y[:few]), others, 2 * BATCH, share=0.5, seed=seed).repeat()
+    rows = tf.data.Dataset.from_tensor_slices((labelled, y[:few]))
     return rows.shuffle(few, seed=seed).repeat().batch(BATCH, drop_remainder=True)
 
 
-def accuracy(problem: one_budget.Problem, distilled: bool, rate: float, steps: int, seed: int) -> float:
-    """Train a student, and return its test accuracy in percent."""
+def parts(few: int) -> tuple[slice, slice]:
+    return slice(few), slice(few, None)
+
+
+def accuracy(
+    problem: one_budget.Problem, memory: kd.teachers.InMemory | None, rate: float, steps: int, seed: int
+) -> float:
+    """Train a student, alone or under a teacher, and return its test accuracy in percent."""
     keras.utils.set_random_seed(seed)
     student = trained = problem.build()
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
     compiled = {"optimizer": optimizer, "loss": one_budget.SPARSE, "steps_per_execution": 10 if steps >= 10 else 1}
-    if distilled:
+    if memory is not None:
         terms = kd.augment.on_all_rows(kd.methods.kd(temperature=TEMPERATURE))
-        trained = kd.Distiller(student=student, teacher=problem.teacher, terms=terms)
+        trained = kd.Distiller(student=student, teacher=memory, terms=terms)
         compiled["alpha"] = ALPHA
     trained.compile(**compiled)
-    trained.fit(batches(problem, distilled, seed), steps_per_epoch=steps, verbose=0, shuffle=False)
+    trained.fit(batches(problem, memory, seed), steps_per_epoch=steps, verbose=0, shuffle=False)
     predicted = student.predict(problem.test[0], batch_size=1000, verbose=0).argmax(-1)
     return 100 * float(np.mean(predicted == problem.test[1]))
 
@@ -85,10 +93,12 @@ def of_lengths(name: str, steps: tuple[int, ...], seeds: int, smoke: bool) -> di
     teacher = 100 * np.mean(logits.argmax(-1) == problem.test[1])
     print(f"\n{name}, {problem.labels:,} of {len(problem.train[0]):,} rows with labels, teacher {teacher:.2f}")
     print(f"{'steps':>7}{'alone':>16}{'distilled':>16}{'gain':>16}")
+    memory = kd.teachers.InMemory(problem.teacher)
     found: dict[bool, list[np.ndarray]] = {False: [], True: []}
     for length in steps:
         for distilled, values in found.items():
-            runs = [[accuracy(problem, distilled, rate, length, s) for s in range(seeds)] for rate in RATES]
+            asked = memory if distilled else None
+            runs = [[accuracy(problem, asked, rate, length, s) for s in range(seeds)] for rate in RATES]
             values.append(np.array(max(runs, key=np.mean)))
         alone, distilled_ = found[False][-1], found[True][-1]
         print(f"{length:>7,}{shown(alone):>16}{shown(distilled_):>16}{shown(distilled_ - alone):>16}", flush=True)
