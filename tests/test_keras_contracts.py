@@ -309,6 +309,22 @@ def test_the_history_of_a_tensor_names_its_layer_and_inputs():
     assert [id(output) for node in shared._inbound_nodes for output in node.output_tensors] == list(map(id, outputs))
 
 
+@about("_run_through_graph")
+def test_a_graph_runs_again_call_by_call():
+    inputs = keras.Input((2,))
+    hidden = keras.layers.ReLU(name="hidden")(inputs)
+    graph = keras.Model({"x": inputs}, {"sum": hidden + hidden})
+    called = []
+
+    def call(operation, *args, **kwargs):
+        called.append(operation.name)
+        return operation(*args, **kwargs)
+
+    received = graph._run_through_graph({"x": X}, operation_fn=lambda operation: operation, call_fn=call)
+    np.testing.assert_array_equal(received["sum"], 2 * np.maximum(X, 0))
+    assert called[0] == "hidden" and len(called) == 2
+
+
 @about("_keras_mask")
 def test_a_mask_is_on_the_tensor_and_losses_find_it_there():
     np.testing.assert_array_equal(keras.layers.Embedding(3, 2, mask_zero=True)(X[:1])._keras_mask, [[False, True]])

@@ -36,7 +36,7 @@ def copy_model(model: keras.Model, dtype: str | None = None) -> keras.Model:
     Raises:
         ValueError: the model cannot be copied.
     """
-    with _explained(model, "copy", _HINT):
+    with explained(model, "copy"):
         copy = _made_again(model, dtype)
         for layer, twin in _layer_pairs(model, copy):
             if type(layer).load_own_variables is not keras.Layer.load_own_variables:
@@ -57,7 +57,7 @@ def fresh_model(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: the model cannot be made from its configuration.
     """
-    with _explained(model, "make again", f"{_HINT} Or give a function that builds it."):
+    with explained(model, "make again", f"{_HINT} Or give a function that builds it."):
         fresh = _made_again(model)
         _carry_adapted(model, fresh)
     return fresh
@@ -94,7 +94,7 @@ def narrower(model: keras.Model, parameters: float, name: str) -> keras.Model:
             f"Expected {model.name!r} to be one that has about {parameters:,.0f} parameters with fewer units and "
             f"filters. The nearest has {best.count_params():,}. Give the models yourself."
         )
-    with _explained(model, "narrow", "Give the narrower models yourself."):
+    with explained(model, "narrow", "Give the narrower models yourself."):
         _carry_adapted(model, best)
     return best
 
@@ -197,6 +197,20 @@ def _carry_variables(layer: keras.layers.Layer, twin: keras.layers.Layer) -> Non
     twin.load_own_variables({name: keras.ops.convert_to_numpy(value) for name, value in store.items()})
 
 
+def carry_state(layer: keras.layers.Layer, twin: keras.layers.Layer, variables: bool = True) -> None:
+    """Give a layer what another one has beside its weights: what layers write and read by methods of their own.
+
+    Args:
+        layer: has the state.
+        twin: of the same configuration, but for its sizes.
+        variables: whether it may be given variables, which have the same sizes.
+    """
+    for one, other in zip(layer_tree.all_layers(layer), layer_tree.all_layers(twin), strict=True):
+        if variables and type(one).load_own_variables is not keras.Layer.load_own_variables:
+            _carry_variables(one, other)
+        _carry_assets(one, other)
+
+
 def _carry_assets(layer: keras.layers.Layer, twin: keras.layers.Layer) -> None:
     """Give a layer what another one writes beside its variables."""
     if hasattr(layer, "save_assets"):  # which no other layer has
@@ -206,7 +220,7 @@ def _carry_assets(layer: keras.layers.Layer, twin: keras.layers.Layer) -> None:
 
 
 @contextlib.contextmanager
-def _explained(model: keras.Model, what: str, hint: str) -> Iterator[None]:
+def explained(model: keras.Model, what: str, hint: str = _HINT) -> Iterator[None]:
     """Say of which model an error of Keras or of a layer is, and what to do."""
     try:
         yield
