@@ -6,6 +6,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from keras_kd import evaluation as evaluation
+    from keras_kd import pruning as pruning
     from keras_kd.evaluation import Comparison as Comparison
     from keras_kd.evaluation import Probes as Probes
     from keras_kd.evaluation import compare as compare
@@ -17,6 +18,8 @@ if typing.TYPE_CHECKING:
     from keras_kd.experiments import distill as distill
     from keras_kd.experiments import tune as tune
     from keras_kd.exporting.export import export as export
+    from keras_kd.pruning import PruneReport as PruneReport
+    from keras_kd.pruning import prune as prune
 
 from keras_kd import _backend as _backend
 from keras_kd import augment as augment
@@ -52,10 +55,12 @@ _LATER = {
     "export": "keras_kd.exporting",
     "probe": "keras_kd.evaluation",
     "Probes": "keras_kd.evaluation",
+    "prune": "keras_kd.pruning",
+    "PruneReport": "keras_kd.pruning",
     "TuneResult": "keras_kd.experiments",
     "tune": "keras_kd.experiments",
 }
-_LATER_MODULES = ("evaluation",)
+_LATER_MODULES = ("evaluation", "pruning")
 
 
 def __getattr__(name: str) -> typing.Any:

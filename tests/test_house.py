@@ -25,6 +25,7 @@ LAYERS = [
     {"augment", "language", "methods", "preflight"},
     {"distiller"},
     {"callbacks", "evaluation", "exporting", "stages"},
+    {"pruning"},
     {"experiments"},
 ]
 

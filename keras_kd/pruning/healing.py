@@ -1,0 +1,140 @@
+"""Let a pruned model learn again from the one that it came from: which of its channels are which of the teacher's."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_kd import losses
+from keras_kd._internal.loss_functions import Loss
+from keras_kd._serialization import serializable
+from keras_kd._types import Schedule, Tensor
+from keras_kd.pruning.prune_report import PruneReport
+from keras_kd.term import Term
+
+
+class Match(NamedTuple):
+    """A layer that a pruned model and the one that it came from both have.
+
+    Attributes:
+        layer: its name, as "model/layer".
+        transform: what leaves the teacher's kept channels, for `Term(transform=...)`; None where all are kept.
+    """
+
+    layer: str
+    transform: "KeptChannels | None"
+
+
+@serializable
+class KeptChannels:
+    """Read of a teacher's features the channels that its pruned student has left.
+
+    Features of any other width, the student's, pass through.
+
+    Args:
+        channels: the numbers of the channels that are left, in the student's order.
+        before: how many the teacher has; more than are left.
+
+    Raises:
+        ValueError: there are as many channels as before, or a number is none of theirs.
+
+    Example:
+        >>> Term(losses.squared_error, at=("block_2", "block_2"), transform=KeptChannels([0, 3, 5], before=8))
+    """
+
+    def __init__(self, channels: Sequence[int], before: int) -> None:
+        self.channels = [int(each) for each in channels]
+        self.before = before
+        if not 0 < len(self.channels) < before or not all(0 <= each < before for each in self.channels):
+            raise ValueError(
+                f"Expected fewer channels than before, each 0 to {before - 1}. Received: {len(self.channels)} of "
+                f"{before}: {self.channels[:10]}"
+            )
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the kept channels, (..., kept)."""
+        return features if features.shape[-1] != self.before else ops.take(features, self.channels, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return {"channels": self.channels, "before": self.before}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "KeptChannels":
+        """Make one from `get_config`'s dict."""
+        return cls(**config)
+
+
+def matched_layers(report: PruneReport) -> list[Match]:
+    """Return the layers that a pruned model shares with the one that it came from, and which channels they share.
+
+    Args:
+        report: of `prune`.
+    """
+    return [
+        Match(name, KeptChannels(report.channels[name][1].tolist(), report.channels[name][0]))
+        if name in report.channels
+        else Match(name, None)
+        for name in report.shared
+    ]
+
+
+def feature_terms(
+    report: PruneReport, at: Sequence[str], loss: Loss = losses.squared_error, weight: Schedule = 1.0
+) -> list[Term]:
+    """Compare layers of a pruned model with the kept channels of the same layers of the teacher, without a bridge.
+
+    Args:
+        report: of `prune`, or, after several rounds, of `rounds`.
+        at: names of layers that both have.
+        loss: of features.
+        weight: of each term.
+
+    Raises:
+        ValueError: a layer is not in both.
+
+    Example:
+        >>> terms = kd.methods.kd() + kd.pruning.feature_terms(report, at=["stage_1", "stage_2"], weight=0.1)
+    """
+    known = {each.layer: each.transform for each in matched_layers(report)}
+    missing = [name for name in at if name not in known]
+    if missing:
+        raise ValueError(f"Expected layers that both models have: {list(known)}. Received: {missing}")
+    return [Term(loss, at=(name, name), transform=known[name], weight=weight) for name in at]
+
+
+def rounds(
+    model: keras.Model,
+    prune: Callable[[keras.Model, float], tuple[keras.Model, PruneReport]],
+    heal: Callable[[keras.Model, PruneReport], Any],
+    shares: Sequence[float],
+) -> tuple[keras.Model, PruneReport]:
+    """Prune and heal in turns, a little at a time.
+
+    Args:
+        model: where to begin, and what each round's student learns from.
+        prune: from a model and a share of this round to a pruned model and its report.
+        heal: trains the pruned model, in place; its report is that from `model` on.
+        shares: one for each round, falling, as (0.8, 0.65, 0.5).
+
+    Returns:
+        The last model, and the report from `model` to it.
+
+    Example:
+        >>> counted = report.multiplications[0]
+        >>> small, report = kd.pruning.rounds(
+        ...     teacher,
+        ...     prune=lambda model, share: kd.prune(model, multiplications=share * counted, data=x),
+        ...     heal=lambda student, report: distil(student),
+        ...     shares=(0.8, 0.65, 0.5),
+        ... )
+    """
+    current, report = model, None
+    for share in shares:
+        current, new = prune(current, share)
+        report = new if report is None else new.after(report)
+        heal(current, report)
+    if report is None:
+        raise ValueError("Expected a share for one round at least. Received: none")
+    return current, report
