@@ -112,6 +112,19 @@ def test_the_guide_to_kerashub_has_the_numbers_that_it_names(tmp_path, monkeypat
     assert names["answer"]["classes"].numpy()[0].decode() in names["PACKAGES"]
 
 
+@pytest.mark.slow
+@pytest.mark.one_in(2, group="guides")
+def test_the_guide_to_pruning_has_the_numbers_that_it_names(tmp_path, monkeypatch):
+    names = run(ROOT / "docs/guides/pruning.md", tmp_path, monkeypatch)
+    before, after = names["report"].multiplications
+    assert after <= 0.25 * before
+    found = {name: 100 * each["accuracy"] for name, each in names["comparison"].quality.items()}
+    for name, accuracy in {"teacher": 96, "pruned": 95, "alone": 89}.items():
+        assert found[name] == pytest.approx(accuracy, abs=3)
+    assert found["pruned"] > found["alone"] + 2
+    assert names["whole_report"].multiplications[1] <= 0.12 * before
+
+
 def test_every_guide_is_tested_and_on_the_site():
     assert [page.stem for page in PAGES] == [
         "applications",
@@ -120,6 +133,7 @@ def test_every_guide_is_tested_and_on_the_site():
         "kerashub",
         "language_model",
         "onnx",
+        "pruning",
         "trees",
     ]
     index = (ROOT / "docs/index.md").read_text()
