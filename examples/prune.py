@@ -7,6 +7,15 @@ A residual network learns from the training split. `kd.prune` removes the channe
 until half of the multiplications are left, and the pruned model learns from the one that it came from: from its
 logits, and from its channels that both still have. Beside it, the same small architecture learns from random weights,
 distilled in the same way and from labels alone, for as many epochs, from the same batches.
+
+On 20,000 images of Fashion-MNIST, seed 0, test accuracy in percent (17 minutes on a busy core, of one seed):
+
+                           accuracy   over the model
+    the model                 90.06
+    pruned                    20.91           -69.15
+    pruned, healed            89.87            -0.19
+    random, distilled         89.55            -0.51
+    random, alone             89.20            -0.86
 """
 
 import argparse
