@@ -7,6 +7,8 @@ import typing
 if typing.TYPE_CHECKING:
     from keras_kd import evaluation as evaluation
     from keras_kd import pruning as pruning
+    from keras_kd.compression import CompressionRecord as CompressionRecord
+    from keras_kd.compression import compress as compress
     from keras_kd.evaluation import Comparison as Comparison
     from keras_kd.evaluation import Probes as Probes
     from keras_kd.evaluation import compare as compare
@@ -50,6 +52,8 @@ _LATER = {
     "benchmark": "keras_kd.experiments",
     "Comparison": "keras_kd.evaluation",
     "compare": "keras_kd.evaluation",
+    "compress": "keras_kd.compression",
+    "CompressionRecord": "keras_kd.compression",
     "distill": "keras_kd.experiments",
     "Distilled": "keras_kd.experiments",
     "export": "keras_kd.exporting",

@@ -27,6 +27,7 @@ LAYERS = [
     {"callbacks", "evaluation", "exporting", "stages"},
     {"pruning"},
     {"experiments"},
+    {"compression"},
 ]
 
 

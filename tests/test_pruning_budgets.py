@@ -8,6 +8,8 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.evaluation import sizes
 from keras_kd.evaluation.predictors import Predictor
+from keras_kd.pruning import graph_walk, unit_budget
+from keras_kd.pruning.kept_units import Choices
 from tests import pruned as architectures
 
 
@@ -254,3 +256,25 @@ def test_channels_that_meet_what_stays_do_too():
         "scores": "the model returns them",
     }
     assert {name: part in report.fixed[name] for name, part in reasons.items()} == dict.fromkeys(reasons, True)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_cost_that_takes_long_is_found_a_few_times(share):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dense(300, name="hidden")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Dense(200, name="more")(hidden)))
+    choices = Choices(graph_walk.trace(model))
+    importance = np.random.default_rng(0).random(len(choices.roots))
+    ranking = unit_budget.Ranking(choices, importance, importance)
+    tried = []
+
+    def cost(kept):
+        tried.append(kept)
+        parameters = kept.parameters(model.weights)
+        return 3_000 + 4 * parameters + 500 * (parameters % 7)
+
+    most = share * cost(choices.kept(np.array([], int)))
+    kept = ranking.until(cost, most, "bytes", like=lambda kept: kept.parameters(model.weights))
+    assert 0.95 * most < cost(kept) <= most
+    assert len(tried) <= 8  # 11 by halves, with those of this test

@@ -7,5 +7,7 @@ from keras_kd.pruning.healing import matched_layers as matched_layers
 from keras_kd.pruning.healing import rounds as rounds
 from keras_kd.pruning.prune_report import PruneReport as PruneReport
 from keras_kd.pruning.prune_report import Width as Width
+from keras_kd.pruning.pruned_sizes import file_bytes as file_bytes
+from keras_kd.pruning.pruner import multiplications as multiplications
 from keras_kd.pruning.pruner import prune as prune
 from keras_kd.pruning.residual_blocks import find_blocks as find_blocks

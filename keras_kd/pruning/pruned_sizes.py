@@ -11,7 +11,7 @@ from keras import tree
 from keras_kd.evaluation import model_runners
 from keras_kd.evaluation.predictors import Predictor
 from keras_kd.exporting.export_source import Source
-from keras_kd.exporting.formats import chosen
+from keras_kd.exporting.formats import Format, chosen
 from keras_kd.exporting.sample_inputs import prepare
 from keras_kd.runtimes import timing
 
@@ -44,12 +44,37 @@ def check(name: str, budget: Any) -> tuple[str, float]:
     return kind, float(most)
 
 
+def file_name(kind: str) -> str:
+    """Return what the file of a format is called."""
+    return _format(kind).file
+
+
+def written(
+    model: keras.Model, kind: str, representative: Any, folder: pathlib.Path, fresh: bool = False
+) -> pathlib.Path:
+    """Write a model's file into a new folder, and return its path. It is not compared with the model, see `export`.
+
+    Args:
+        model: the model.
+        kind: a key of `FORMATS`.
+        representative: inputs, on which ranges of integers are found.
+        folder: that is made.
+        fresh: whether LiteRT's converter runs in a process of its own, which takes seconds, and may crash.
+    """
+    interface, examples = prepare(model, representative)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Source(model, interface, examples, pathlib.Path(scratch), fresh)
+        folder.mkdir(parents=True)
+        path = folder / file_name(kind)
+        _format(kind).write(source, path)
+    return path
+
+
 def file_bytes(model: keras.Model, kind: str, representative: Any) -> float:
     """Return the bytes of a model's file, or of all files of its folder."""
     with tempfile.TemporaryDirectory() as folder:
-        path = _written(model, kind, representative, pathlib.Path(folder))
-        files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-        return float(sum(each.stat().st_size for each in files))
+        path = written(model, kind, representative, pathlib.Path(folder) / "file")
+        return float(model_runners.of_export(path, model).size() or 0)
 
 
 def latency(model: keras.Model, kind: str, representative: Any, rounds: int = 100) -> float:
@@ -66,15 +91,12 @@ def latency(model: keras.Model, kind: str, representative: Any, rounds: int = 10
         if kind == "keras":
             runner = model_runners.in_keras(Predictor("pruned", model))
         else:
-            runner = model_runners.of_export(_written(model, kind, representative, pathlib.Path(folder)), model)
+            path = written(model, kind, representative, pathlib.Path(folder) / "file")
+            runner = model_runners.of_export(path, model)
         return 1e3 * float(np.median(timing.in_turns({"": runner(one)}, rounds)[""]))
 
 
-def _written(model: keras.Model, kind: str, representative: Any, folder: pathlib.Path) -> pathlib.Path:
+def _format(kind: str) -> Format:
     name, quantize = FORMATS[kind]
-    (kind_of_file,) = chosen((name,), quantize)
-    interface, examples = prepare(model, representative)
-    (folder / "work").mkdir()
-    path = folder / kind_of_file.file
-    kind_of_file.write(Source(model, interface, examples, folder / "work", fresh=False), path)
-    return path
+    (found,) = chosen((name,), quantize)
+    return found

@@ -169,7 +169,8 @@ def _kept(
     saved = _parameters(model) if name in ("parameters", "file_bytes") else Kept.multiplications
     scores = unit_budget.by_saving(choices, found, savings(choices, saved))
     ranking = Ranking(choices, scores, found, round_to)
-    return ranking.until(*_cost(model, whole, choices, budget, how[1]), name)
+    like = _parameters(model) if name == "file_bytes" else None
+    return ranking.until(*_cost(model, whole, choices, budget, how[1]), name, like)
 
 
 def _parameters(model: keras.Model) -> Callable[[Kept], float]:
@@ -191,10 +192,14 @@ def _cost(
     return lambda kept: measure(smaller(model, kept), kind, examples), most
 
 
+def multiplications(model: keras.Model) -> float:
+    """Return the multiplications of a model for one example, as a `PruneReport` counts them."""
+    return Choices(graph_walk.trace(model)).kept(np.array([], int)).multiplications()
+
+
 def _whole(choices: Choices, model: keras.Model, whole: keras.Model) -> float:
     """Return the multiplications of a whole model, where the choices are those of one that may lack blocks."""
-    before = choices if model is whole else Choices(graph_walk.trace(whole))
-    return before.kept(np.array([], int)).multiplications()
+    return choices.kept(np.array([], int)).multiplications() if model is whole else multiplications(whole)
 
 
 def _report(model: keras.Model, shallow: keras.Model, kept: Kept, blocks: tuple[str, ...]) -> PruneReport:

@@ -62,25 +62,48 @@ class Ranking:
     def _best_first(self, roots: np.ndarray) -> list[int]:
         return list(map(int, roots[np.argsort(-self._importance[roots], kind="stable")]))
 
-    def until(self, cost: Callable[[Kept], float], most: float, name: str) -> Kept:
+    def until(
+        self, cost: Callable[[Kept], float], most: float, name: str, like: Callable[[Kept], float] | None = None
+    ) -> Kept:
         """Return what is left when as few sets as possible are removed for a cost to be at most so much.
+
+        Args:
+            cost: of what is left.
+            most: that it may be.
+            name: of the cost, for the message.
+            like: for a cost that takes long to find, another one that is found at once, and of which the first is
+                about a constant and a multiple. A cost within a hundredth of `most` is then near enough.
 
         Raises:
             ValueError: it is more with all removed that can be.
         """
         low, high = 0, len(self.order)
-        if cost(self.kept(0)) <= most:
-            return self.kept(0)
-        least = cost(self.kept(high))
+        before, least = cost(self.kept(low)), cost(self.kept(high))
+        if before <= most:
+            return self.kept(low)
         if least > most:
             raise ValueError(
                 f"Expected {name}={most:,.6g} to be possible. With all units removed that can be, it is {least:,.6g}, "
-                f"and {cost(self.kept(0)):,.6g} before. What stays, and why: {self._choices.fixed()}."
+                f"and {before:,.6g} before. What stays, and why: {self._choices.fixed()}."
             )
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if cost(self.kept(middle)) <= most else (middle, high)
+        while high - low > 1 and not (like and least > 0.99 * most):
+            share = (before - 0.995 * most) / (before - least)
+            middle = (low + high) // 2 if like is None else self._at(low, high, share, like)
+            found = cost(self.kept(middle))
+            if found <= most:
+                high, least = middle, found
+            else:
+                low, before = middle, found
         return self.kept(high)
+
+    def _at(self, low: int, high: int, share: float, like: Callable[[Kept], float]) -> int:
+        """Return a number of sets between two others that takes a cost a share of the way from one to the other."""
+        first, last = like(self.kept(low)), like(self.kept(high))
+        wanted = first + share * (last - first)
+        while high - low > 2:
+            middle = (low + high) // 2
+            low, high = (low, middle + 1) if like(self.kept(middle)) <= wanted else (middle, high)
+        return (low + high) // 2
 
 
 def by_share(choices: Choices, importance: np.ndarray) -> np.ndarray:
