@@ -172,6 +172,17 @@ def test_integers_are_trained_with_their_rounding_and_measured_in_their_file(tmp
     assert record.controls == () and record.test == {}
 
 
+@pytest.mark.slow
+def test_what_was_found_is_returned_although_its_file_cannot_be_exported(tmp_path, monkeypatch):
+    def refuse(*arguments, **settings):
+        raise ValueError("No artefact agrees with the student.")
+
+    monkeypatch.setattr("keras_kd.compression.compressing.export", refuse)
+    small, record = run(tmp_path / "small", widths=(), controls=False, epochs=1)
+    assert record.problem == "No artefact agrees with the student." and record.problem in str(record)
+    assert small.count_params() == record.chosen.parameters
+
+
 RUN = """
 import sys
 from tests.test_compress import run

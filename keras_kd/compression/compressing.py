@@ -116,6 +116,8 @@ def compress(
         best = chosen(points, limits, score)
         shape = models[points.index(best)]
         others = _controls(runs, shape, seed) if controls else ()
+        student = runs.student(best.name)
+        problem = _exported(student, limits.kind, training.representative, folder / "export")
         record = CompressionRecord(
             chosen=best,
             points=tuple(points),
@@ -125,9 +127,8 @@ def compress(
             limits=limits,
             test={} if test is None else _tested(runs, best, others, test),
             path=folder / "export",
+            problem=problem,
         )
-        student = runs.student(best.name)
-        _export(student, limits.kind, training.representative, record.path)
     return student, record
 
 
@@ -196,7 +197,12 @@ def _tested(runs: Runs, best: Point, others: Sequence[Point], test: Any) -> dict
     return {"teacher": runs.of_teacher(test), **scores}
 
 
-def _export(student: keras.Model, kind: str, representative: Any, path: pathlib.Path) -> None:
-    if not path.exists():
-        name, quantize = FORMATS[kind]
-        export(student, path, formats=(name,), quantize=quantize, representative=representative)
+def _exported(student: keras.Model, kind: str, representative: Any, path: pathlib.Path) -> str:
+    """Export a student unless that was done before; return why its file was refused, or nothing."""
+    name, quantize = FORMATS[kind]
+    try:
+        if not path.exists():
+            export(student, path, formats=(name,), quantize=quantize, representative=representative)
+    except ValueError as error:  # after hours of training, no reason to lose the rest
+        return str(error)
+    return ""

@@ -26,6 +26,7 @@ class CompressionRecord:
         limits: the target.
         test: scores of "teacher", "chosen" and the controls on test data; empty where there are none.
         path: of the export.
+        problem: why `export` refused the file, which is that of the chosen model all the same; empty where it did not.
     """
 
     chosen: Point
@@ -36,6 +37,7 @@ class CompressionRecord:
     limits: Limits
     test: dict[str, float]
     path: pathlib.Path
+    problem: str = ""
 
     @property
     def is_met(self) -> bool:
@@ -63,6 +65,8 @@ class CompressionRecord:
         if self.controls:
             reached = ", ".join(f"{each.name} {write(each.score)}" for each in self.controls)
             found.append(f"The same shape from random weights reaches, in as many steps: {reached}.")
+        if self.problem:
+            found.append(f"The file was not exported: {self.problem}")
         if self.test:
             found.append(
                 "On test data: " + ", ".join(f"{name} {write(each)}" for name, each in self.test.items()) + "."
