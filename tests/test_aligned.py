@@ -127,6 +127,7 @@ def test_padding_that_is_masked_changes_nothing():
     assert values[1] == pytest.approx(values[0] * 8 / 6, rel=1e-5)  # the mean is over six of eight positions
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_teacher_with_another_tokenizer():
     (x, _, _), _ = aligned()
     made = kd.Distiller(

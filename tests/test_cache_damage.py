@@ -35,6 +35,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [pytest.param(2, marks=pytest.mark.slow), 1])
 def test_no_damaged_file_is_accepted(tmp_path, rounds):
     cache = built(tmp_path, batch_size=10, top_k=2, views=2, augment=jittered)

@@ -38,6 +38,7 @@ def softened(student, teacher, x):
     return TEMPERATURE**2 * references.kl_divergence(ours, theirs)
 
 
+@pytest.mark.slow
 @few
 @given(
     st.sampled_from(REDUCTIONS),

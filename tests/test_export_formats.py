@@ -162,6 +162,7 @@ def test_int8_is_int8_throughout_and_a_third_of_the_size(digits):
     assert report["litert float16"].size <= 0.55 * report["litert float32"].size
 
 
+@pytest.mark.slow
 def test_the_report_is_printed_and_written_with_the_checksum_of_every_file(digits, capsys):
     report = digits[-1]
     content = json.loads((report.path / "export.json").read_text())
@@ -188,6 +189,7 @@ def test_the_report_is_printed_where_keras_prints(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_each_weight_is_written_once(digits):
     student, *_, report = digits
     weights = 4 * sum(weight.size for weight in student.get_weights())

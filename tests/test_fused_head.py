@@ -87,6 +87,7 @@ def test_however_the_step_is_run(way):
     both_ways(lambda fused_head: distiller(fused_head, loss=cross_entropy(ignore_class=-100), **way), X, PROMPTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["dense", pytest.param("capped", marks=pytest.mark.slow)])
 def test_large_blocks_are_compiled(head):
     def make(way):
@@ -205,6 +206,7 @@ def test_a_lora_student_moves_its_adapters_alone():
     assert all("lora" in weight.path or "bias" in weight.path for weight in made.student.trainable_weights)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
 @pytest.mark.parametrize("classes", [CLASSES, pytest.param(LARGE, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["int8", "int4"])

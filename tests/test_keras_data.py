@@ -342,6 +342,7 @@ def two_layers(kind, seed, name):
     return keras.Model(x, output(hidden(x)), name=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student_kind, teacher_kind", [("functional", "sequential"), ("sequential", "functional")])
 def test_functional_and_sequential_models_are_read_at_layers(student_kind, teacher_kind):
     student, teacher = two_layers(student_kind, 1, "student"), two_layers(teacher_kind, 2, "teacher")

@@ -231,6 +231,7 @@ def test_padding_counts_in_the_teachers_part_as_in_the_labels():
     assert float(parts["student_loss"]) == pytest.approx(-np.sum(log_p * weights) / weights.size, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("teacher", [lambda: masked_lm(1), lambda: teachers.EMA(0.5)], ids=["task", "average"])
@@ -336,6 +337,7 @@ def test_a_student_of_keras_on_strings_has_a_task_as_its_teacher():
 # Targets that are kept, files, reports
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("kept", ["memory", pytest.param("arrays", marks=pytest.mark.slow), "dataset"])
 def test_targets_that_are_kept_teach_as_a_live_teacher_does(kept, trained, tmp_path):

@@ -75,6 +75,7 @@ def test_a_wrong_normalisation_of_the_teachers_input_is_caught(digits, trained):
     assert compiled(cured).check(1.0 - x, y).advice == []
 
 
+@pytest.mark.slow
 def test_a_shuffled_order_of_labels_is_caught(digits, trained):
     x, y = digits.train
     order = np.random.default_rng(1).permutation(10)

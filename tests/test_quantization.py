@@ -202,6 +202,7 @@ def test_the_student_is_unchanged():
     assert student.get_config() == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "route"),
     [

@@ -100,6 +100,7 @@ def test_where_less_is_better_the_best_trial_is_the_lowest(tmp_path):
     assert result.noise is None
 
 
+@pytest.mark.slow
 def test_the_band_of_equals_is_the_standard_error_over_the_validation_examples(found):
     result, folder = found
     known = recorded(folder, "val_accuracy")
