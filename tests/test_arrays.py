@@ -43,6 +43,7 @@ def exported(x, y, folder):
 PLACES = [check, remembered, cached, compared, exported]
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_frame_is_read_as_its_array(place, tmp_path):

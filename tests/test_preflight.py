@@ -84,6 +84,7 @@ def test_a_shuffled_order_of_labels_is_caught(digits, trained):
     assert report.renamed_accuracy > 0.9 > 0.5 > report.teacher_accuracy
 
 
+@pytest.mark.slow
 def test_chance_is_not_reported_as_an_order_of_labels(digits):
     x, y = digits.train
     keras.utils.set_random_seed(3)
@@ -626,6 +627,7 @@ def test_a_label_that_no_class_has_is_named_though_its_weight_is_0():
     assert any("labels go from 0 to 99" in each for each in report.advice)
 
 
+@pytest.mark.slow
 def test_positions_of_the_class_that_the_loss_ignores_do_not_count():
     words, y = np.array([[1, 2, 3, 5], [4, 5, 2, 1]]), np.array([[0, 1, -1, 2], [-1, 1, 0, -1]])
     student, teacher = tagger(1, mask=False), tagger(2, mask=False)

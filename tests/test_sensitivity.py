@@ -99,6 +99,7 @@ def test_a_plan_stays_within_its_noise_and_saves_nearly_what_the_best_one_does(s
     assert found.plan(1e-9) == {}
 
 
+@pytest.mark.slow
 def test_layers_in_layers_are_found_and_what_cannot_be_quantised_is_named():
     inputs = keras.Input((6, 6, 2))
     x = layers.Reshape((9, 8))(layers.Conv2D(8, 3, padding="same", strides=2, name="conv")(inputs))
