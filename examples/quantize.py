@@ -6,6 +6,19 @@ The texts and the student of language_model.py, trained alone on all texts for t
 the teacher of what becomes of it in fewer. Its layers are quantised by Keras: all to 8 bits, all to 4 bits, or as
 `quantization.sensitivity` plans it. In 4 bits, adapters of rank 4 learn for 150 steps from an eighth of the texts: from
 their labels, or from the model in 32 bits. Printed are the perplexity on test text and the kilobytes of all weights.
+
+Seeds 0, 1 and 2 of the adapters; Python 3.11, five minutes on two cores:
+
+                                      perplexity      kB
+    32 bits                               200.73     741
+    8 bits                                200.75     211
+    4 bits                                201.75     126
+    as planned, noise of 0.001            200.93     191
+    4 bits, adapters on labels     201.55 ± 0.11     152
+    4 bits, adapters distilled     201.26 ± 0.05     152
+
+8 bits cost nothing, 4 bits half a percent of the perplexity; the plan, which leaves the embedding at 8 bits, a tenth of
+a percent. Under the model in 32 bits, adapters get back half of what 4 bits have cost, on labels a fifth.
 """
 
 import quiet
