@@ -22,7 +22,7 @@ class StandardizedFeatures(keras.layers.Layer):
     """Reproduce the teacher's features, each channel of mean 0 and variance 1: direction, and some length.
 
     a * (1 - cos(s, z)) + (1 - a) * mean_c h(s_c - z_c) at each position, with z_c = (t_c - mean_c) / sqrt(variance_c),
-    h(e) = e**2 / 2 up to |e| = 1 and |e| - 1/2 from there, and a the share of the cosine. Where the variance of a
+    h(e) = e**2 / 2 up to abs(e) = 1 and abs(e) - 1/2 from there, and a the share of the cosine. Where the variance of a
     channel is 0, z_c is 0: a constant says nothing about an image.
 
     Args:

@@ -15,7 +15,7 @@ def standardized_huber(student: Tensor, teacher: Tensor) -> Tensor:
     """Smooth L1 distance from the teacher's features, averaged over positions and standardised over channels (VkD).
 
     mean_c h(s_c - z_c), with z = (t - mean_c t) / sqrt(var_c t + 1e-5) for t the teacher's mean over positions, and
-    h(e) = e**2 / 2 up to |e| = 1, |e| - 1/2 from there.
+    h(e) = e**2 / 2 up to abs(e) = 1, abs(e) - 1/2 from there.
 
     Args:
         student: features, (batch, channels), as `bridges.OrthogonalProjection` returns them.
