@@ -173,6 +173,21 @@ def test_integers_are_trained_with_their_rounding_and_measured_in_their_file(tmp
 
 
 @pytest.mark.slow
+def test_widths_terms_and_importance_are_those_that_are_given(tmp_path):
+    made = []
+
+    def terms():
+        made.append(kd.methods.kd(temperature=None))
+        return made[-1]
+
+    how = {"round_to": 8, "importance": "magnitude", "terms": terms, "alpha": 1.0, "temperature": 3.0}
+    run(tmp_path / "small", widths=(), controls=False, epochs=1, **how)
+    pruned = keras.saving.load_model(tmp_path / "small" / "pruned" / "all parameters.keras")
+    assert pruned.get_layer("first").units in (8, 16, 24)
+    assert len(made) == 2  # for all parameters, and for a block less
+
+
+@pytest.mark.slow
 def test_what_was_found_is_returned_although_its_file_cannot_be_exported(tmp_path, monkeypatch):
     def refuse(*arguments, **settings):
         raise ValueError("No artefact agrees with the student.")

@@ -116,20 +116,10 @@ def compress(
         best = chosen(points, limits, score)
         shape = models[points.index(best)]
         others = _controls(runs, shape, seed) if controls else ()
-        student = runs.student(best.name)
-        problem = _exported(student, limits.kind, training.representative, folder / "export")
-        record = CompressionRecord(
-            chosen=best,
-            points=tuple(points),
-            controls=others,
-            teacher=score,
-            whole=tuple(whole),
-            limits=limits,
-            test={} if test is None else _tested(runs, best, others, test),
-            path=folder / "export",
-            problem=problem,
-        )
-    return student, record
+        tested = {} if test is None else _tested(runs, best, others, test)
+        student, path = runs.student(best.name), folder / "export"
+        problem = _exported(student, limits.kind, training.representative, path)
+    return student, CompressionRecord(best, tuple(points), others, score, tuple(whole), limits, tested, path, problem)
 
 
 def chosen(points: Sequence[Point], limits: Limits, of_teacher: float) -> Point:
