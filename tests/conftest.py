@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config, items):
 
     Of the cases of a test with parameters, a quarter runs, or one in n of those marked `one_in`; cases are those of a
     test, or all tests whose marker has the same `group`. Which ones depends on KERAS_KD_DRAW, which .ci/run sets to the
-    commit; where it is set, a sixth of the slow tests is drawn, too. With KERAS_KD_THOROUGH=all, nothing is left out.
+    commit; where it is set, a twelfth of the slow tests is drawn, too. With KERAS_KD_THOROUGH=all, nothing is left out.
     """
     changing = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if changing:  # workers of pytest-xdist would collect different tests, and run none
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config, items):
             family = marker.kwargs.get("group", (item.path, item.originalname))
             families[family, marker.args[0], is_slow].append(item)
         elif is_slow and draw:
-            families["slow", 6, True].append(item)
+            families["slow", 12, True].append(item)
         elif hasattr(item, "callspec"):
             families[(item.path, item.originalname), 4, is_slow].append(item)
     left_out = set()

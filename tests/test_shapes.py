@@ -81,7 +81,7 @@ def test_another_number_of_classes_or_features_is_refused_with_both_shapes(golde
         refused(golden, (*ours[:-1], width), ours)
 
 
-@of((SAME | ANY_CLASSES) - ONE_SHAPE - {"contrastive"})
+@of((SAME | ANY_CLASSES) - ONE_SHAPE - POOLED - {"contrastive"})
 def test_another_rank_is_refused_with_both_shapes(golden):
     ours = golden.shapes[0][0]
     refused(golden, ours, (*ours[:-1], 1, ours[-1]))
@@ -102,7 +102,7 @@ def test_features_that_are_no_maps_are_refused_on_both_sides_too(golden, shape):
     refused(golden, shape, shape, ("Expected maps", str(shape)))
 
 
-@of((SAME | ANY_CLASSES) - {"contrastive"})
+@of((SAME | ANY_CLASSES) - POOLED - {"contrastive"})
 def test_other_positions_are_refused_with_both_shapes(golden):
     # A number of positions of 1 would broadcast in silence.
     maps = golden.name in ONE_SHAPE
@@ -205,3 +205,10 @@ def test_maps_of_unknown_size_can_be_compared_by_channel():
     distiller.compile("sgd", alpha=1.0)
     x = np.random.default_rng(0).normal(size=(2, 4, 5, 2)).astype("float32")
     assert distiller.fit(x, verbose=0).history["loss"] == [pytest.approx(0.0, abs=1e-6)]
+
+
+@of(POOLED)
+def test_a_student_with_positions_is_refused_by_losses_of_averages(golden):
+    ours = golden.shapes[0][0]
+    pooled = (ours[0], ours[-1])
+    refused(golden, (ours[0], 2, *ours[1:]), ours, (str((ours[0], 2, *ours[1:])), str(pooled)))
