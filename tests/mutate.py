@@ -64,7 +64,7 @@ def of_expression(node: ast.AST) -> Iterator[ast.AST]:
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
         yield node.operand
     elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
-        yield ast.Constant(not node.value if isinstance(node.value, bool) else node.value + 1)
+        yield ast.Constant(not node.value if isinstance(node.value, bool) else node.value + max(1, node.value))
     elif isinstance(node, ast.IfExp):
         yield _with(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Load):
