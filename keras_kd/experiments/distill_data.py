@@ -35,7 +35,7 @@ class TrainingRows:
         seed: int,
     ) -> None:
         self.labelled, self.unlabelled = labelled, unlabelled
-        self._batch_size, self._changes, self._seed = batch_size, changes, seed
+        self.batch_size, self._changes, self._seed = batch_size, changes, seed
 
     @property
     def x(self) -> Tensors:
@@ -44,7 +44,7 @@ class TrainingRows:
 
     def with_labels(self, labelled: tuple[Any, ...]) -> "TrainingRows":
         """Return the same rows with other labels."""
-        return TrainingRows(labelled, self.unlabelled, self._batch_size, self._changes, self._seed)
+        return TrainingRows(labelled, self.unlabelled, self.batch_size, self._changes, self._seed)
 
     def code(self, candidate: Candidate) -> list[str]:
         """Return the lines of Python that make these batches, of `x`, `y` and `unlabelled`."""
@@ -52,7 +52,7 @@ class TrainingRows:
             arguments = f"batch_size={self._size(candidate)}, share={candidate.unlabelled:g}, seed={self._seed}"
             lines = [f"train = kd.augment.with_unlabelled((x, y), unlabelled, {arguments}).repeat()"]
         else:
-            size = min(self._batch_size, soft_targets.count(self.labelled[0]))
+            size = min(self.batch_size, soft_targets.count(self.labelled[0]))
             made = f"shuffle(len(x), seed={self._seed}).repeat().batch({size}, drop_remainder=True)"
             lines = [f"train = tf.data.Dataset.from_tensor_slices((x, y)).{made}"]
         if candidate.change:
@@ -89,12 +89,12 @@ class TrainingRows:
 
     def _size(self, candidate: Candidate) -> int:
         """Return the rows of a batch, of which those with labels are as many as in a batch without others."""
-        return round(self._batch_size / (1 - candidate.unlabelled))
+        return round(self.batch_size / (1 - candidate.unlabelled))
 
     def _of(self, labelled: tuple[Any, ...]) -> tf.data.Dataset:
         """Return batches of rows with labels, each pass in another order."""
         count = soft_targets.count(labelled[0])
         tensors = soft_targets.map_arrays(tf.convert_to_tensor, labelled)
         places = tf.data.Dataset.range(count).shuffle(count, seed=self._seed).repeat()
-        places = places.batch(min(self._batch_size, count), drop_remainder=True)
+        places = places.batch(min(self.batch_size, count), drop_remainder=True)
         return places.map(lambda place: soft_targets.map_arrays(lambda leaf: tf.gather(leaf, place), tensors))

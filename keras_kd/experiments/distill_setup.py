@@ -1,7 +1,7 @@
 """What a search of `distill` is made of: the user's arguments, checked and in the form that the search reads."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -9,7 +9,8 @@ from keras import tree
 
 from keras_kd._types import Tensors
 from keras_kd.augment.changes import Change, Function
-from keras_kd.experiments import candidate_ranking, paired_scores, row_changes
+from keras_kd.experiments import candidate_ranking, candidates, halving, mixed_labels, paired_scores, row_changes
+from keras_kd.experiments.candidates import Candidate
 from keras_kd.experiments.held_out import Parts, joined
 from keras_kd.experiments.row_changes import Offered
 from keras_kd.experiments.scoring import teacher_model
@@ -25,6 +26,29 @@ _SET_HERE = {"optimizer", "temperature", "alpha", "steps_per_execution"}
 
 #: A batch has a hundredth of the rows with labels, within these limits.
 _BATCH = (64, 512)
+
+
+class Levers(NamedTuple):
+    """What a search chooses from.
+
+    Attributes:
+        terms: functions that return terms, by the name of their method.
+        changes: what may be done to rows, by name.
+        taught: candidates with a teacher.
+        controls: those without.
+        settings: what these follow from, to be described.
+    """
+
+    terms: dict[str, Callable[[], list[Term]]]
+    changes: dict[str, Offered]
+    taught: list[Candidate]
+    controls: list[Candidate]
+    settings: dict[str, Any]
+
+    @property
+    def sides(self) -> tuple[list[Candidate], list[Candidate]]:
+        """The candidates with a teacher, and those without."""
+        return self.taught, self.controls
 
 
 def check_compiled(arguments: dict[str, Any]) -> None:
@@ -60,6 +84,31 @@ def _output_axes(student: keras.Model, x: Tensors) -> int:
 def batch_size_of(given: int | None, rows: int) -> int:
     """Return how many rows with labels a batch has."""
     return min(max(_BATCH[0], rows // 100), _BATCH[1]) if given is None else given
+
+
+def levers(
+    student: keras.Model,
+    parts: Parts,
+    loss: Any,
+    terms: Terms | None,
+    changes: Mapping[str, Change | Function] | None,
+    codes: list[int | str],
+    fixed: dict[str, Any],
+    seed: int,
+) -> Levers:
+    """Return what is searched for a student; see `distill` for the arguments.
+
+    Raises:
+        ValueError: a student of several outputs, a lever that is not known, values out of range.
+        TypeError: `terms` are no functions.
+    """
+    by_name = named(mixed_labels.method_for(loss) if terms is None else terms)
+    on_rows = offered(changes, student, parts, codes)
+    softened = terms is not None or mixed_labels.is_softened(loss)
+    values = candidates.space(fixed, parts.unlabelled is not None, on_rows, softened, by_name)
+    settings = {"fixed": fixed, "codes": codes, "changes": row_changes.settings(on_rows)}
+    taught = candidates.drawn(values, halving.TAUGHT[0], seed)
+    return Levers(by_name, on_rows, taught, candidates.controls(values), settings)
 
 
 def named(terms: Terms) -> dict[str, Callable[[], list[Term]]]:

@@ -16,7 +16,6 @@ from keras_kd.experiments import (
     distill_setup,
     halving,
     mixed_labels,
-    row_changes,
     run_settings,
     search_folders,
     time_budget,
@@ -123,24 +122,19 @@ def distill(
     distill_setup.check_compiled(compile_arguments)
     metric_directions.check_mode(mode)
     metric = first_metric(compile_arguments) if metric is None else metric
-    loss, codes, fixed = compile_arguments["loss"], list(codes), dict(fixed or {})
-    parts = parts_of(train, validation, test, unlabelled, seed)
+    parts, loss = parts_of(train, validation, test, unlabelled, seed), compile_arguments["loss"]
     batch_size = distill_setup.batch_size_of(batch_size, len(leaves(parts.train)[0]))
     built = fresh_student(student, seed, "student")
-    named = distill_setup.named(mixed_labels.method_for(loss) if terms is None else terms)
-    offered = distill_setup.offered(changes, built, parts, codes)
-    softened = terms is not None or mixed_labels.is_softened(loss)
-    values = candidates.space(fixed, unlabelled is not None, offered, softened, named)
-    sides = candidates.drawn(values, halving.TAUGHT[0], seed), candidates.controls(values)
-    time_budget.check(budget, *sides)
+    levers = distill_setup.levers(built, parts, loss, terms, changes, list(codes), dict(fixed or {}), seed)
+    time_budget.check(budget, *levers.sides)
     progress = SearchProgress(metric, verbose)
     trainer = Trainer(
         student=student,
         teacher=as_teacher(teacher),
-        rows=TrainingRows(parts.train, parts.unlabelled, batch_size, offered, seed),
+        rows=TrainingRows(parts.train, parts.unlabelled, batch_size, levers.changes, seed),
         validation=Part("validation", parts.validation, batch_size),
         compile_arguments=compile_arguments,
-        terms=named,
+        terms=levers.terms,
         metric=metric,
         mode=better(fresh_student(student, seed, "student"), compile_arguments, metric, mode),
         folder=pathlib.Path(folder),
@@ -149,27 +143,28 @@ def distill(
         nearness=distill_setup.nearness(built, as_teacher(teacher), parts, loss),
         after=progress.line,
     )
-    settings = {"budget": str(budget), "fixed": fixed, "batch_size": batch_size, "codes": codes}
-    settings["changes"] = row_changes.settings(offered)
     ranking = distill_setup.ranking(built, parts, compile_arguments, metric)
     with quiet(not verbose):
-        steps = time_budget.steps_of(budget, trainer, *sides)
-        search_folders.claim(trainer.folder, {**run_settings.describe(settings), **_described(trainer, parts)})
-        time_budget.keep(trainer.folder, steps)
-        found = _searched(trainer, progress, sides, halving.rounds_of(steps, *sides), ranking)
+        found = _searched(trainer, parts, levers, budget, progress, ranking)
         return _result(trainer, parts, found, _code_of_terms(terms, loss, found.best.candidate))
 
 
 def _searched(
     trainer: Trainer,
+    parts: Parts,
+    levers: distill_setup.Levers,
+    budget: int | datetime.timedelta,
     progress: SearchProgress,
-    sides: tuple[list[Candidate], list[Candidate]],
-    steps: list[int],
     ranking: Ranking,
 ) -> halving.Found:
-    """Search, with lines on how far it is."""
-    progress.begin(steps, halving.trainings(*sides))
-    return halving.search(*sides, steps, trainer.scored, ranking.ordered)
+    """Search in a folder of this search's own, with lines on how far it is."""
+    steps = time_budget.steps_of(budget, trainer, *levers.sides)
+    settings = {"budget": str(budget), "batch_size": trainer.rows.batch_size, **levers.settings}
+    search_folders.claim(trainer.folder, {**run_settings.describe(settings), **_described(trainer, parts)})
+    time_budget.keep(trainer.folder, steps)
+    rounds = halving.rounds_of(steps, *levers.sides)
+    progress.begin(rounds, halving.trainings(*levers.sides))
+    return halving.search(*levers.sides, rounds, trainer.scored, ranking.ordered)
 
 
 def _described(trainer: Trainer, parts: Parts) -> dict[str, Any]:
