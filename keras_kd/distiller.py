@@ -1,7 +1,7 @@
 """Distiller: trains a student under a teacher, through Keras's own `fit`. Everything meets here."""
 
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -27,7 +27,7 @@ from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.language import fused_objective, rollouts
 from keras_kd.language.fused_objective import FusedObjective
-from keras_kd.language.rollout_logs import RolloutLogs
+from keras_kd.language.rollout_logs import RolloutLogs, RolloutStart
 from keras_kd.objective import Objective, check_alpha, check_terms, default_term, has_student_loss
 from keras_kd.preflight import refusals
 from keras_kd.teachers import Teacher, as_teacher
@@ -251,7 +251,7 @@ class Distiller(Trainer):
         self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None
         if isinstance(x, rollouts.Rollouts):
             x.follow(self, keras_arguments.pop("steps_per_epoch", None))
-            callbacks = loops.with_callbacks(callbacks, [RolloutLogs(x)])
+            callbacks = loops.with_callbacks(callbacks, [RolloutStart(x)], [RolloutLogs(x, self._live_teacher())])
             keras_arguments["shuffle"] = False  # they are in an order of their own seed
         if self.teacher is not None:
             self._untracked.looked = preflight.warn_of_probabilities(self, x)
@@ -528,6 +528,13 @@ class Distiller(Trainer):
     def _read_teacher(self, x: Tensors, student: dict[str, Tensor], y: Tensors) -> dict[str, Any]:
         with heads.normalizing(self._untracked.normalizing):
             return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
+
+    def _live_teacher(self) -> Callable[[Tensors, Tensors], dict[str, Any]] | None:
+        """Return what the teacher of each step predicts of x and y, where that can be timed apart from the student."""
+        names = tuple(name for term in self.terms for name in term.teacher_names)
+        if self.teacher is None or not self.teacher.cacheable(names) or replicas.are_several(self):
+            return None
+        return lambda x, y: self._read_teacher(x, {}, y)
 
     def _parts(self, x: Tensors, y: Tensors, sample_weight: Tensors, **how: Any) -> tuple[dict[str, Tensor], Tensors]:
         """Return every part of the objective by its name in the logs, and the student's outputs, if they were there."""

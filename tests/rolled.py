@@ -79,7 +79,7 @@ def main(folder: pathlib.Path, killed_in: int | None) -> None:
     callbacks = [keras.callbacks.BackupAndRestore(folder / "backup")]
     callbacks += [] if killed_in is None else [Kill(killed_in)]
     history = distiller(student, teacher).fit(data, epochs=EPOCHS, callbacks=callbacks, verbose=0).history
-    logs = {f"log {name}": value[-1] for name, value in history.items() if name != "rollouts_time"}
+    logs = {f"log {name}": value[-1] for name, value in history.items() if not name.endswith("_time")}
     weights = {f"weight {number}": each for number, each in enumerate(student.get_weights())}
     rows = {f"rows {name}": value for name, value in data.state().items()}
     carried = [data[number][0].columns["teacher"] for number in range(len(data))]

@@ -1,7 +1,7 @@
 """How Keras's loops call a step, what they call beside it, and how often they read the data."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -68,14 +68,14 @@ def _on_one_device(model: Any) -> bool:
     return not tf.distribute.has_strategy() and model.distribute_strategy is tf.distribute.get_strategy()
 
 
-def with_callbacks(given: Any, more: list[keras.callbacks.Callback]) -> Any:
-    """Return the callbacks given to `fit`, in any of its forms, and some more."""
-    if not more:
-        return given
+def with_callbacks(
+    given: Any, more: list[keras.callbacks.Callback], before: Sequence[keras.callbacks.Callback] = ()
+) -> Any:
+    """Return the callbacks given to `fit`, in any of its forms, with some more behind them, and some before them."""
     if isinstance(given, keras.callbacks.CallbackList):
-        given.callbacks.extend(more)
+        given.callbacks[:] = [*before, *given.callbacks, *more]
         return given
-    return [*tree.flatten(given or []), *more]
+    return [*before, *tree.flatten(given or []), *more] if before or more else given
 
 
 def iterators_per_epoch(data: tf.data.Dataset) -> int:

@@ -14,6 +14,11 @@ def count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def are_several(model: Any) -> bool:
+    """Return whether a model is trained on several replicas."""
+    return model.distribute_strategy is not None and model.distribute_strategy.num_replicas_in_sync > 1
+
+
 def undivided(loss: Tensor) -> Tensor:
     """Return a loss as it is logged: Keras divides losses by the number of replicas, and sums their gradients."""
     return loss if count() == 1 else loss * count()
@@ -92,9 +97,9 @@ def check_supported(model: Any) -> None:
     Raises:
         ValueError: gradient accumulation, several steps per execution, or XLA on processors, under a strategy.
     """
-    strategy = model.distribute_strategy
-    if strategy is None or strategy.num_replicas_in_sync == 1:
+    if not are_several(model):
         return
+    strategy = model.distribute_strategy
     on_processors = all("CPU" in device for device in strategy.extended.worker_devices)
     refused = {
         "gradient_accumulation_steps": accumulation.steps(model.optimizer) > 1,

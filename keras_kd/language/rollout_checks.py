@@ -2,12 +2,33 @@
 
 from typing import Any
 
+import keras
+
 from keras_kd._internal import loss_functions, raw_views
 from keras_kd._keras import accumulation
+from keras_kd.language.decoding import check_whole
 from keras_kd.losses._sequences import sequence_reverse_kl
 
 #: How texts are drawn from a student's own distribution.
 _PLAIN = {"temperature": 1, "top_p": 1}
+
+
+def checked(student: Any) -> keras.Model:
+    """Return a student; refuse what is no model."""
+    if not isinstance(student, keras.Model):
+        raise TypeError(f"Expected the student to be a keras.Model. Received: {student!r}")
+    return student
+
+
+def check_sizes(batch_size: int, generation_batch_size: int | None, every: int, replay: int) -> None:
+    """Refuse sizes that are no whole numbers from 1 on, and rows that would be used in more epochs than there are."""
+    check_whole({"batch_size": batch_size, "every": every, "replay": replay})
+    if generation_batch_size is not None:
+        check_whole({"generation_batch_size": generation_batch_size})
+    if replay > batch_size * every:
+        raise ValueError(
+            f"Expected `replay` to be at most the rows of an epoch, {batch_size * every}. Received: {replay}"
+        )
 
 
 def check_followed(rollouts: Any, distiller: Any, steps_per_epoch: int | None) -> None:

@@ -1,15 +1,23 @@
 """What the logs of `fit` have of rollouts."""
 
+import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
+from keras import tree
 
+from keras_kd._internal import soft_targets
 from keras_kd.language.rollouts import Rollouts
 
+#: How often a teacher's forward pass is timed.
+_ROUNDS = 3
 
-class RolloutLogs(keras.callbacks.Callback):
-    """Let rollouts begin with a training; log what the rows of each epoch are, and the shares of its time.
+
+class RolloutStart(keras.callbacks.Callback):
+    """Let the student write from the beginning of a training on, once the callbacks before this one have restored it.
 
     Args:
         rollouts: that are trained on.
@@ -18,11 +26,25 @@ class RolloutLogs(keras.callbacks.Callback):
     def __init__(self, rollouts: Rollouts) -> None:
         super().__init__()
         self._rollouts = rollouts
-        self._began = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Let the student write, once the callbacks before this one have restored it."""
+        """Let the student write."""
         self._rollouts.begin()
+
+
+class RolloutLogs(keras.callbacks.Callback):
+    """Log what the rows of each epoch are, and the shares of its time; before the callbacks that read logs.
+
+    Args:
+        rollouts: that are trained on.
+        live_teacher: what a teacher that runs in each step predicts of x and y; None for another one.
+    """
+
+    def __init__(self, rollouts: Rollouts, live_teacher: Callable[[Any, Any], Any] | None = None) -> None:
+        super().__init__()
+        self._rollouts, self._live_teacher = rollouts, live_teacher
+        self._began = 0.0
+        self._of_teacher: dict[str, float] | None = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Note the time."""
@@ -30,7 +52,34 @@ class RolloutLogs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Add to the logs."""
+        whole = time.perf_counter() - self._began
+        if self._of_teacher is None:
+            self._of_teacher = self._timed()
         if logs is not None:
-            whole = time.perf_counter() - self._began
-            logs.update(self._rollouts.report())
-            logs.update({name: seconds / whole for name, seconds in self._rollouts.times.items()})
+            spent = {**self._of_teacher, **self._rollouts.times}
+            shares = {name: seconds / whole for name, seconds in spent.items()}
+            if "rollouts_teacher_time" in shares:
+                shares["rollouts_student_time"] = max(0.0, 1.0 - sum(shares.values()))
+            logs.update({**self._rollouts.report(), **shares})
+
+    def _timed(self) -> dict[str, float]:
+        """Return the seconds that a live teacher takes for the steps of an epoch, by timing it on a batch."""
+        if self._live_teacher is None or "rollouts_teacher_time" in self._rollouts.times:
+            return {}
+        x, y, _ = self._rollouts[0]
+        batch = soft_targets.map_arrays(tf.convert_to_tensor, x), tf.convert_to_tensor(y)
+        run = tf.function(_summed(self._live_teacher), autograph=False, jit_compile=self.model.jit_compile)
+        run(*batch)
+        step = statistics.median(_seconds(run, batch) for _ in range(_ROUNDS))
+        return {"rollouts_teacher_time": len(self._rollouts) * step}
+
+
+def _summed(predict: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a function that predicts, and returns one number, which is soon there and needs all of the rest."""
+    return lambda x, y: sum(tf.reduce_sum(tf.cast(leaf, "float32")) for leaf in tree.flatten(predict(x, y)))
+
+
+def _seconds(run: Callable[[Any, Any], Any], batch: tuple[Any, Any]) -> float:
+    began = time.perf_counter()
+    run(*batch).numpy()  # waits for an accelerator
+    return time.perf_counter() - began

@@ -47,7 +47,7 @@ def authors(
     prompts: list[np.ndarray],
     columns: RowColumns,
     sampling: Sampling,
-    rows: int,
+    rows: int | None,
 ) -> list[Author]:
     """Return who writes.
 
@@ -58,7 +58,7 @@ def authors(
         prompts: token ids of each.
         columns: of the prompts.
         sampling: how tokens are chosen.
-        rows: that are written at a time.
+        rows: that are generated at a time, or None for as many as memory allows.
 
     Raises:
         ValueError: prompts that do not fit into a model, or that name no teacher where they choose one.

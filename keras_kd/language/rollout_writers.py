@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_kd.language.decoding import Sampling, decoder
 from keras_kd.teachers.base import Teacher
@@ -18,10 +19,11 @@ class Writer:
         model: as a teacher.
         sampling: how a token is chosen.
         width: tokens of a prompt and its completion, at most.
-        rows: that are written at a time.
+        rows: that are generated at a time. None: all that are wanted; where memory does not suffice, half as many from
+            then on.
     """
 
-    def __init__(self, model: Teacher, sampling: Sampling, width: int, rows: int) -> None:
+    def __init__(self, model: Teacher, sampling: Sampling, width: int, rows: int | None) -> None:
         self._model, self._sampling = model, sampling
         self._width, self._rows = width, rows
         self._run: Any = None
@@ -43,11 +45,19 @@ class Writer:
         self._trace_anew_if_changed()
         order = np.argsort([len(prompt) for prompt in prompts], kind="stable")  # a batch runs as long as its longest
         written: list[Any] = [None] * len(prompts)
-        for first in range(0, len(prompts), self._rows):
-            places = order[first : first + self._rows]
-            made = self._batch([prompts[place] for place in places], uniforms[places])
+        rest = order
+        while len(rest):
+            places = rest[: self._rows]
+            try:
+                made = self._batch([prompts[place] for place in places], uniforms[places])
+            except tf.errors.ResourceExhaustedError:
+                if len(places) == 1:
+                    raise
+                self._rows = len(places) // 2
+                continue
             for place, tokens in zip(places, made, strict=True):
                 written[place] = tokens
+            rest = rest[len(places) :]
         return written
 
     def _batch(self, prompts: list[np.ndarray], uniforms: np.ndarray) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ What is written is data, made between epochs; the step knows where a row came fr
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,15 +17,12 @@ from keras_kd._internal.written_examples import Targets, WrittenExamples
 from keras_kd._types import Schedule, Tensors
 from keras_kd.language import prompt_tokens
 from keras_kd.language.completions import Examples
-from keras_kd.language.decoding import Sampling, check_sampling, check_whole
-from keras_kd.language.mixed_writing import Mixture
-from keras_kd.language.rollout_checks import check_followed, check_same
-from keras_kd.language.rollout_routing import authors
-from keras_kd.language.rollout_rows import DATA, STUDENT, TEACHER, Rows, empty, of_examples, widened
+from keras_kd.language.decoding import Sampling, check_sampling
+from keras_kd.language.rollout_checks import check_followed, check_same, check_sizes, checked
+from keras_kd.language.rollout_rows import DATA, STUDENT, TEACHER, Rows, empty
 from keras_kd.language.rollout_shares import Shares
 from keras_kd.language.rollout_targets import RolloutTargets
-from keras_kd.language.row_columns import RowColumns
-from keras_kd.language.row_maker import RowMaker
+from keras_kd.language.row_maker import row_maker
 from keras_kd.language.text_scores import Score
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import AnyTeacher
@@ -44,12 +41,14 @@ class Rollouts(WrittenExamples):
     A row is the student's with a probability of `student_share`, the teacher's with `teacher_share`, else one of
     `data`. Shares are read at the optimizer's step at which rows are written. The logs have what the rows of an epoch
     are: `rollouts_student` and `rollouts_teacher`, their shares; `rollouts_age`, how many steps ago they were written,
-    on average, at the beginning of the epoch; `rollouts_time`, the share of the epoch's time in which they were.
+    on average, at the beginning of the epoch; `rollouts_time`, the share of the epoch's time in which they were;
+    `rollouts_teacher_time`, that of the teacher; `rollouts_student_time`, the rest.
 
     Under `teachers.InMemory`, a row is given to the teacher once, when it is written, and its targets are kept as long
-    as the row: with `replay`, the teacher has less to do. `rollouts_teacher_time` is its share of the epoch's time; the
-    rest is the student's. The time of a teacher that runs live is inside of the steps: what it takes is about that
-    share under `InMemory` with `replay=1`. A run that is continued makes the targets of the rows that it finds anew.
+    as the row: with `replay`, the teacher has less to do. The time of a teacher that runs live is inside of the steps:
+    after the first epoch, its forward pass is timed alone on one batch, and counts once for each step (not of a teacher
+    that reads the student, and not under a strategy with several replicas). A run that is continued makes the targets
+    of the rows that it finds anew.
 
     Under terms with `rows={"origin": ...}`, and under terms and teachers that read `columns`, x is a `keras_kd.Joined`.
     A `teachers.Routed` may score rows and write them: each of its teachers those of its own prompts.
@@ -72,7 +71,9 @@ class Rollouts(WrittenExamples):
             less than 1: (1 - teacher_mix) * q + teacher_mix * p keeps texts from going astray that no teacher would
             write. A token's `sample_weight` is then its q / that, as if the student had drawn it. All tokens are read
             again for each new one.
-        batch_size: rows of a step, and of what is generated at a time.
+        batch_size: rows of a step.
+        generation_batch_size: rows that are generated at a time. None: on an accelerator as many as memory allows; on
+            processors, where more are no faster, those of a step. What is drawn does not depend on it.
         every: steps of an epoch, which all read what was written before it.
         replay: epochs in which a row is used.
         temperature: T of the distribution that tokens are drawn from; 0 takes the most likely token.
@@ -111,6 +112,15 @@ class Rollouts(WrittenExamples):
     DistiLLM, 2024, arXiv 2402.03898; `teacher_mix`: Gu et al., MiniLLM, 2023, arXiv 2306.08543.
     """
 
+    #: What changes while a student is trained on it.
+    seconds = 0.0
+    _optimizer: Any = None
+    _epoch, _drawn, _began = -1, 0, 0
+    _rows: Rows | None = None
+    _targets: RolloutTargets | None = None
+    _is_ahead, _waits = False, False
+    _carried: Collection[str] = ()
+
     def __init__(
         self,
         prompts: Sequence[Any],
@@ -123,6 +133,7 @@ class Rollouts(WrittenExamples):
         teacher_share: Schedule = 0.0,
         teacher_mix: float = 0.0,
         batch_size: int = 32,
+        generation_batch_size: int | None = None,
         every: int = 16,
         replay: int = 1,
         temperature: float = 1.0,
@@ -134,41 +145,32 @@ class Rollouts(WrittenExamples):
         score: Score | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(student, keras.Model):
-            raise TypeError(f"Expected the student to be a keras.Model. Received: {student!r}")
-        self.student = student
-        writer = as_teacher(student)
-        sampling = Sampling(length, temperature, top_p, prompt_tokens.stop_ids(writer, stop_ids))
+        self.student = checked(student)
+        sampling = Sampling(length, temperature, top_p, prompt_tokens.stop_ids(as_teacher(student), stop_ids))
         check_sampling(sampling)
-        check_whole({"batch_size": batch_size, "every": every, "replay": replay})
+        check_sizes(batch_size, generation_batch_size, every, replay)
         self._count, self._batch_size, self._replay = batch_size * every, batch_size, replay
-        if replay > self._count:
-            raise ValueError(f"Expected `replay` to be at most the rows of an epoch, {self._count}. Received: {replay}")
-        other = None if teacher is None else as_teacher(teacher)
-        ids = prompt_tokens.of(writer, prompts)
-        width = prompt_tokens.width(writer, max(map(len, ids)) + length - 1)
-        rows = None if data is None else of_examples(data, pad, len(ids))
-        self._width = width if rows is None else prompt_tokens.width(writer, max(width, rows.y.shape[1]))
         self._shares = Shares(student_share, teacher_share, teacher is not None, data is not None)
         self._shares.check()
-        numbers = RowColumns(columns, len(ids), data)
-        mixture = Mixture(writer, other, teacher_mix, sampling)
-        writers = authors(writer, mixture.writer(), other, ids, numbers, sampling, batch_size)
-        given = None if rows is None else widened(rows, self._width, pad, student.name)
-        self._maker = RowMaker(ids, given, numbers, writers, mixture, score, length, batch_size, pad, seed)
+        self._maker = row_maker(
+            prompts,
+            data,
+            columns,
+            student=student,
+            teacher=None if teacher is None else as_teacher(teacher),
+            teacher_mix=teacher_mix,
+            sampling=sampling,
+            score=score,
+            batch_size=batch_size,
+            generation_batch_size=generation_batch_size,
+            pad=pad,
+            seed=seed,
+        )
         self.settings = {
-            **sampling._asdict(),
-            "stop_ids": list(sampling.stop_ids),
+            **{**sampling._asdict(), "stop_ids": list(sampling.stop_ids)},
             **{"batch_size": batch_size, "every": every, "replay": replay, "teacher_mix": teacher_mix},
             **{"pad": pad, "seed": seed, "prompts": self._maker.digest},
         }
-        self._optimizer: Any = None
-        self._epoch, self._drawn, self._began = -1, 0, 0
-        self._rows: Rows | None = None
-        self._targets: RolloutTargets | None = None
-        self._is_ahead, self._waits = False, False
-        self._carried: set[str] = set()
-        self.seconds = 0.0
 
     @property
     def origins(self) -> np.ndarray:
@@ -295,4 +297,4 @@ class Rollouts(WrittenExamples):
         return 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
 
     def _empty(self) -> Rows:
-        return empty(self._count, self._width, self._maker.pad)
+        return empty(self._count, self._maker.width, self._maker.pad)

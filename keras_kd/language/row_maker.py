@@ -1,16 +1,23 @@
 """Fill rows: with what models write behind prompts, and with given examples."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_kd._internal import teacher_fingerprints
-from keras_kd.language import text_scores
+from keras_kd.language import prompt_tokens, text_scores
+from keras_kd.language.completions import Examples
+from keras_kd.language.decoding import Sampling
 from keras_kd.language.mixed_writing import Mixture
-from keras_kd.language.rollout_routing import Author
-from keras_kd.language.rollout_rows import DATA, STUDENT, Rows, in_order
+from keras_kd.language.rollout_routing import Author, authors
+from keras_kd.language.rollout_rows import DATA, STUDENT, Rows, in_order, of_examples, widened
 from keras_kd.language.row_columns import RowColumns
 from keras_kd.language.text_scores import Score
+from keras_kd.teachers import as_teacher
+from keras_kd.teachers.base import Teacher
 
 
 class RowMaker(NamedTuple):
@@ -24,6 +31,7 @@ class RowMaker(NamedTuple):
         mixture: which the student's tokens are drawn from.
         score: what a text weighs, or None.
         length: tokens of a completion, at most.
+        width: tokens of a row.
         batch_size: rows that are read at a time.
         pad: token that fills rows up.
         seed: of all that is drawn.
@@ -36,6 +44,7 @@ class RowMaker(NamedTuple):
     mixture: Mixture
     score: Score | None
     length: int
+    width: int
     batch_size: int
     pad: int
     seed: int
@@ -77,3 +86,38 @@ class RowMaker(NamedTuple):
         for place, prompt, tokens in zip(places, prompts, author.writer.write(prompts, uniforms), strict=True):
             rows.put(place, prompt, tokens, self.pad)
         rows.source[places] = sources
+
+
+def row_maker(
+    prompts: Sequence[Any],
+    data: Examples | None,
+    columns: Mapping[str, Any] | None,
+    *,
+    student: keras.Model,
+    teacher: Teacher | None,
+    teacher_mix: float,
+    sampling: Sampling,
+    score: Score | None,
+    batch_size: int,
+    generation_batch_size: int | None,
+    pad: int,
+    seed: int,
+) -> RowMaker:
+    """Return what makes the rows of `Rollouts`, see there for the arguments."""
+    writer = as_teacher(student)
+    ids = prompt_tokens.of(writer, prompts)
+    width = prompt_tokens.width(writer, max(map(len, ids)) + sampling.length - 1)
+    rows = None if data is None else of_examples(data, pad, len(ids))
+    if rows is not None:
+        width = prompt_tokens.width(writer, max(width, rows.y.shape[1]))
+        rows = widened(rows, width, pad, student.name)
+    numbers = RowColumns(columns, len(ids), data)
+    mixture = Mixture(writer, teacher, teacher_mix, sampling)
+    at_once = _rows_at_once(batch_size) if generation_batch_size is None else generation_batch_size
+    writers = authors(writer, mixture.writer(), teacher, ids, numbers, sampling, at_once)
+    return RowMaker(ids, rows, numbers, writers, mixture, score, sampling.length, width, batch_size, pad, seed)
+
+
+def _rows_at_once(batch_size: int) -> int | None:
+    """Return how many rows are generated at a time: on an accelerator all; more are no faster on processors."""
+    return None if len(tf.config.list_logical_devices()) > len(tf.config.list_logical_devices("CPU")) else batch_size
