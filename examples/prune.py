@@ -4,8 +4,8 @@
     python examples/prune.py --dataset fashion_mnist    # TensorFlow Datasets
 
 A residual network learns from the training split. `kd.prune` removes the channels that matter least to its outputs,
-until half of the multiplications are left, and the pruned model learns from the one that it came from: from its
-logits, and from its channels that both still have. Beside it, the same small architecture learns from random weights,
+until half of the multiplications are left. The statistics of its normalisations are measured anew, and it learns from
+the model that it came from: from its logits, and from its channels that both still have. Beside it, the same small architecture learns from random weights,
 distilled in the same way and from labels alone, for as many epochs, from the same batches.
 
 On 20,000 images of Fashion-MNIST, seed 0, test accuracy in percent (17 minutes on a busy core, of one seed):
@@ -56,6 +56,8 @@ def main() -> None:
         pruned, report = kd.prune(model, multiplications=SHARE, data=images.train[0][:1024], round_to=2)
         reports.append(report)
         found = {"the model": test(model, images), "pruned": test(pruned, images)}
+        kd.pruning.recalibrate(pruned, images.train[0][:2048])
+        found["pruned, new statistics"] = test(pruned, images)
         scratch = {name: fresh(pruned, seed) for name in ("random, distilled", "random, alone")}
         distil(pruned, model, report, images, epochs, seed)
         distil(scratch["random, distilled"], model, report, images, epochs, seed)

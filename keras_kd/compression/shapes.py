@@ -10,7 +10,7 @@ import keras
 from keras_kd._internal.files import readable, replace
 from keras_kd._keras import layer_tree
 from keras_kd.compression.limits import Limits
-from keras_kd.pruning import find_blocks, prune
+from keras_kd.pruning import find_blocks, prune, recalibrate
 
 
 class Shape(NamedTuple):
@@ -63,7 +63,7 @@ def pruned(teacher: keras.Model, shapes: Sequence[Shape], folder: pathlib.Path, 
         teacher: what is pruned.
         shapes: see `shapes_of`.
         folder: where to keep them.
-        how: further arguments of `prune`.
+        how: further arguments of `prune`, the data among them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = [_one(teacher, shape, folder, how) for shape in shapes]
@@ -76,7 +76,7 @@ def _one(teacher: keras.Model, shape: Shape, folder: pathlib.Path, how: dict[str
     path, record = folder / f"{shape.name}.keras", folder / f"{shape.name}.json"
     if not record.exists():
         model, report = prune(teacher, **shape.budget, blocks=shape.blocks, **how)
-        replace(path, model.save)
+        replace(path, recalibrate(model, how["data"]).save)
         content = {"multiplications": report.multiplications[1]}
         replace(record, lambda partial: partial.write_text(json.dumps(content)))
     with readable(record, f"Remove {str(folder)!r}, and the model is pruned again."):

@@ -10,4 +10,5 @@ from keras_kd.pruning.prune_report import Width as Width
 from keras_kd.pruning.pruned_sizes import file_bytes as file_bytes
 from keras_kd.pruning.pruner import multiplications as multiplications
 from keras_kd.pruning.pruner import prune as prune
+from keras_kd.pruning.recalibration import recalibrate as recalibrate
 from keras_kd.pruning.residual_blocks import find_blocks as find_blocks

@@ -126,7 +126,7 @@ def rounds(
         >>> small, report = kd.pruning.rounds(
         ...     teacher,
         ...     prune=lambda model, share: kd.prune(model, multiplications=share * counted, data=x),
-        ...     heal=lambda student, report: distil(student),
+        ...     heal=lambda student, report: distil(kd.pruning.recalibrate(student, x)),
         ...     shares=(0.8, 0.65, 0.5),
         ... )
     """
