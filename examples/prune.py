@@ -5,8 +5,9 @@
 
 A residual network learns from the training split. `kd.prune` removes the channels that matter least to its outputs,
 until half of the multiplications are left. The statistics of its normalisations are measured anew, and it learns from
-the model that it came from: from its logits, and from its channels that both still have. Beside it, the same small architecture learns from random weights,
-distilled in the same way and from labels alone, for as many epochs, from the same batches.
+the model that it came from: from its logits, and from its channels that both still have. Beside it, the same small
+architecture learns from random weights, distilled in the same way and from labels alone, for as many epochs, from the
+same batches.
 
 On 20,000 images of Fashion-MNIST, seed 0, test accuracy in percent (17 minutes on a busy core, of one seed):
 
@@ -86,7 +87,7 @@ def residual(shape: tuple[int, ...], classes: int, blocks: int) -> keras.Model:
     inputs = keras.Input(shape)
     large = shape[0] > 8
     x = layers.Conv2D(16, 3, 2 if large else 1, "same", use_bias=False, name="stem")(inputs)
-    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.ReLU()(normalization()(x))
     for stage, filters in enumerate((16, 32, 64)):
         for block in range(blocks):
             x = add_block(x, filters, 2 if stage and not block else 1, f"stage_{stage}_{block}")
@@ -95,13 +96,18 @@ def residual(shape: tuple[int, ...], classes: int, blocks: int) -> keras.Model:
     return keras.Model(inputs, layers.Dense(classes, name="scores")(x), name="residual")
 
 
+def normalization() -> layers.Layer:
+    """Return a batch normalisation whose statistics follow a training of some hundred steps."""
+    return layers.BatchNormalization(momentum=0.9)
+
+
 def add_block(x, filters: int, strides: int, name: str):
     """Add two convolutions to a stream."""
     y = layers.Conv2D(filters, 3, strides, "same", use_bias=False)(x)
-    y = layers.ReLU()(layers.BatchNormalization()(y))
-    y = layers.BatchNormalization()(layers.Conv2D(filters, 3, padding="same", use_bias=False)(y))
+    y = layers.ReLU()(normalization()(y))
+    y = normalization()(layers.Conv2D(filters, 3, padding="same", use_bias=False)(y))
     if strides > 1 or x.shape[-1] != filters:
-        x = layers.BatchNormalization()(layers.Conv2D(filters, 1, strides, "same", use_bias=False)(x))
+        x = normalization()(layers.Conv2D(filters, 1, strides, "same", use_bias=False)(x))
     return layers.ReLU(name=name)(layers.Add()([x, y]))
 
 

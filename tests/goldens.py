@@ -464,6 +464,25 @@ LOSSES = (
         },
     ),
     Golden(
+        "MaskedTokenGeneration", "sum_hwc m_hw (G(x) - t)_hwc**2 / masked, x with a trained token where m is 1",
+        "2209.02432", "M, A", references.masked_token_generation, SAME_MAPS, methods=("vitkd",), zero=False,
+        weights=lambda layer: {
+            **{each.name: [doubled(weight) for weight in each.get_weights()] for each in layer.generator.layers},
+            "token": doubled(layer.token.numpy()),
+        },
+    ),
+    Golden(
+        "CenteredCrossEntropy", "-sum_c p_c log q_c, p = softmax((t - center) / T_t), q = softmax(s / T_s)",
+        "2104.14294", "F, A", references.centered_cross_entropy, VALUES, methods=("dino",), zero=False,
+        variants=({}, {"student_temperature": 0.7, "teacher_temperature": 0.9}),
+        invariances=DIVERGENCE,
+        weights=lambda layer: {
+            "center": doubled(layer.center.numpy()),
+            "student_temperature": layer.student_temperature,
+            "teacher_temperature": layer.teacher_temperature,
+        },
+    ),
+    Golden(
         "StandardizedFeatures", "a (1 - cos(s, z)) + (1 - a) mean_c smooth_l1(s - z)_c, z of mean 0 and variance 1",
         "2312.06709", "F", references.standardized_features, VALUES, methods=("backbone",),
         variants=({}, {"cosine_share": 0.3}, {"cosine_share": 1.0}),

@@ -322,6 +322,38 @@ def masked_generation(
     return np.sum((_convolved(hidden, *second) - _double(teacher)) ** 2, axis=(1, 2, 3))
 
 
+def masked_token_generation(
+    student: np.ndarray,
+    teacher: np.ndarray,
+    first: list[np.ndarray],
+    second: list[np.ndarray],
+    token: np.ndarray,
+    mask: np.ndarray | None = None,
+    share: float = 1.0,
+) -> np.ndarray:
+    """sum_hwc m (G(x) - t)**2 / share, x the student or, where m is 1, the token. ViTKD, 2022, 2209.02432.
+
+    Without a mask: of the student as it is, over all positions.
+    """
+    m = np.zeros((*student.shape[:3], 1)) if mask is None else _double(mask)
+    x = np.where(m == 1, _double(token), _double(student))
+    hidden = np.maximum(_convolved(x, *first), 0.0)
+    squared = (_convolved(hidden, *second) - _double(teacher)) ** 2
+    return np.sum(squared if mask is None else m * squared, axis=(1, 2, 3)) / share
+
+
+def centered_cross_entropy(
+    student: np.ndarray,
+    teacher: np.ndarray,
+    center: np.ndarray,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> np.ndarray:
+    """-sum_c p_c log q_c, p of (t - center) / T_t, q of s / T_s. DINO, 2021, 2104.14294."""
+    p = np.exp(_log_softmax((_double(teacher) - center) / teacher_temperature))
+    return -np.sum(p * _log_softmax(_double(student) / student_temperature), axis=-1)
+
+
 def _convolved(maps: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """3 x 3, with a border of zeros."""
     padded = np.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0)))

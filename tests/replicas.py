@@ -41,10 +41,10 @@ def main(file: str) -> None:
 
 
 def made() -> kd.Distiller:
-    """Return a Distiller with a memory, in the same state each time."""
+    """Return a Distiller with a memory and a running mean, in the same state each time."""
     keras.utils.set_random_seed(0)
     loss = kd.losses.ContrastiveMemory(dimension=DIMENSION, temperature=0.3, memory=MEMORY)
-    terms = [kd.Term(loss, at=("hidden", "hidden"))]
+    terms = [kd.Term(loss, at=("hidden", "hidden")), *kd.methods.dino([("hidden", "hidden")])]
     distiller = kd.Distiller(student=mlp(1), teacher=teacher_model(), terms=terms)
     distiller.compile(keras.optimizers.SGD(0.5), alpha=1.0)
     return distiller

@@ -62,7 +62,9 @@ def test_every_public_loss_is_in_the_table():
 
 
 def test_every_method_is_named_by_the_losses_that_it_uses():
-    assert public_methods() | {"backbone", "mgd", "ofa", "vkd"} == {m for golden in LOSSES for m in golden.methods}
+    assert public_methods() | {"backbone", "dino", "mgd", "ofa", "vitkd", "vkd"} == {
+        m for golden in LOSSES for m in golden.methods
+    }
 
 
 @every_loss

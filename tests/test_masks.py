@@ -36,6 +36,7 @@ LEFT_OUT = {
     "cosine",
     "VariationalInformation",
     "StandardizedFeatures",
+    "CenteredCrossEntropy",
 }
 
 #: A masked position is a zero on both sides, whatever it held; a masked example has no row in the mean.
@@ -59,6 +60,7 @@ EXCLUDED = {
     "hierarchical_pooling": "wants maps",
     "review": "wants maps, one for each stage",
     "MaskedGeneration": "wants maps",
+    "MaskedTokenGeneration": "wants maps",
     "standardized_huber": "averages positions, of images",
     "token_relations": "compares the positions of an example: tests/test_token_relations.py",
 }

@@ -1,4 +1,4 @@
-"""A memory bank on two replicas: what tests/replicas.py leaves in every variable, in a process of its own."""
+"""A memory and a running mean on two replicas: what tests/replicas.py leaves in variables, in its own process."""
 
 import pathlib
 import subprocess
@@ -13,6 +13,7 @@ from tests.replicas import BATCH, MEMORY, X, teacher_model
 
 LOSS = "contrastive_memory"
 DENSE = f"{LOSS}/teacher_embedding"
+CENTER = "centered_cross_entropy/center"
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,10 @@ def test_replicas_with_unequal_shares_store_all_examples(values):
     received, expected = values("two", 2), values("one", 2)
     assert received[f"{LOSS}/position"] == len(X)
     np.testing.assert_allclose(received[f"{LOSS}/bank"], expected[f"{LOSS}/bank"], rtol=0, atol=1e-5)
+
+
+def test_the_running_mean_is_that_of_all_examples_of_all_replicas(values):
+    hidden = doubled(np.array(teacher_model().get_layer("hidden")(X)))
+    expected = 0.9 * 0.1 * hidden[:BATCH].mean(0) + 0.1 * hidden[BATCH:].mean(0)
+    for replica in (0, 1):
+        np.testing.assert_allclose(values("two", 2, replica)[CENTER], expected, rtol=0, atol=1e-6)

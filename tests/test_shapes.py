@@ -25,7 +25,7 @@ RELATIONS = {
 ANY_MAPS = {"attention_transfer", "nst"}
 
 #: Maps of one shape.
-ONE_SHAPE = {"hierarchical_pooling", "MaskedGeneration"}
+ONE_SHAPE = {"hierarchical_pooling", "MaskedGeneration", "MaskedTokenGeneration"}
 
 #: The student may have other classes than the teacher, at the same positions.
 ANY_CLASSES = {"universal_logits"}

@@ -1,5 +1,6 @@
 """Distillation losses: functions (student, teacher[, labels]) -> loss per example, layers where they own weights."""
 
+from keras_kd.losses.centered import CenteredCrossEntropy as CenteredCrossEntropy
 from keras_kd.losses.contrast import ContrastiveMemory as ContrastiveMemory
 from keras_kd.losses.contrast import contrastive as contrastive
 from keras_kd.losses.correlations import batch_correlation as batch_correlation
@@ -25,6 +26,7 @@ from keras_kd.losses.logits import kl_divergence as kl_divergence
 from keras_kd.losses.logits import reverse_kl as reverse_kl
 from keras_kd.losses.logits import transformed_teacher as transformed_teacher
 from keras_kd.losses.masked_generation import MaskedGeneration as MaskedGeneration
+from keras_kd.losses.masked_generation import MaskedTokenGeneration as MaskedTokenGeneration
 from keras_kd.losses.mixtures import jensen_shannon as jensen_shannon
 from keras_kd.losses.mixtures import skew_kl as skew_kl
 from keras_kd.losses.mixtures import skew_reverse_kl as skew_reverse_kl

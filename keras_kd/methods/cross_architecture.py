@@ -92,6 +92,54 @@ def mgd(at: Sequence[Pair], masked: float = 0.15, over: str = "channels", weight
     ]
 
 
+#: 3e-5 of a sum over 196 tokens of 384 channels, as a weight of their mean.
+_SHALLOW = 3e-5 * 196 * 384
+
+
+def vitkd(
+    shallow: Sequence[Pair],
+    deep: Pair,
+    masked: float = 0.5,
+    shallow_weight: Schedule = _SHALLOW,
+    weight: Schedule = 3e-6,
+) -> list[Term]:
+    """Mimic a vision transformer's first blocks, and generate the tokens of its last one (ViTKD).
+
+    Compile with alpha=0.5. The tokens of the first blocks are compared one by one, behind a projection where widths
+    differ; those of the last one are generated where the student's are masked. The paper adds this to the logits' own
+    distillation.
+
+    Args:
+        shallow: pairs of blocks, ("student_block", "teacher_block"), at least one; the paper has the first two of both.
+        deep: the last block of both. Tokens of images are read as maps, without the token of the class, by "block:map",
+            which `suggest_pairs` writes.
+        masked: share of the student's tokens that are masked in training, above 0 and below 1.
+        shallow_weight: weight of each term of the first blocks, of a mean over tokens and channels, not negative. The
+            authors' code has 3e-5 of a sum, there of 196 tokens of 384 channels.
+        weight: weight of the last block's term, of a sum over tokens and channels, not negative.
+
+    Returns:
+        A list of one term per pair of first blocks, and one for the last block.
+
+    Raises:
+        ValueError: no pairs; `masked` out of range.
+
+    Example:
+        >>> shallow = [("block_1:map", "block_1:map"), ("block_2:map", "block_2:map")]
+        >>> terms = kd.methods.kd() + kd.methods.vitkd(shallow, deep=("block_12:map", "block_12:map"))
+
+    Reference: Yang et al., ViTKD: Practical Guidelines for ViT Feature Knowledge Distillation, 2022, arXiv 2209.02432;
+    its weights are those of the authors' code.
+    """
+    first = [
+        Term(losses.squared_error, at=pair, weight=shallow_weight, bridge="auto", name=f"vitkd_{number}")
+        for number, pair in enumerate(checked(shallow), start=1)
+    ]
+    [last] = checked([deep])
+    generated = losses.MaskedTokenGeneration(masked=masked)
+    return [*first, Term(generated, at=last, weight=weight, bridge="auto", name="vitkd_deep")]
+
+
 def vkd(at: Sequence[Pair], weight: Schedule = 1.0) -> list[Term]:
     """Follow the teacher's standardised features through an orthogonal projection (VkD). Compile with alpha=0.5.
 

@@ -1,5 +1,6 @@
-"""A method for whole backbones, which learn from images alone."""
+"""Methods for whole backbones, which learn from images alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -7,6 +8,7 @@ import keras
 from keras_kd import bridges, losses
 from keras_kd._internal import layer_reader
 from keras_kd._types import Schedule, Shape
+from keras_kd.methods._arguments import Pair, checked
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.backbone_features import Names, model_of, names_of, statistics_of
 from keras_kd.term import Term
@@ -64,6 +66,49 @@ def backbone(
             name=term_name,
         )
         for (term_name, cosine_share, term_weight), mine, name, our_shape, their_shape in made
+    ]
+
+
+def dino(
+    at: Sequence[Pair],
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    momentum: float = 0.9,
+    weight: Schedule = 1.0,
+) -> list[Term]:
+    """Choose among the teacher's features as it does, each measured from its running mean (DINO). Compile with alpha=1.
+
+    Images alone. The paper's features are the 65,536 outputs of a head that is trained with the teacher; downloaded
+    backbones come without it, and their channels are read in its place: those of the token of the class, or the mean of
+    a map, by "layer:global", and those of each patch by "layer:map".
+
+    Args:
+        at: pairs of layers, ("student_layer", "teacher_layer"), at least one.
+        student_temperature: T of the student's side, above 0.
+        teacher_temperature: T of the teacher's side, above 0; the authors' code goes from 0.04 to 0.07.
+        momentum: of the running mean, 0 to below 1.
+        weight: weight of each term, not negative.
+
+    Returns:
+        A list of one term per pair, each with a bridge, where shapes differ, and a running mean of its own.
+
+    Raises:
+        ValueError: no pairs; a number out of range.
+
+    Example:
+        >>> terms = kd.methods.dino([("top:global", "encoder:global"), ("top:map", "encoder:map")])
+
+    Reference: Caron et al., Emerging Properties in Self-Supervised Vision Transformers, 2021, arXiv 2104.14294.
+    """
+    return [
+        Term(
+            losses.CenteredCrossEntropy(student_temperature, teacher_temperature, momentum),
+            at=pair,
+            weight=weight,
+            bridge="auto",
+            name=f"dino_{number}",
+        )
+        for number, pair in enumerate(checked(at), start=1)
     ]
 
 
