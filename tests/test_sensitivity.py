@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_kd.quantization import sensitivity
+from keras_kd.quantization import kernel_rounding, sensitivity
 from keras_kd.quantization.sensitivity import LayerCost, Sensitivity
 
 RANDOM = np.random.default_rng(0)
@@ -108,9 +108,10 @@ def test_layers_in_layers_are_found_and_what_cannot_be_quantised_is_named():
     made = keras.Model(inputs, [inner(x), layers.Dense(1, name="dense")(x)])
     found = sensitivity(made, RANDOM.normal(size=(8, 6, 6, 2)).astype("float32"), modes=["int8"])
     names = [cost.layer for cost in found.costs]
-    assert len(set(names)) == 6 and {"attention/query", "attention/key", "inner/dense", "dense"} <= set(names)
+    assert len(set(names)) == 7 and {"attention/query", "attention/key", "inner/dense", "dense"} <= set(names)
     assert all(np.isfinite(cost.noise) and cost.saved > -100 for cost in found.costs)
-    assert found.left == ["conv"] and str(found).endswith("left as they are: conv")
+    assert [cost.layer for cost in found.costs if cost.simulated] == ["conv"] and found.left == []
+    assert str(found).endswith("Keras cannot quantise them: conv")
 
 
 @pytest.mark.parametrize(
@@ -121,12 +122,12 @@ def test_layers_in_layers_are_found_and_what_cannot_be_quantised_is_named():
         ({"modes": ["int2"]}, ValueError, r"some of \('int8', 'int4'\). Received: modes=\['int2'\]"),
         ({"x": X[:0]}, ValueError, "Received: `x` without examples"),
         (
-            {"model": keras.Sequential([keras.Input((16, 1)), layers.Conv1D(2, 3, name="c")], name="m")},
+            {"model": keras.Sequential([keras.Input((16, 1)), layers.BatchNormalization(name="n")], name="m")},
             ValueError,
-            r"whose layers with weights are \['m/c'\]. See `quantization_aware`",
+            r"whose layers with weights are \['m/n'\]",
         ),
     ],
-    ids=["type", "unbuilt", "mode", "empty", "convolution"],
+    ids=["type", "unbuilt", "mode", "empty", "normalisation"],
 )
 def test_what_cannot_be_measured_is_refused(arguments, error, match):
     given = {"model": model(), "x": X, **arguments}
@@ -134,6 +135,79 @@ def test_what_cannot_be_measured_is_refused(arguments, error, match):
         given["x"] = X[..., None]
     with pytest.raises(error, match=match):
         sensitivity(**given)
+
+
+def in_bits(kernel, bits, axes):
+    """A kernel whose output channels, the last axes of `axes`, have integers of so many bits, in float64."""
+    moved = np.moveaxis(np.asarray(kernel, "float64"), axes, range(-len(axes), 0))
+    flat = moved.reshape(-1, int(np.prod(moved.shape[-len(axes) :])))
+    scale = np.abs(flat).max(0) / {8: 127, 4: 7}[bits]
+    return np.moveaxis((np.rint(flat / scale) * scale).reshape(moved.shape), range(-len(axes), 0), axes)
+
+
+#: A layer, the shape of an example, and of each of its kernels the axes of the output channels.
+CONVOLUTIONS = {
+    "Conv1D": (lambda: layers.Conv1D(4, 3, name="conv"), (9, 3), [(-1,)]),
+    "Conv2D": (lambda: layers.Conv2D(4, 3, 2, "same", groups=2, name="conv"), (6, 5, 4), [(-1,)]),
+    "Conv3D": (lambda: layers.Conv3D(3, 2, name="conv"), (4, 3, 4, 2), [(-1,)]),
+    "DepthwiseConv1D": (lambda: layers.DepthwiseConv1D(3, depth_multiplier=2, name="conv"), (9, 3), [(-2, -1)]),
+    "DepthwiseConv2D": (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, name="conv"), (6, 5, 3), [(-2, -1)]),
+    "SeparableConv1D": (lambda: layers.SeparableConv1D(4, 3, name="conv"), (9, 3), [(-2, -1), (-1,)]),
+    "SeparableConv2D": (lambda: layers.SeparableConv2D(4, 3, name="conv"), (6, 5, 3), [(-2, -1), (-1,)]),
+    "Conv1DTranspose": (lambda: layers.Conv1DTranspose(4, 3, name="conv"), (9, 3), [(-2,)]),
+    "Conv2DTranspose": (lambda: layers.Conv2DTranspose(4, 3, name="conv"), (6, 5, 3), [(-2,)]),
+    "Conv3DTranspose": (lambda: layers.Conv3DTranspose(3, 2, name="conv"), (4, 3, 4, 2), [(-2,)]),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_kernels_of_convolutions_are_rounded_for_each_output_channel(name):
+    build, shape, axes = CONVOLUTIONS[name]
+    random = np.random.default_rng(2)
+    made = keras.Sequential([keras.Input(shape), build()])
+    # Channels of very different sizes: one scale for several of them would show.
+    weights = [random.normal(size=each.shape) * np.exp(random.normal(size=each.shape)) for each in made.get_weights()]
+    made.set_weights(weights)
+    x = random.normal(size=(16, *shape)).astype("float32")
+    exact = np.asarray(made(x), "float64")
+    found = sensitivity(made, x, modes=["int8", "int4"])
+    other = keras.models.clone_model(made)
+    for cost, bits in zip(found.costs, (8, 4), strict=True):
+        kernels = [in_bits(each, bits, channels) for each, channels in zip(weights, axes, strict=False)]
+        other.set_weights(kernels + weights[len(kernels) :])
+        expected = np.mean((np.asarray(other(x), "float64") - exact) ** 2) / np.var(exact)
+        assert cost.noise == pytest.approx(expected, rel=1e-3) and cost.simulated
+        counts = [
+            np.prod([each.shape[axis] for axis in channels]) for each, channels in zip(weights, axes, strict=False)
+        ]
+        size = sum(each.size for each in kernels)
+        assert cost.saved == np.floor(size * (4 - bits / 8) - 4 * sum(counts))
+    assert all(map(np.allclose, weights, made.get_weights())) and found.left == []
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(8, 127), (4, 7)])
+def test_rounded_kernels_have_as_many_values_as_bits_hold_and_zeros_stay(bits, largest):
+    kernel = np.linspace(-1, 1, 3000).reshape(1500, 2) * [1.0, 1e-20]
+    kernel = np.concatenate([kernel, np.zeros((1500, 1))], 1)
+    found = kernel_rounding.rounded(kernel, bits, (-1,))
+    assert [len(np.unique(column)) for column in found.T] == [2 * largest + 1, 2 * largest + 1, 1]
+    np.testing.assert_allclose(np.abs(found).max(0), [1.0, 1e-20, 0.0], rtol=1e-2)
+    assert np.all(np.abs(found - kernel).max(0) <= np.abs(kernel).max(0) / largest / 2 * (1 + 1e-9))
+
+
+def test_plans_leave_convolutions_out_and_copies_refuse_them():
+    made = keras.Sequential([keras.Input((9, 3)), layers.Conv1D(4, 3, name="conv"), layers.Dense(2, name="dense")])
+    found = sensitivity(made, RANDOM.normal(size=(8, 9, 3)).astype("float32"), modes=["int4"])
+    assert [(cost.layer, cost.simulated) for cost in found.costs] == [
+        ("sequential/conv", True),
+        ("sequential/dense", False),
+    ]
+    assert [name.rpartition("/")[-1] for name in found.plan(1e9)] == ["dense"]
+    assert found.plan(1e9) != {} and found.noise(found.quantized(found.plan(1e9))) == pytest.approx(
+        found.costs[1].noise
+    )
+    with pytest.raises(ValueError, match=r"Received convolutions: \['.*conv'\]. LiteRT has them in 8"):
+        found.quantized({found.costs[0].layer: "int8"})
 
 
 def test_a_plan_of_other_layers_or_noise_is_refused():

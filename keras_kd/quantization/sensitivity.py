@@ -11,8 +11,11 @@ from keras import tree
 from keras_kd._internal import cloning, number_formats, tables
 from keras_kd._keras import layer_tree
 from keras_kd._types import Tensors
+from keras_kd.quantization import kernel_rounding
 
-MODES = ("int8", "int4")
+#: Bits of the weights in each mode.
+_BITS = {"int8": 8, "int4": 4}
+MODES = tuple(_BITS)
 
 
 class LayerCost(NamedTuple):
@@ -23,12 +26,15 @@ class LayerCost(NamedTuple):
         mode: of Keras's `quantize`.
         saved: bytes of weights that are saved.
         noise: squared change of the model's outputs, relative to their variance; of several outputs the largest.
+        simulated: whether the layer is a convolution, which Keras's `quantize` cannot take: its kernels alone are
+            rounded, as LiteRT does, to integers with a scale for each output channel.
     """
 
     layer: str
     mode: str
     saved: int
     noise: float
+    simulated: bool = False
 
 
 class Sensitivity:
@@ -36,7 +42,7 @@ class Sensitivity:
 
     Attributes:
         costs: a list of `LayerCost`, the layers in the order of the model.
-        left: paths of layers with weights that Keras's `quantize` leaves as they are.
+        left: paths of layers with weights that are not quantised.
         nbytes: of all weights of the model.
     """
 
@@ -51,18 +57,27 @@ class Sensitivity:
     def measure(self, modes: Sequence[str]) -> None:
         """Quantise each layer of a copy alone, in each mode."""
         able = {name for mode in modes for name in self._quantizable(mode)}
-        weighted = [name for name, layer in self._leaves(self._model).items() if layer.weights]
-        self.left = [name for name in weighted if name not in able]
-        for name in weighted:
-            for mode in modes if name in able else ():
-                changed = self.quantized({name: mode})
-                self.costs.append(LayerCost(name, mode, self.nbytes - _nbytes(changed), self.noise(changed)))
+        weighted = {name: layer for name, layer in self._leaves(self._model).items() if layer.weights}
+        rounds = {name for name, layer in weighted.items() if isinstance(layer, kernel_rounding.CONVOLUTIONS)} - able
+        self.left = [name for name in weighted if name not in able | rounds]
+        cost = {**dict.fromkeys(able, self._quantized_cost), **dict.fromkeys(rounds, self._rounded_cost)}
+        self.costs += [cost[name](name, mode) for name in weighted for mode in modes if name in cost]
+
+    def _quantized_cost(self, name: str, mode: str) -> LayerCost:
+        changed = self.quantized({name: mode})
+        return LayerCost(name, mode, self.nbytes - _nbytes(changed), self.noise(changed))
+
+    def _rounded_cost(self, name: str, mode: str) -> LayerCost:
+        changed = cloning.copy_model(self._model)
+        layer = self._leaves(changed)[name]
+        kernel_rounding.round_kernels(layer, _BITS[mode])
+        return LayerCost(name, mode, kernel_rounding.saved(layer, _BITS[mode]), self.noise(changed), simulated=True)
 
     def plan(self, noise: float) -> dict[str, str]:
         """Return which layers to quantise, and how, so that their costs add up to at most so much.
 
         What saves most for what it costs comes first. Costs of layers that are quantised together need not add up:
-        see what `noise` returns of the model that `quantized` makes.
+        see what `noise` returns of the model that `quantized` makes. Convolutions are left out.
 
         Args:
             noise: squared change of the outputs relative to their variance, above 0. 0.01 is a tenth of their
@@ -75,7 +90,8 @@ class Sensitivity:
             raise ValueError(f"Expected `noise` to be above 0. Received: noise={noise!r}")
         chosen: dict[str, LayerCost] = {}
         spent = 0.0
-        while steps := [step for step in map(_Step.onto(chosen), self.costs) if step.saved > 0]:
+        costs = [cost for cost in self.costs if not cost.simulated]
+        while steps := [step for step in map(_Step.onto(chosen), costs) if step.saved > 0]:
             fitting = [step for step in steps if spent + step.noise <= noise]
             if not fitting:
                 break
@@ -95,6 +111,12 @@ class Sensitivity:
         unknown = sorted(set(plan) - set(leaves))
         if unknown:
             raise ValueError(f"Expected paths of layers, as in {list(leaves)[:5]}. Received: {unknown}")
+        simulated = sorted(set(plan) & {cost.layer for cost in self.costs if cost.simulated})
+        if simulated:
+            raise ValueError(
+                f"Expected layers that Keras can quantise. Received convolutions: {simulated}. LiteRT has them in 8 "
+                "bits: see export(quantize='int8')."
+            )
         for mode in sorted(set(plan.values())):
             wanted = {id(leaves[name]) for name, each in plan.items() if each == mode}
             copy.quantize(mode, filters=lambda layer, wanted=wanted: id(layer) in wanted)
@@ -134,8 +156,10 @@ class Sensitivity:
         for name in dict.fromkeys(cost.layer for cost in self.costs):
             costs = [found[name, mode] for mode in modes]
             rows.append([name, *(text for cost in costs for text in _shown(cost))])
-        lines = tables.aligned(rows, "<>", rule=True)
-        return "\n".join([*lines, *([f"left as they are: {', '.join(self.left)}"] if self.left else [])])
+        simulated = list(dict.fromkeys(cost.layer for cost in self.costs if cost.simulated))
+        notes = {"rounded as in LiteRT, Keras cannot quantise them": simulated, "left as they are": self.left}
+        named = [f"{note}: {', '.join(layers)}" for note, layers in notes.items() if layers]
+        return "\n".join([*tables.aligned(rows, "<>", rule=True), *named])
 
 
 class _Step(NamedTuple):
@@ -158,8 +182,10 @@ class _Step(NamedTuple):
 def sensitivity(model: keras.Model, x: Tensors, modes: Sequence[str] = MODES, batch_size: int = 256) -> Sensitivity:
     """Measure what each layer of a model costs when it alone is quantised by Keras's `quantize`.
 
-    A copy is made for each layer and mode. What these lose together is got back by distillation: adapters
-    (`enable_lora`) of the quantised copy learn from the model that it came from.
+    A copy is made for each layer and mode. Convolutions, which `quantize` cannot take, have their kernels rounded as
+    LiteRT does, symmetric with a scale for each output channel; plans and quantised copies leave them as they are.
+    What quantised layers lose together is got back by distillation: adapters (`enable_lora`) of the quantised copy
+    learn from the model that it came from.
 
     Args:
         model: a built model whose configuration Keras can write and read. It stays as it is.
@@ -172,7 +198,7 @@ def sensitivity(model: keras.Model, x: Tensors, modes: Sequence[str] = MODES, ba
 
     Raises:
         TypeError: `model` is not a Keras model.
-        ValueError: it is not built, or cannot be copied; no examples; another mode; no layer that Keras can quantise.
+        ValueError: it is not built, or cannot be copied; no examples; another mode; no layer that can be quantised.
 
     Example:
         >>> found = sensitivity(student, x_train[:500])
@@ -191,8 +217,8 @@ def sensitivity(model: keras.Model, x: Tensors, modes: Sequence[str] = MODES, ba
     found.measure(modes)
     if not found.costs:
         raise ValueError(
-            "Expected layers that Keras's `quantize` can change: Dense, EinsumDense and Embedding. Received: "
-            f"{model.name!r}, whose layers with weights are {found.left}. See `quantization_aware` for convolutions."
+            "Expected layers that Keras's `quantize` can change, Dense, EinsumDense and Embedding, or convolutions. "
+            f"Received: {model.name!r}, whose layers with weights are {found.left}."
         )
     return found
 
