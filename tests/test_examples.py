@@ -29,6 +29,7 @@ OF_THEIR_OWN = {
     "benchmarks/lengths.py",
     "benchmarks/levers.py",
     "benchmarks/loss_cost.py",
+    "benchmarks/low_rank.py",
     "benchmarks/one_budget.py",
     "benchmarks/run_all.py",
     "benchmarks/serving.py",

@@ -36,6 +36,7 @@ BENCHMARKS = {
     "serving": ([""], ["--smoke"]),
     "deployment": ([""], ["--smoke"]),
     "quantization": ([""], ["--smoke"]),
+    "low_rank": ([""], ["--smoke"]),
     "short_runs": (["", "--learning-rate 1e-2"], ["--smoke"]),
     "teachers": ([""], ["--smoke"]),
     "methods": ([""], ["--smoke"]),
