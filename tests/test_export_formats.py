@@ -545,7 +545,7 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path, arguments, message):
         ("litert", None, "formats=.'litert',.*Received: 'litert'"),
         ((), None, "some of"),
         (("litert",), (), "or several of them. Received: .."),
-        (("litert",), "int4", "'float16', 'dynamic', 'int8'.*Received: 'int4'"),
+        (("litert",), "int4", "'float16', 'dynamic', 'int8x16', 'int8'.*Received: 'int4'"),
         (("onnx",), "float16", "Expected 'litert' among `formats`"),
     ],
 )

@@ -94,7 +94,13 @@ def test_a_converter_that_crashes_is_the_error_of_one_file_and_others_are_conver
     monkeypatch.setattr(litert, "_floating", lambda path: "")
     interface = types.SimpleNamespace(specs=[])
     source = types.SimpleNamespace(
-        folder=tmp_path, fresh=True, student=mlp(1), in_float32=None, interface=interface, batches=""
+        folder=tmp_path,
+        fresh=True,
+        student=mlp(1),
+        in_float32=None,
+        interface=interface,
+        batches="",
+        float_layers=(),
     )
     files = litert.Files((None, "float16", "dynamic", "int8"))
     assert files.write(source, tmp_path / "float32") is None

@@ -36,6 +36,7 @@ def export(
     class_names: Sequence[str] | None = None,
     threshold: float = THRESHOLD,
     fresh: bool = True,
+    float_layers: Sequence[str] = (),
 ) -> ExportReport:
     """Write the student alone, reload it in a fresh process and compare its outputs, in one or several formats.
 
@@ -56,11 +57,13 @@ def export(
         formats: one or several of the above.
         representative: real inputs to compare on, of the structure that the student takes, or a `tf.data.Dataset` of
             batches or examples of them (batches, where the student does not declare its inputs); with or without
-            labels, (x, y). At most 1,000 examples are taken. "int8" measures its ranges on the first 300. None: random
-            ones of the student's input shapes: ids of its embeddings, words of its vocabularies, normal numbers. The
-            report and a warning name where the values of an input cannot be known, and the comparison is weak.
+            labels, (x, y). At most 1,000 examples are taken. "int8" and "int8x16" measure their ranges on the first
+            300. None: random ones of the student's input shapes: ids of its embeddings, words of its vocabularies,
+            normal numbers. The report and a warning name where the values of an input cannot be known, and the
+            comparison is weak.
         quantize: how LiteRT keeps numbers: None (float32), "float16" or "dynamic" (int8) for weights alone, "int8" for
-            inputs, weights, activations and outputs; or several of these, for one file each.
+            inputs, weights, activations and outputs, "int8x16" for weights, with int16 for all others; or several of
+            these, for one file each. "int8x16" is more exact, and slower where a processor has no such operations.
         outputs: what the artefacts give: "logits", or the probabilities "softmax" (of one class among several) or
             "sigmoid" (of each label by itself), whatever the student ends in, where that is recognised; what is not
             is taken for logits. None: as the student has it.
@@ -77,6 +80,9 @@ def export(
         fresh: convert to LiteRT and run the artefacts in processes of their own, each of which takes seconds, for
             TensorFlow to start. False: in this one; it does not show that they need nothing of it, and where LiteRT's
             converter crashes, it ends.
+        float_layers: names of layers that stay in float in the file of "int8", as "layer" or "model/layer", where
+            their integers cost too much. Of a layer that is called several times, this is its first call; of a model
+            with several outputs, the layers of all outputs stay in float where that of one does.
 
     Returns:
         An `ExportReport`: its `path`, the number of `examples` compared, and `artefacts`, one `Artefact` for each
@@ -107,7 +113,8 @@ def export(
     path = pathlib.Path(path)
     _check_student(student)
     kinds = chosen(formats, quantize)
-    if representative is None and any(kind.name == "litert int8" for kind in kinds):
+    _check_float_layers(float_layers, quantize)
+    if representative is None and any(kind.name in ("litert int8", "litert int8x16") for kind in kinds):
         raise ValueError(
             "Expected `representative` examples: quantize='int8' measures the ranges of all activations on them. "
             "Pass some hundred real inputs, as in representative=x_train[:300]."
@@ -127,7 +134,7 @@ def export(
         warnings.warn(examples.weakness, stacklevel=2)
     with scratch(path, _least_size(student, kinds)) as folder:
         (folder / "work").mkdir()
-        source = Source(model, interface, examples, folder / "work", fresh)
+        source = Source(model, interface, examples, folder / "work", fresh, tuple(float_layers))
         report = _fill(source, kinds, folder, path)
         _check_path(path, kinds)  # again: it took a while
         os.rename(folder / "version", path)
@@ -144,6 +151,15 @@ def _check_student(student: Any) -> None:
     if not student.built:
         raise ValueError(
             f"Expected a built student. {student.name!r} has not been called or trained: it has no weights."
+        )
+
+
+def _check_float_layers(float_layers: Sequence[str], quantize: str | None | Sequence[str | None]) -> None:
+    if isinstance(float_layers, str):
+        raise ValueError(f"Expected names of layers, as in float_layers=['gate']. Received: {float_layers!r}")
+    if float_layers and "int8" not in ([quantize] if isinstance(quantize, str) else quantize or ()):
+        raise ValueError(
+            f"Expected quantize='int8' beside `float_layers`, which stay in float in its file. Received: {quantize!r}"
         )
 
 
@@ -246,7 +262,8 @@ def _hint(kind: str) -> str:
     if kind == "litert int8":
         return (
             "Its integers have one range for all examples: are some `representative` inputs far larger than the "
-            "others, or beyond the first 300? quantize='dynamic' and keras_kd.quantization_aware are more exact."
+            "others, or beyond the first 300? quantize='dynamic' or 'int8x16', `float_layers` and "
+            "keras_kd.quantization_aware are more exact."
         )
     return "Does the student draw random numbers in inference, or depend on Python state?"
 

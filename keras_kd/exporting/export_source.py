@@ -27,6 +27,7 @@ class Source:
         examples: of its inputs and outputs.
         folder: for files of no further use.
         fresh: convert and run in processes of their own.
+        float_layers: that stay in float in a file of LiteRT's 8-bit integers, as "layer" or "model/layer".
     """
 
     student: keras.Model
@@ -34,6 +35,7 @@ class Source:
     examples: Examples
     folder: pathlib.Path
     fresh: bool
+    float_layers: tuple[str, ...] = ()
 
     @functools.cached_property
     def in_float32(self) -> keras.Model:

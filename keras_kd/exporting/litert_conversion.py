@@ -6,15 +6,23 @@ file: `-m` would import keras_kd.
 
 import json
 import pathlib
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 #: Single examples that the ranges of activations are measured on.
 CALIBRATION = 300
+#: What LiteRT calls the operations of integers, and the type of inputs and outputs.
+_INTEGERS = {
+    "int8": ("TFLITE_BUILTINS_INT8", "int8"),
+    "int8x16": ("EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8", "int16"),
+}
+#: What the converter calls the outputs of a file, whichever layer they are from.
+_OUTPUT = "StatefulPartitionedCall"
 
 
 def main(path: str) -> None:
@@ -39,13 +47,60 @@ def _convert(job: dict[str, Any], quantize: str | None) -> bytes:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantize == "int8":
+    if quantize in _INTEGERS:
+        operations, kind = _INTEGERS[quantize]
         converter.representative_dataset = lambda: _singles(job)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
+        converter.target_spec.supported_ops = [tf.lite.OpsSet[operations]]
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(kind)
     with warnings.catch_warnings():  # TensorFlow, of its own interpreter, which it measures the ranges with
         warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite.Interpreter is deprecated")
+        if quantize == "int8" and job["float_layers"]:
+            return _in_part(converter, job["float_layers"], job["output_layers"])
         return converter.convert()
+
+
+def _in_part(converter: Any, layers: list[str], of_outputs: list[str]) -> bytes:
+    """Convert to integers of 8 bits, and leave what some layers compute in float."""
+    import tensorflow as tf
+
+    options = tf.lite.experimental.QuantizationDebugOptions(fully_quantize=True)
+    debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
+    details = tf.lite.Interpreter(model_content=debugger.calibrated_model).get_tensor_details()
+    names = [detail["name"] for detail in details]
+    found = {layer: tensors_of(layer, names) for layer in layers}
+    missing = [layer for layer, tensors in found.items() if not tensors]
+    if missing:
+        raise ValueError(f"the file has no tensors of the layers {missing}; it has {names}")
+    outputs = [name for name in names if name.startswith(_OUTPUT)] if set(layers) & set(of_outputs) else []
+    options.denylisted_nodes = sorted({*outputs, *(name for tensors in found.values() for name in tensors)})
+    return debugger.get_nondebug_quantized_model()
+
+
+def tensors_of(layer: str, names: Iterable[str]) -> list[str]:
+    """Return the names of the tensors that a layer has in a file.
+
+    Keras enters a layer's scope of names twice, so that TensorFlow calls it "layer_1", and "layer_1" then "layer_1_2".
+    What LiteRT has made of several operations has all of their names.
+
+    Args:
+        layer: as "layer" or "model/layer".
+        names: of all tensors.
+    """
+    paths = {name: [part.split("/") for part in name.split(";")] for name in names}
+    scopes = {scope for parts in paths.values() for path in parts for scope in path[:-1]}
+    wanted = [_scope(each, scopes) for each in layer.split("/")]
+    size = len(wanted)
+    return [
+        name
+        for name, parts in paths.items()
+        if any(path[i : i + size] == wanted for path in parts for i in range(len(path) - size))
+    ]
+
+
+def _scope(name: str, scopes: set[str]) -> str:
+    """Return the scope that a layer's name has become."""
+    numbers = [int(scope[len(name) + 1 :]) for scope in scopes if re.fullmatch(rf"{re.escape(name)}_\d+", scope)]
+    return f"{name}_{min(numbers)}" if numbers else name
 
 
 def _singles(job: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:

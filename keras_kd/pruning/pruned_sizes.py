@@ -21,6 +21,7 @@ FORMATS: dict[str, tuple[str, str | None]] = {
     "litert": ("litert", None),
     "litert_float16": ("litert", "float16"),
     "litert_dynamic": ("litert", "dynamic"),
+    "litert_int8x16": ("litert", "int8x16"),
     "litert_int8": ("litert", "int8"),
     "onnx": ("onnx", None),
     "keras": ("keras", None),

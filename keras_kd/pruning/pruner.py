@@ -48,7 +48,8 @@ def prune(
         parameters: how many are left at most; below 1, the share of the model's.
         multiplications: for one example, at most; below 1, the share of the model's.
         file_bytes: of an export in a format, as {"litert_int8": 60_000}; of "keras", "saved_model", "litert",
-            "litert_float16", "litert_dynamic", "litert_int8" and "onnx". Each try is converted, which takes seconds.
+            "litert_float16", "litert_dynamic", "litert_int8x16", "litert_int8" and "onnx". Each try is converted, which
+            takes seconds.
         latency: milliseconds for one example on this machine, in a format, as {"litert": 2.5}, or in Keras itself.
         importance: of a unit, one of
 

@@ -6,8 +6,11 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 
+import keras
 import numpy as np
 
+from keras_kd._internal import layer_reader
+from keras_kd._keras import tensor_origin
 from keras_kd.exporting import litert_conversion
 from keras_kd.exporting.export_source import Source
 from keras_kd.exporting.formats.format import Format
@@ -21,8 +24,11 @@ _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 #: How LiteRT keeps numbers, and the difference that this may make. Float formats run the same operations in another
 #: order; float16 weights have 11 bits; in int8 the worst of a thousand examples, beyond the ranges that were measured,
-#: may be some tenths of the scale off, and agreement is the better judge: the tolerance finds what is broken.
-TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.25, "int8": 0.4}
+#: may be some tenths of the scale off, and agreement is the better judge: the tolerance finds what is broken. With 16
+#: bits for activations, what remains is the rounding of weights to 8 bits, as in "dynamic".
+TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.25, "int8x16": 0.25, "int8": 0.4}
+#: Those whose ranges are measured on examples.
+CALIBRATED = ("int8x16", "int8")
 
 #: Two steps of the 256 that LiteRT has for probabilities, whatever their range.
 _STEPS = 2 / 256
@@ -53,8 +59,8 @@ class Files:
     results is what it ended on, where it crashes; another process converts those after that.
 
     Args:
-        kinds: of the files: None; "float16" weights; "dynamic", int8 weights and float activations; "int8" throughout,
-            with the ranges of the examples.
+        kinds: of the files: None; "float16" weights; "dynamic", int8 weights and float activations; "int8x16", int8
+            weights and int16 activations, and "int8" throughout, both with the ranges of the examples.
     """
 
     def __init__(self, kinds: Sequence[str | None]) -> None:
@@ -80,22 +86,24 @@ class Files:
             self._errors |= _convert(source, source.interface, rest)
         error, note = self._errors[quantize], None
         if "TensorList" in error:
-            if quantize == "int8":  # measuring ranges in such a loop ends the process (TensorFlow 2.21)
+            if quantize in CALIBRATED:  # measuring ranges in such a loop ends the process (TensorFlow 2.21)
                 raise ValueError(
-                    f"LiteRT cannot convert {name!r} to int8 throughout: it has recurrent layers. "
+                    f"LiteRT cannot convert {name!r} to {quantize} throughout: it has recurrent layers. "
                     "Use quantize='dynamic'."
                 )
             note = "It takes one example at a time: LiteRT has recurrent layers for a fixed batch size only."
             if quantize not in self._singly:
                 lists = [kind for kind, message in self._errors.items() if "TensorList" in message]
-                rest = {kind: files[kind] for kind in lists if kind not in (*self._singly, "int8")}
+                rest = {kind: files[kind] for kind in lists if kind not in (*self._singly, *CALIBRATED)}
                 self._singly |= _convert(source, source.interface.of_one(), rest)
             error = self._singly[quantize]
-        if not error and quantize == "int8":
+        if not error and quantize in CALIBRATED:
             error = _floating(files[quantize])
         if error:
             raise ValueError(_reason(name, error, quantize))
         files[quantize].rename(path)
+        if quantize == "int8" and source.float_layers:
+            note = f"In float: {', '.join(source.float_layers)}."
         return note
 
 
@@ -107,6 +115,8 @@ def _convert(source: Source, interface: Interface, files: dict[str | None, pathl
             "saved_model": f"{folder}/saved_model",
             "batches": str(source.batches),
             "inputs": [spec.name for spec in interface.specs],
+            "float_layers": list(source.float_layers),
+            "output_layers": output_layers(source.student),
             "artefacts": [{"quantize": kind, "path": str(file)} for kind, file in files.items()],
             "results": f"{folder}/results.json",
         }
@@ -117,6 +127,14 @@ def _convert(source: Source, interface: Interface, files: dict[str | None, pathl
             return {**errors, kind: results["error"]}
         errors[kind] = results[str(file)].get("error", "")
     return errors
+
+
+def output_layers(model: keras.Model) -> list[str]:
+    """Return the names of the layers whose outputs a model returns, as "layer" and "model/layer", if it has a graph."""
+    whole = layer_reader.functional(model)
+    found = [tensor_origin.producer(tensor)[0] for tensor in whole.outputs] if whole is not None else []
+    inner = [f"{each.name}/{name}" for each in found if isinstance(each, keras.Model) for name in output_layers(each)]
+    return [each.name for each in found] + inner
 
 
 def _floating(path: pathlib.Path) -> str:
@@ -130,7 +148,7 @@ def _floating(path: pathlib.Path) -> str:
 def _reason(name: str, message: str, quantize: str | None) -> str:
     lacking = sorted(set(re.findall(r"tf\.(\w+)(?:\(|' op)", message)))
     if not lacking:
-        throughout = " to int8 throughout" if quantize == "int8" else ""
+        throughout = f" to {quantize} throughout" if quantize in CALIBRATED else ""
         return f"LiteRT could not convert {name!r}{throughout}: {message.strip()}"
     return (
         f"LiteRT does not have operations that {name!r} needs: {', '.join(lacking)}. "
