@@ -52,6 +52,11 @@ def test_where_names_are_as_the_layers_have_them_they_are_found_too():
     assert tensors_of("stem", ["model/stem/convolution", "model/stems/convolution"]) == ["model/stem/convolution"]
 
 
+def test_of_a_layer_that_is_called_twice_the_first_call_is_found():
+    names = ["model/dense_3/MatMul", "model/dense_1/MatMul", "model/dense_1/BiasAdd"]
+    assert tensors_of("dense", names) == names[1:]
+
+
 def gated(seed=0):
     """A student with a gate, and a model in it; "dense" and "dense_1", which outputs, are told apart by a number."""
     keras.utils.set_random_seed(seed)
