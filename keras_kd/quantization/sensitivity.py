@@ -1,6 +1,6 @@
 """How much a model's outputs change when one of its layers is quantised, and which layers to quantise."""
 
-import warnings
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -117,9 +117,8 @@ class Sensitivity:
                 f"Expected layers that Keras can quantise. Received convolutions: {simulated}. LiteRT has them in 8 "
                 "bits: see export(quantize='int8')."
             )
-        for mode in sorted(set(plan.values())):
-            wanted = {id(leaves[name]) for name, each in plan.items() if each == mode}
-            copy.quantize(mode, filters=lambda layer, wanted=wanted: id(layer) in wanted)
+        for name, mode in plan.items():
+            _quantize(leaves[name], mode)
         missed = [name for name in plan if leaves[name].quantization_mode is None]
         if missed:
             raise ValueError(f"Expected layers that Keras can quantise. Received: {missed}")
@@ -135,11 +134,11 @@ class Sensitivity:
 
     def _quantizable(self, mode: str) -> list[str]:
         """Return the paths of layers that have a mode."""
-        copy = cloning.copy_model(self._model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a warning for each layer that has not
-            copy.quantize(mode, filters=lambda layer: layer.quantization_mode is None)
-        return [name for name, layer in self._leaves(copy).items() if layer.quantization_mode == mode]
+        leaves = self._leaves(cloning.copy_model(self._model))
+        for layer in leaves.values():
+            if layer.quantization_mode is None:
+                _quantize(layer, mode)
+        return [name for name, layer in leaves.items() if layer.quantization_mode == mode]
 
     def _run(self, model: keras.Model) -> list[np.ndarray]:
         count = len(tree.flatten(self._x)[0])
@@ -160,6 +159,12 @@ class Sensitivity:
         notes = {"rounded as in LiteRT, Keras cannot quantise them": simulated, "left as they are": self.left}
         named = [f"{note}: {', '.join(layers)}" for note, layers in notes.items() if layers]
         return "\n".join([*tables.aligned(rows, "<>", rule=True), *named])
+
+
+def _quantize(layer: keras.layers.Layer, mode: str) -> None:
+    """Quantise a layer if it can be; `Model.quantize` takes no filter in Keras 3.12."""
+    with contextlib.suppress(NotImplementedError):
+        layer.quantize(mode)
 
 
 class _Step(NamedTuple):
