@@ -321,7 +321,8 @@ class Distiller(Trainer):
     def predict_step(self, data: Any) -> Tensors:
         """Predict as the student does."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self.student.predict_step((layer_reader.select(self.student, soft_targets.inputs(x)),))
+        view = layer_reader.select(self.student, soft_targets.inputs(x))
+        return self.student.predict_step(keras.utils.pack_x_y_sample_weight(view))  # as Keras packs x without labels
 
     def objective(self, x: Tensors, y: Tensors = None, sample_weight: Tensors = None) -> dict[str, Tensor]:
         """Return every part of the objective for one batch, in inference mode, by its name in the logs.
@@ -590,7 +591,8 @@ class Distiller(Trainer):
 
     def before_evaluation(self, iterator: Any) -> Any:
         """Make what the first step of an evaluation would make, and refuse names that would be twice in the logs."""
-        compiled.build_loss_and_metrics(self, iterator, self._untracked.reader.output)
+        own_loss = student_overrides.has(self.student, "compute_loss")  # it makes what the losses are given of y
+        compiled.build_loss_and_metrics(self, iterator, self._untracked.reader.output, own_loss)
         refusals.check_log_names(self, self._means.names)
         return iterator
 

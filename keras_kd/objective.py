@@ -167,8 +167,9 @@ class Objective:
 
 def has_student_loss(distiller: Any, y: Tensors) -> bool:
     """Return whether a batch with labels y has the labels' part of the objective."""
-    labelled = y is not None and compiled.has_loss(distiller)
-    return labelled or student_overrides.has(distiller.student, "compute_loss")
+    if student_overrides.has(distiller.student, "compute_loss"):
+        return y is not None or distiller.alpha != 1.0  # it may need none, or have no share
+    return y is not None and compiled.has_loss(distiller)
 
 
 def check_alpha(alpha: Schedule) -> Schedule:

@@ -308,6 +308,9 @@ MAPS = (((3, 4, 4, 3), (3, 4, 4, 5)), ((2, 5, 5, 2), (2, 3, 3, 3)), ((2, 2, 3, 4
 FEATURES = (((5, 4), (5, 6)), ((6, 3), (6, 3)), ((4, 2, 2, 2), (4, 5)), ((4, 3, 2), (4, 3, 3)))
 TOKENS = (((3, 4, 4), (3, 4, 6)), ((2, 5, 2), (2, 5, 2)), ((2, 2, 3, 4), (2, 2, 3, 2)))
 SAME_FEATURES = (((5, 4), (5, 4)), ((6, 3), (6, 3)), ((4, 2, 2, 2), (4, 2, 2, 2)))
+BOXES = tuple(
+    ((*anchors, 4), [(*anchors, 4), (*anchors, labels)]) for anchors, labels in (((2, 5), 3), ((1, 3), 1), ((3, 4), 2))
+)
 DIVERGENCE = ("examples", "classes", "student shift", "teacher shift")
 SIMILARITY = ("examples", "student scale", "teacher scale", "student rotation", "teacher rotation")
 
@@ -488,6 +491,21 @@ LOSSES = (
         variants=({}, {"cosine_share": 0.3}, {"cosine_share": 1.0}),
         invariances=("examples", "classes"),
         weights=lambda layer: {"cosine_share": layer.cosine_share},
+    ),
+    Golden(
+        "foreground_kl", "sum_a w_a sum_k KL(P_ak, Q_ak) / sum_a w_a, w_a = max_k P_ak", "2111.00674", "L of anchors",
+        references.foreground_kl, (((2, 5, 3), (2, 5, 3)), ((1, 4, 1), (1, 4, 1)), ((2, 3, 7), (2, 3, 7))),
+        methods=("detector",), scalar=True, mixes=True, invariances=("examples", "classes"),
+    ),
+    Golden(
+        "foreground_huber", "sum_a w_a mean_k smooth_l1(s - t)_ak / sum_a w_a, w_a where the teacher is sure", "", "F",
+        references.foreground_huber, BOXES, methods=("detector",), scalar=True, mixes=True, zero=False,
+        variants=({}, {"threshold": 0.0}, {"threshold": 0.8}),
+    ),
+    Golden(
+        "map_correlation", "mean_c (1 - Pearson over batch and positions of (s_c, t_c))", "2207.02039", "F",
+        references.map_correlation, (*SAME_MAPS, ((2, 6, 3), (2, 6, 3))), methods=("detector",), scalar=True,
+        mixes=True, invariances=("examples", "classes", "student scale", "teacher scale", "both shift"),
     ),
     Golden(
         "rkd_distance", "mean_ij huber(d_s / mean d_s - d_t / mean d_t)", "1904.05068", "F", references.rkd_distance,

@@ -199,6 +199,52 @@ def absolute_error(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     return np.mean(np.abs(_double(student) - _double(teacher)), axis=-1)
 
 
+def foreground_kl(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """sum_a S_a sum_k KL(Bernoulli(P) || Bernoulli(Q)) / sum_a S_a, S_a = max_k P_ak. Du et al. 2021, 2111.00674.
+
+    FRS writes the cross-entropy; this is that minus the entropies of P, 0 at student == teacher. Each anchor is taken
+    as a position of the paper's, with the labels as its channels.
+    """
+    student, teacher = _double(student), _double(teacher)
+    total = weights = 0.0
+    for s, t in zip(student.reshape(-1, student.shape[-1]), teacher.reshape(-1, teacher.shape[-1]), strict=True):
+        p = 1.0 / (1.0 + np.exp(-t))
+        total += p.max() * np.sum(p * (_log_sigmoid(t) - _log_sigmoid(s)))
+        total += p.max() * np.sum((1.0 - p) * (_log_sigmoid(-t) - _log_sigmoid(-s)))
+        weights += p.max()
+    return np.asarray(total / weights)
+
+
+def foreground_huber(student: np.ndarray, teacher: tuple[np.ndarray, np.ndarray], threshold: float = 0.5) -> np.ndarray:
+    """sum_a w_a mean_k smooth L1(s_ak - t_ak) / sum_a w_a, w_a = max_k P_ak where above the threshold, else 0.
+
+    Smooth L1 is that of Girshick 2015, 1504.08083; the weights are the library's own.
+    """
+    boxes, logits = (_double(each) for each in teacher)
+    total = weights = 0.0
+    for index in np.ndindex(boxes.shape[:-1]):
+        score = 1.0 / (1.0 + np.exp(-logits[index].max()))
+        if score > threshold:
+            error = np.abs(_double(student)[index] - boxes[index])
+            total += score * np.mean(np.where(error < 1.0, 0.5 * error**2, error - 0.5))
+            weights += score
+    return np.asarray(total / weights if weights else 0.0)
+
+
+def map_correlation(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """mean_c mean_i (z_s - z_t)**2 / 2, z standardised over batch and positions. Cao et al. 2022, 2207.02039.
+
+    1 - Pearson's correlation of channel c; of a constant channel z is 0.
+    """
+    sides = []
+    for each in (student, teacher):
+        rows = _double(each).reshape(-1, each.shape[-1])
+        deviation = np.std(rows, axis=0)
+        varies = np.ptp(rows, axis=0) > 0
+        sides.append(np.where(varies, (rows - np.mean(rows, axis=0)) / np.where(varies, deviation, 1.0), 0.0))
+    return np.asarray(np.mean((sides[0] - sides[1]) ** 2) / 2)
+
+
 def huber_error(student: np.ndarray, teacher: np.ndarray, delta: float = 1.0) -> np.ndarray:
     """mean_d of 0.5 e**2 where |e| <= delta, else delta |e| - 0.5 delta**2. Huber 1964."""
     return np.mean(_huber(_double(student) - _double(teacher), delta), axis=-1)

@@ -97,6 +97,9 @@ def test_the_language_model_reads_the_most_frequent_pairs_as_one_token(monkeypat
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", SMOKED)
 def test_a_script_runs(name, tmp_path_factory, monkeypatch, capsys):
+    if "\nimport keras_hub" in source(name):
+        pytest.importorskip("keras_hub")  # there is none for pre-releases of TensorFlow
+        pytest.importorskip("pycocotools")
     folder = tmp_path_factory.getbasetemp() / "examples"  # one for all: the quickstart's teacher is trained once
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.syspath_prepend(SCRIPTS[name].parent)  # as for a script that is started

@@ -37,6 +37,7 @@ def test_the_guide_to_onnx_has_the_numbers_that_it_names(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.one_in(2, group="guides")
 def test_the_guide_to_detectors_has_the_numbers_that_it_names(tmp_path, monkeypatch):
+    pytest.importorskip("keras_hub")
     names = run(ROOT / "docs/guides/detector.md", tmp_path, monkeypatch)
     quality = names["comparison"].quality
     f1 = {name: 100 * each["cls/f1_macro"] for name, each in quality.items()}
@@ -45,6 +46,8 @@ def test_the_guide_to_detectors_has_the_numbers_that_it_names(tmp_path, monkeypa
     assert f1["teacher"] > f1["distilled"] > f1["alone"]
     assert pixels == pytest.approx({"teacher": 0.2, "alone": 0.5, "distilled": 0.5}, abs=0.1)
     assert [each.error for each in names["report"].artefacts] == ["", ""]
+    assert {"foreground_classes", "foreground_boxes", "neck_P3", "neck_P4", "cls_logits_loss"} <= names["logs"].keys()
+    assert set(names["found"]) == {"boxes", "labels", "confidence", "num_detections"}
 
 
 @pytest.mark.slow

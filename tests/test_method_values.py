@@ -428,6 +428,8 @@ OTHERS = [
     (methods.vitkd, {"masked": 0.5, "shallow_weight": pytest.approx(2.25792), "weight": 3e-6}),
     (methods.dino, {"student_temperature": 0.1, "teacher_temperature": 0.04, "momentum": 0.9, "weight": 1.0}),
     (losses.StandardizedFeatures, {"mean": None, "variance": None, "cosine_share": 0.9}),
+    (losses.foreground_huber, {"threshold": 0.5}),
+    (methods.detector, {"class_weight": 1.0, "box_weight": 1.0, "neck_weight": 1.0, "threshold": 0.5}),
     (methods.backbone, {"weight": 1.0, "global_weight": 1.0}),
     (bridges.ReviewFusion, {"width": 64}),
     (kd.teachers.EMA, {"decay": 0.999}),

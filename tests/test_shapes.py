@@ -39,10 +39,13 @@ TOKENS = {"token_relations"}
 #: Several maps on each side.
 STAGES = {"fsp", "review"}
 
+#: The teacher's boxes, and its logits at the same anchors: refused in tests/test_detection_losses.py.
+BOXES = {"foreground_huber"}
+
 #: Losses of which a single logit or position would be a distribution that is always certain.
 WANTS_CLASSES = {golden.name for golden in LOSSES if golden.needs in ("L", "L, Y")} - {"binary_kl", "teacher_bounded"}
 
-SAME = {golden.name for golden in LOSSES} - RELATIONS - ANY_MAPS - STAGES - ANY_CLASSES - TOKENS
+SAME = {golden.name for golden in LOSSES} - RELATIONS - ANY_MAPS - STAGES - ANY_CLASSES - TOKENS - BOXES
 
 
 def of(names):
@@ -67,10 +70,10 @@ def refused(golden, student_shape, teacher_shape, words=None):
 
 
 def test_every_public_loss_is_in_one_of_the_groups():
-    names = [*RELATIONS, *ANY_MAPS, *STAGES, *ANY_CLASSES, *TOKENS, *SAME]
+    names = [*RELATIONS, *ANY_MAPS, *STAGES, *ANY_CLASSES, *TOKENS, *BOXES, *SAME]
     assert sorted(names) == sorted(golden.name for golden in LOSSES)
     differ = {golden.name for golden in LOSSES if any(s != t for s, t in golden.shapes)}
-    assert differ == RELATIONS | ANY_MAPS | ANY_CLASSES | POOLED | TOKENS | {"fsp"}
+    assert differ == RELATIONS | ANY_MAPS | ANY_CLASSES | POOLED | TOKENS | BOXES | {"fsp"}
 
 
 @of(SAME)

@@ -24,6 +24,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "gamma": (schedules.SMALLEST, schedules.LARGEST),
     "similarity_temperature": (schedules.SMALLEST, schedules.LARGEST),
     "margin": (0.0, schedules.LARGEST),
+    "threshold": (0.0, 1.0),
     "target_weight": (0.0, schedules.LARGEST),
     "non_target_weight": (0.0, schedules.LARGEST),
 }

@@ -201,13 +201,15 @@ def build_optimizer(model: Any) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
-def build_loss_and_metrics(model: Any, iterator: Any, output: Tensors) -> None:
+def build_loss_and_metrics(model: Any, iterator: Any, output: Tensors, own_loss: bool) -> None:
     """Make the variables of the loss and the metrics given to `compile` before a step is traced, as for the optimizer.
 
     Args:
         model: whose loss and metrics they are.
         iterator: over the batches; where their shapes are unknown, both are left to the step.
         output: the symbolic outputs of what is measured, or None where they are not known.
+        own_loss: whether what is measured has a `compute_loss` of its own: a detector's makes other labels of those
+            given, so that nothing is known of what the loss will compare.
     """
     if model._distribute_strategy is not None or output is None:
         return
@@ -215,7 +217,9 @@ def build_loss_and_metrics(model: Any, iterator: Any, output: Tensors) -> None:
     if y is None:
         return
     loss, metrics = model._compile_loss, model._compile_metrics
-    if loss is not None and not loss.built and len(tree.flatten(output)) > 1:  # it logs the loss of each output
+    if (
+        loss is not None and not (loss.built or own_loss) and len(tree.flatten(output)) > 1
+    ):  # it logs the loss of each output
         _try_loss(loss, y, output)
     if metrics is not None and not metrics.built:
         metrics.build(y, output)

@@ -9,6 +9,9 @@ from keras_kd.losses.correlations import inter_class_relation as inter_class_rel
 from keras_kd.losses.correlations import intra_class_relation as intra_class_relation
 from keras_kd.losses.decoupled import decoupled_kl as decoupled_kl
 from keras_kd.losses.decoupled import normalized_kl as normalized_kl
+from keras_kd.losses.detection import foreground_huber as foreground_huber
+from keras_kd.losses.detection import foreground_kl as foreground_kl
+from keras_kd.losses.detection import map_correlation as map_correlation
 from keras_kd.losses.distances import rkd_angle as rkd_angle
 from keras_kd.losses.distances import rkd_distance as rkd_distance
 from keras_kd.losses.enhanced_target import enhanced_target as enhanced_target

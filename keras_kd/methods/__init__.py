@@ -19,6 +19,7 @@ from keras_kd.methods.cross_architecture import vitkd as vitkd
 from keras_kd.methods.cross_architecture import vkd as vkd
 from keras_kd.methods.of_backbones import backbone as backbone
 from keras_kd.methods.of_backbones import dino as dino
+from keras_kd.methods.of_detectors import detector as detector
 from keras_kd.methods.on_features import attention_transfer as attention_transfer
 from keras_kd.methods.on_features import cwd as cwd
 from keras_kd.methods.on_features import fitnets as fitnets

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops, tree
 
 from keras_kd import schedules
+from keras_kd._internal import student_overrides
 from keras_kd._internal.ensemble_logits import averaged, on_logits
 from keras_kd._internal.output_labels import of_output
 from keras_kd._internal.sparse_targets import expanded
@@ -89,9 +90,15 @@ class View:
             averaged(predicted, 1.0, self.per_label),
             softened,
             _counted(logits, predicted),
-            of_output(term, reader, student, y),
+            None if self._has_own_labels(y) else of_output(term, reader, student, y),
             of_output(term, reader, student, sample_weight),
         )
+
+    def _has_own_labels(self, y: Any) -> bool:
+        """Return whether labels are for the student's own `compute_loss`, under names of no output."""
+        student = self.distiller.student
+        own = student_overrides.has(student, "compute_loss") and isinstance(y, dict)
+        return own and not set(y) & set(student.output_names)
 
     def _rows(self, x: Tensors, y: Any, sample_weight: Any) -> tuple[Any, ...]:
         *logits, counted, y, sample_weight = self._run(x, y, sample_weight)
