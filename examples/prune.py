@@ -18,6 +18,16 @@ On digits, three seeds, test accuracy in percent, with half of the multiplicatio
     pruned, healed               96.38 ± 0.35     +0.39 ± 0.51
     random, distilled            95.60 ± 1.25     -0.39 ± 1.26
     random, alone                95.10 ± 0.63     -0.89 ± 0.48
+
+On 20,000 images of Fashion-MNIST, three seeds (an hour on busy cores):
+
+                                    mean ± sd   over the model
+    the model                    89.89 ± 0.13
+    pruned                       25.88 ± 9.00    -64.02 ± 9.11
+    pruned, new statistics       50.36 ± 8.45    -39.53 ± 8.55
+    pruned, healed               89.78 ± 0.25     -0.11 ± 0.38
+    random, distilled            89.39 ± 0.27     -0.51 ± 0.39
+    random, alone                89.04 ± 0.34     -0.85 ± 0.46
 """
 
 import argparse
