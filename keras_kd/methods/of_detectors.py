@@ -45,7 +45,7 @@ def detector(
         threshold: probability from which on the teacher's boxes count, from 0 to 1.
 
     Returns:
-        A list of terms: "foreground_classes", "foreground_boxes", and one for each level, as "neck_P3".
+        A list of terms, "foreground_classes", "foreground_boxes", and one for each level, as "neck_P3".
 
     Raises:
         TypeError: the teacher, or the student, is no model.
