@@ -531,11 +531,15 @@ class Distiller(Trainer):
             return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
     def _live_teacher(self) -> Callable[[Tensors, Tensors], dict[str, Any]] | None:
-        """Return what the teacher of each step predicts of x and y, where that can be timed apart from the student."""
+        """Return what runs the teacher of each step on x and y, where that can be timed apart from the student."""
         names = tuple(name for term in self.terms for name in term.teacher_names)
         if self.teacher is None or not self.teacher.cacheable(names) or replicas.are_several(self):
             return None
-        return lambda x, y: self._read_teacher(x, {}, y)
+
+        def predict(x: Tensors, y: Tensors) -> dict[str, Any]:
+            return self._read_teacher(x, {}, y)
+
+        return predict if self.run_eagerly else tf.function(predict, autograph=False, jit_compile=self.jit_compile)
 
     def _parts(self, x: Tensors, y: Tensors, sample_weight: Tensors, **how: Any) -> tuple[dict[str, Tensor], Tensors]:
         """Return every part of the objective by its name in the logs, and the student's outputs, if they were there."""

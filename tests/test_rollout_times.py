@@ -116,3 +116,35 @@ def test_of_a_teacher_that_changes_with_the_student_no_share_is_logged():
     data = rollouts(student, small(5))
     history = distiller(student, kd.teachers.EMA()).fit(data, epochs=1, verbose=0).history
     assert "rollouts_time" in history and not {"rollouts_teacher_time", "rollouts_student_time"} & set(history)
+
+
+def test_an_eager_teacher_is_timed_as_it_is_run():
+    seen = []
+
+    def eager(x):
+        seen.append(x["token_ids"].numpy())  # no graph has this
+        return 3.0 * tf.one_hot(x["token_ids"], 8)
+
+    student = small(1)
+    data = rollouts(student, None, student_share=1.0, teacher_share=0.0, data=None)
+    made = distiller(student, eager)
+    made.compile(keras.optimizers.Adam(0.02), alpha=1.0, run_eagerly=True)
+    history = made.fit(data, epochs=2, verbose=0).history
+    assert all(0 < share < 1 for share in history["rollouts_teacher_time"]) and seen
+
+
+@pytest.mark.parametrize("form", ["list", "CallbackList", "one"])
+def test_callbacks_in_any_form_see_the_shares(form):
+    student, teacher = small(1), small(5)
+    seen = []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(set(logs)))
+    made = distiller(student, teacher)
+    given = {
+        "list": [note],
+        "one": note,
+        "CallbackList": keras.callbacks.CallbackList([note], add_history=True, model=made),
+    }[form]
+    made.fit(rollouts(student, teacher), epochs=2, verbose=0, callbacks=given)
+    assert len(seen) == 2
+    for names in seen:
+        assert {"loss", "rollouts_time", "rollouts_teacher_time", "rollouts_student_time", "rollouts_age"} <= names

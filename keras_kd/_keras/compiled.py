@@ -217,9 +217,8 @@ def build_loss_and_metrics(model: Any, iterator: Any, output: Tensors, own_loss:
     if y is None:
         return
     loss, metrics = model._compile_loss, model._compile_metrics
-    if (
-        loss is not None and not (loss.built or own_loss) and len(tree.flatten(output)) > 1
-    ):  # it logs the loss of each output
+    is_known = loss is not None and not loss.built and not own_loss
+    if is_known and len(tree.flatten(output)) > 1:  # it logs the loss of each output
         _try_loss(loss, y, output)
     if metrics is not None and not metrics.built:
         metrics.build(y, output)

@@ -114,9 +114,10 @@ def export(
     _check_student(student)
     kinds = chosen(formats, quantize)
     _check_float_layers(float_layers, quantize)
-    if representative is None and any(kind.name in ("litert int8", "litert int8x16") for kind in kinds):
+    calibrated = [kind.name for kind in kinds if kind.name in ("litert int8", "litert int8x16")]
+    if representative is None and calibrated:
         raise ValueError(
-            "Expected `representative` examples: quantize='int8' measures the ranges of all activations on them. "
+            f"Expected `representative` examples: {calibrated[0]!r} measures the ranges of all activations on them. "
             "Pass some hundred real inputs, as in representative=x_train[:300]."
         )
     _check_path(path, kinds)
