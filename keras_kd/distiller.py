@@ -533,11 +533,14 @@ class Distiller(Trainer):
     def _live_teacher(self) -> Callable[[Tensors, Tensors], dict[str, Any]] | None:
         """Return what runs the teacher of each step on x and y, where that can be timed apart from the student."""
         names = tuple(name for term in self.terms for name in term.teacher_names)
-        if self.teacher is None or not self.teacher.cacheable(names) or replicas.are_several(self):
+        is_alone = self.teacher is not None and self.teacher.cacheable(names) and not replicas.are_several(self)
+        if not is_alone or self._untracked.fused is not None:  # whose teacher's logits are never there as a whole
             return None
 
         def predict(x: Tensors, y: Tensors) -> dict[str, Any]:
-            return self._read_teacher(x, {}, y)
+            outputs = self._read_teacher(x, {}, y)
+            kinds = {name: self.teacher.kind(name) for name in outputs}
+            return {name: soft_targets.encode(outputs[name], kind, None, "float32") for name, kind in kinds.items()}
 
         return predict if self.run_eagerly else tf.function(predict, autograph=False, jit_compile=self.jit_compile)
 

@@ -148,3 +148,14 @@ def test_callbacks_in_any_form_see_the_shares(form):
     assert len(seen) == 2
     for names in seen:
         assert {"loss", "rollouts_time", "rollouts_teacher_time", "rollouts_student_time", "rollouts_age"} <= names
+
+
+def test_a_mixture_of_teachers_is_timed_and_a_fused_head_is_not():
+    student = small(1)
+    history = distiller(student, [small(5), small(7)]).fit(rollouts(student, small(5)), epochs=1, verbose=0).history
+    assert 0 < history["rollouts_teacher_time"][0] < 1
+    student, teacher = small(1), small(5)
+    made = kd.Distiller(student=student, teacher=teacher, terms=kd.methods.gkd(beta=1.0))
+    made.compile(keras.optimizers.Adam(0.02), alpha=1.0, fused_head=True)
+    history = made.fit(rollouts(student, teacher), epochs=1, verbose=0).history
+    assert "rollouts_time" in history and "rollouts_teacher_time" not in history

@@ -46,9 +46,9 @@ class Rollouts(WrittenExamples):
 
     Under `teachers.InMemory`, a row is given to the teacher once, when it is written, and its targets are kept as long
     as the row: with `replay`, the teacher has less to do. The time of a teacher that runs live is inside of the steps:
-    after the first epoch, its forward pass is timed alone on one batch, and counts once for each step (not of a teacher
-    that reads the student, and not under a strategy with several replicas). A run that is continued makes the targets
-    of the rows that it finds anew.
+    after the first epoch, it is run four times on one batch, and the median of the last three counts once for each
+    step (not of a teacher that reads the student, under a fused head, or on several replicas). A run that is continued
+    makes the targets of the rows that it finds anew.
 
     Under terms with `rows={"origin": ...}`, and under terms and teachers that read `columns`, x is a `keras_kd.Joined`.
     A `teachers.Routed` may score rows and write them: each of its teachers those of its own prompts.
