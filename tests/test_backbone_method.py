@@ -47,7 +47,8 @@ def read(model, name, x=X):
 def made(student, teacher, terms=None, **arguments):
     terms = terms or methods.backbone(student, teacher, X)
     distiller = kd.Distiller(student=student, teacher=teacher, terms=terms)
-    distiller.compile(keras.optimizers.Adam(0.01), **{"alpha": 1.0, "run_eagerly": True, **arguments})
+    settings = {"optimizer": keras.optimizers.Adam(0.01), "alpha": 1.0, "run_eagerly": True}
+    distiller.compile(**{**settings, **arguments})
     return distiller
 
 
@@ -415,13 +416,17 @@ def test_every_backbone_learns_from_any_other(student, teacher):
 
     images = np.random.default_rng(0).uniform(size=(4, 32, 32, 3)).astype("float32")
     ours, theirs = backbones.ALL[student](), backbones.ALL[teacher]()
-    distiller = made(ours, theirs, methods.backbone(ours, theirs, images))
-    before = [each.numpy() for each in ours.trainable_variables]
-    # One step: of dropout and the statistics of four images, the loss of a small network need not fall from any start.
-    assert np.isfinite(distiller.fit(images, batch_size=4, verbose=0).history["loss"]).all()
-    after = [each.numpy() for each in ours.trainable_variables]
-    assert all(np.isfinite(each).all() for each in after)
-    assert any(not np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    # At a smaller rate than elsewhere here, and without dropout and the statistics of one step's four images, of which
+    # a step's own loss is as noisy as what it learns.
+    distiller = made(ours, theirs, methods.backbone(ours, theirs, images), optimizer=keras.optimizers.Adam(1e-3))
+
+    def loss():
+        kd.pruning.recalibrate(ours, images)
+        return float(distiller.objective(images)["loss"])
+
+    before = loss()
+    assert np.isfinite(distiller.fit(images, batch_size=4, epochs=3, verbose=0).history["loss"]).all()
+    assert loss() < before
 
 
 @pytest.mark.slow
