@@ -250,7 +250,8 @@ class Distiller(Trainer):
         lora_adapters.check_kept(self.student, self._untracked.adapters)
         self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None
         if isinstance(x, rollouts.Rollouts):
-            x.follow(self, keras_arguments.pop("steps_per_epoch", None))
+            validates = keras_arguments.get("validation_data") is not None
+            x.follow(self, keras_arguments.pop("steps_per_epoch", None), validates)
             callbacks = loops.with_callbacks(callbacks, [RolloutStart(x)], [RolloutLogs(x, self._live_teacher())])
             keras_arguments["shuffle"] = False  # they are in an order of their own seed
         if self.teacher is not None:

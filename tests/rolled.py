@@ -75,10 +75,18 @@ def main(folder: pathlib.Path, killed_in: int | None) -> None:
     x, *others = examples()
     given = (kd.Joined(x, columns={"teacher": np.arange(len(others[0])) % 2}), *others)
     columns = {"teacher": np.arange(len(PROMPTS)) // 2 % 2}
-    data = rollouts(student, teacher, columns=columns, data=given, score=scored)
+    share = kd.language.AdaptiveShare(0.2, 0.6, tolerance=-0.1)
+    data = rollouts(
+        student, teacher, columns=columns, data=given, score=scored, student_share=share,
+        replay=kd.schedules.Ramp(1.0, 3.0, 12),
+    )  # fmt: skip
     callbacks = [keras.callbacks.BackupAndRestore(folder / "backup")]
     callbacks += [] if killed_in is None else [Kill(killed_in)]
-    history = distiller(student, teacher).fit(data, epochs=EPOCHS, callbacks=callbacks, verbose=0).history
+    history = (
+        distiller(student, teacher)
+        .fit(data, epochs=EPOCHS, callbacks=callbacks, validation_data=given, verbose=0)
+        .history
+    )
     logs = {f"log {name}": value[-1] for name, value in history.items() if not name.endswith("_time")}
     weights = {f"weight {number}": each for number, each in enumerate(student.get_weights())}
     rows = {f"rows {name}": value for name, value in data.state().items()}

@@ -31,7 +31,7 @@ def given(rows=5):
 def rollouts(student, **arguments):
     settings = {
         "length": 3, "batch_size": 4, "every": 3, "replay": 2, "columns": {"teacher": NUMBERS, "topic": TOPICS},
-        "data": given(), "teacher": bigram(TABLES[1]), "student_share": 0.4, "teacher_share": 0.3,
+        "data": given(), "teacher": bigram(TABLES[1]), "student_share": 0.4, "teacher_share": 0.3, "seed": 1,
     }  # fmt: skip
     return Rollouts(PROMPTS, student=student, **{**settings, **arguments})
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.language import Rollouts, generate
+from keras_kd.language import AdaptiveShare, Rollouts, generate
 from keras_kd.schedules import Ramp
 from tests.rolled import distiller, examples, rollouts, small
 from tests.writers import PROMPTS, writer
@@ -198,7 +198,7 @@ def test_a_row_is_used_in_as_many_epochs_as_asked_for_and_its_age_logged():
     history = distiller(student, teacher).fit(data, epochs=8, callbacks=[note], verbose=0).history
     for epoch in range(1, 8):
         new = np.any(seen[epoch][0] != seen[epoch - 1][0], axis=1)
-        np.testing.assert_array_equal(new, np.arange(12) % 3 == epoch % 3)
+        np.testing.assert_array_equal(new, np.arange(12) // 4 == (epoch - 1) % 3)
     assert all(len(set(rows)) == 12 for _, rows in seen)  # each row once in an epoch
     # From the third epoch on, a third of the rows is new, a third 3 steps old and a third 6; before, some are older.
     np.testing.assert_allclose(history["rollouts_age"], [0, 2, *[3] * 6])
@@ -271,7 +271,7 @@ def test_nothing_is_written_before_callbacks_have_restored_what_was_saved():
     )
     history = distiller(student, teacher).fit(data, callbacks=[look], verbose=0).history
     assert found == [{}] and history["rollouts_age"] == [0]
-    np.testing.assert_array_equal(data.state()["counters"], [0, 12])
+    np.testing.assert_array_equal(data.state()["counters"], [0, 12, 0])
 
 
 def test_many_epochs_trace_nothing_twice():
@@ -432,6 +432,14 @@ def test_kerashub_itself_generates_as_before_adapters_until_the_task_is_compiled
         ({"every": 1.5}, "`every` to be a whole number"),
         ({"replay": 0}, "`replay` to be a whole number"),
         ({"replay": 9}, "`replay` to be at most the rows of an epoch, 8. Received: 9"),
+        ({"replay": Ramp(1, 9, 4)}, "`replay` to be at most the rows of an epoch, 8. Received: 9 at step 2147483647"),
+        ({"replay": lambda step: 0.5}, "`replay` to be at least 1. Received: 0.5 at step 0"),
+        ({"replay": lambda step: float("nan")}, "`replay` to be at least 1. Received: nan"),
+        ({"student_share": AdaptiveShare()}, "`data` for the rows that neither model writes, a share of 1 at step 0"),
+        (
+            {"student_share": AdaptiveShare(0.5, 0.8), "teacher_share": 0.5, "teacher": small(5)},
+            "at most 1 together. Received: 0.8 and 0.5 once they are at their `end`",
+        ),
         ({"temperature": -1.0}, "`temperature` to be at least 0"),
         ({"top_p": 0.0}, "`top_p` to be above 0, at most 1"),
         ({"student_share": -0.1}, "at least 0, and at most 1 together. Received: -0.1 and 0 at step 0"),

@@ -1,5 +1,6 @@
 """Language models: which tokens count, objectives without all logits, and texts that are written during training."""
 
+from keras_kd.language.adaptive_share import AdaptiveShare as AdaptiveShare
 from keras_kd.language.aligned import AlignedTeacher as AlignedTeacher
 from keras_kd.language.aligned import SpanDivergence as SpanDivergence
 from keras_kd.language.aligned import span_terms as span_terms

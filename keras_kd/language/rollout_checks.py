@@ -6,6 +6,7 @@ import keras
 
 from keras_kd._internal import loss_functions, raw_views
 from keras_kd._keras import accumulation
+from keras_kd._types import Schedule
 from keras_kd.language.decoding import check_whole
 from keras_kd.losses._sequences import sequence_reverse_kl
 
@@ -20,15 +21,11 @@ def checked(student: Any) -> keras.Model:
     return student
 
 
-def check_sizes(batch_size: int, generation_batch_size: int | None, every: int, replay: int) -> None:
-    """Refuse sizes that are no whole numbers from 1 on, and rows that would be used in more epochs than there are."""
-    check_whole({"batch_size": batch_size, "every": every, "replay": replay})
+def check_sizes(batch_size: int, generation_batch_size: int | None, every: int, replay: Schedule) -> None:
+    """Refuse sizes that are no whole numbers from 1 on."""
+    check_whole({"batch_size": batch_size, "every": every, **({} if callable(replay) else {"replay": replay})})
     if generation_batch_size is not None:
         check_whole({"generation_batch_size": generation_batch_size})
-    if replay > batch_size * every:
-        raise ValueError(
-            f"Expected `replay` to be at most the rows of an epoch, {batch_size * every}. Received: {replay}"
-        )
 
 
 def check_followed(rollouts: Any, distiller: Any, steps_per_epoch: int | None) -> None:
@@ -61,7 +58,7 @@ def _check_its_own(settings: dict[str, Any], term: str, batches: int) -> None:
         term: name of the term.
         batches: of a step of the optimizer, between which the student does not change.
     """
-    if settings["replay"] > 1 or batches % settings["every"]:
+    if settings["replay"] != 1 or batches % settings["every"]:
         raise ValueError(
             f"Expected texts of the student as it is, with every=1 and replay=1, for the term {term!r}: the gradient "
             f"of older ones is another. Received: every={settings['every']}, replay={settings['replay']}. Make the "

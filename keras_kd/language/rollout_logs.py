@@ -35,6 +35,8 @@ class RolloutStart(keras.callbacks.Callback):
 class RolloutLogs(keras.callbacks.Callback):
     """Log what the rows of each epoch are, and the shares of its time; before the callbacks that read logs.
 
+    Shares of rows that follow the logs do so here.
+
     Args:
         rollouts: that are trained on.
         live_teacher: runs a teacher of each step on x and y, as the step does; None for another one.
@@ -61,6 +63,7 @@ class RolloutLogs(keras.callbacks.Callback):
             if "rollouts_teacher_time" in shares:
                 shares["rollouts_student_time"] = max(0.0, 1.0 - sum(shares.values()))
             logs.update({**self._rollouts.report(), **shares})
+            self._rollouts.adapt(logs)
 
     def _timed(self) -> dict[str, float]:
         """Return the seconds that a live teacher takes for the steps of an epoch, by timing it on a batch."""

@@ -41,6 +41,15 @@ class Rows(NamedTuple):
             {"token_ids": self.token_ids, "padding_mask": self.padding_mask} if _takes_dict(model) else self.token_ids
         )
 
+    def described(self, step: int) -> dict[str, float]:
+        """Return the shares of the student and the teacher, and how many steps ago their rows were written."""
+        written = self.origin != DATA
+        return {
+            "student": float(np.mean(self.origin == STUDENT)),
+            "teacher": float(np.mean(self.origin == TEACHER)),
+            "age": float(np.mean(step - self.step[written])) if np.any(written) else 0.0,
+        }
+
     def blank(self, place: int, pad: int) -> None:
         """Fill a row up, so that nothing of what was there is left."""
         for whole, value in zip(self[:4], (pad, False, pad, 0.0), strict=True):

@@ -1,12 +1,13 @@
 """Which share of the rows the student writes, the teacher, and neither: numbers that may change with the step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_kd import schedules
 from keras_kd._types import Schedule
+from keras_kd.language.adaptive_share import AdaptiveShare
 from keras_kd.language.rollout_rows import STUDENT, TEACHER
 
 #: Shares that sum to 1 in decimals may not do so in float32.
@@ -28,11 +29,37 @@ class Shares(NamedTuple):
     has_teacher: bool
     has_data: bool
 
-    def check(self) -> None:
-        """Refuse shares that cannot be, as far as they are known."""
+    def checked(self) -> "Shares":
+        """Return the same, or refuse shares that cannot be, as far as they are known."""
         known = schedules.is_known(self.student) and schedules.is_known(self.teacher)
         for step in (0, np.iinfo("int32").max) if known else (0,):
             self.at(step)
+        if self.adaptive:
+            student, teacher = (
+                each.end if isinstance(each, AdaptiveShare) else value
+                for each, value in zip((self.student, self.teacher), self.at(0), strict=True)
+            )
+            self._check(student, teacher, "once they are at their `end`")
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a file has to be of to go on with it."""
+        return {"adaptive_shares": len(self.adaptive)}
+
+    @property
+    def adaptive(self) -> list[AdaptiveShare]:
+        """Those that follow what is logged."""
+        return [each for each in (self.student, self.teacher) if isinstance(each, AdaptiveShare)]
+
+    def state(self) -> np.ndarray:
+        """Return what a file has to hold of those."""
+        return np.array([share.state() for share in self.adaptive])
+
+    def restore(self, state: np.ndarray) -> None:
+        """Go on from what `state` has returned."""
+        for share, of_share in zip(self.adaptive, state, strict=True):
+            share.restore(of_share)
 
     def at(self, step: int) -> tuple[float, float]:
         """Return the shares of student and teacher at a step.
@@ -43,20 +70,23 @@ class Shares(NamedTuple):
         number = ops.convert_to_tensor(step, "int64")
         values = [schedules.at(each, number) for each in (self.student, self.teacher)]
         student, teacher = (float(ops.convert_to_numpy(each)) for each in values)
+        self._check(student, teacher, f"at step {step}")
+        return student, teacher
+
+    def _check(self, student: float, teacher: float, when: str) -> None:
         rest = 1.0 - student - teacher
         if not (student >= 0 and teacher >= 0 and rest >= -_ROUNDING):
             raise ValueError(
                 "Expected `student_share` and `teacher_share` to be at least 0, and at most 1 together. Received: "
-                f"{student:g} and {teacher:g} at step {step}."
+                f"{student:g} and {teacher:g} {when}."
             )
         if teacher and not self.has_teacher:
-            raise ValueError(f"Expected a `teacher` to write its share of {teacher:g} at step {step}. Received: none.")
+            raise ValueError(f"Expected a `teacher` to write its share of {teacher:g} {when}. Received: none.")
         if rest > _ROUNDING and not self.has_data:
             raise ValueError(
-                f"Expected `data` for the rows that neither model writes, a share of {rest:g} at step {step}. "
+                f"Expected `data` for the rows that neither model writes, a share of {rest:g} {when}. "
                 "Received: none. Give examples, or shares that sum to 1."
             )
-        return student, teacher
 
     def origins(self, step: int, uniform: np.ndarray) -> np.ndarray:
         """Return where rows that are written at a step come from.

@@ -19,16 +19,17 @@ from keras_kd.language import prompt_tokens
 from keras_kd.language.completions import Examples
 from keras_kd.language.decoding import Sampling, check_sampling
 from keras_kd.language.rollout_checks import check_followed, check_same, check_sizes, checked
-from keras_kd.language.rollout_rows import DATA, STUDENT, TEACHER, Rows, empty
+from keras_kd.language.rollout_rows import Rows, empty
 from keras_kd.language.rollout_shares import Shares
 from keras_kd.language.rollout_targets import RolloutTargets
 from keras_kd.language.row_maker import row_maker
+from keras_kd.language.row_turns import RowTurns
 from keras_kd.language.text_scores import Score
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import AnyTeacher
 
 #: What a file holds of rollouts, by name.
-STATE = (*Rows._fields, "counters", "settings")
+STATE = (*Rows._fields, "counters", "settings", "shares")
 
 
 class Rollouts(WrittenExamples):
@@ -51,9 +52,8 @@ class Rollouts(WrittenExamples):
     makes the targets of the rows that it finds anew.
 
     Under terms with `rows={"origin": ...}`, and under terms and teachers that read `columns`, x is a `keras_kd.Joined`.
-    A `teachers.Routed` may score rows and write them: each of its teachers those of its own prompts.
-
-    Files of the Distiller hold the rows and what is drawn next: `keras.callbacks.BackupAndRestore` goes on with both.
+    A `teachers.Routed` may score rows and write them: each of its teachers those of its own prompts. Files of the
+    Distiller hold the rows and what is drawn next: `keras.callbacks.BackupAndRestore` goes on with both.
 
     Args:
         prompts: token ids of each, at least one token; of a task of KerasHub with its preprocessor, texts as well. Each
@@ -65,7 +65,8 @@ class Rollouts(WrittenExamples):
         data: examples for the other rows, as `language.completions` and `language.generate` return them: x, y and
             sample_weight, (examples, tokens). With `columns`, x is a `keras_kd.Joined` that has the same ones.
         length: tokens of a completion, at least 1, with its stop token.
-        student_share: probability that a row is the student's, 0 to 1: a number, or a schedule of the optimizer's step.
+        student_share: probability that a row is the student's, 0 to 1: a number, a schedule of the optimizer's step, or
+            an `AdaptiveShare`, which follows the validation loss.
         teacher_share: that it is the teacher's.
         teacher_mix: share of the teacher in the distribution that each token of the student's rows is drawn from, 0 to
             less than 1: (1 - teacher_mix) * q + teacher_mix * p keeps texts from going astray that no teacher would
@@ -75,7 +76,8 @@ class Rollouts(WrittenExamples):
         generation_batch_size: rows that are generated at a time. None: on an accelerator as many as memory allows; on
             processors, where more are no faster, those of a step. What is drawn does not depend on it.
         every: steps of an epoch, which all read what was written before it.
-        replay: epochs in which a row is used.
+        replay: epochs in which a row is used, at least 1 and at most the rows of an epoch: a number, or a schedule of
+            the optimizer's step, at which rows are written.
         temperature: T of the distribution that tokens are drawn from; 0 takes the most likely token.
         top_p: tokens are drawn from the most likely ones that together have this probability, above 0 to 1. As long as
             both are 1, what is learned from is what the student writes.
@@ -112,10 +114,9 @@ class Rollouts(WrittenExamples):
     DistiLLM, 2024, arXiv 2402.03898; `teacher_mix`: Gu et al., MiniLLM, 2023, arXiv 2306.08543.
     """
 
-    #: What changes while a student is trained on it.
     seconds = 0.0
     _optimizer: Any = None
-    _epoch, _drawn, _began = -1, 0, 0
+    _epoch, _began = -1, 0
     _rows: Rows | None = None
     _targets: RolloutTargets | None = None
     _is_ahead, _waits = False, False
@@ -135,7 +136,7 @@ class Rollouts(WrittenExamples):
         batch_size: int = 32,
         generation_batch_size: int | None = None,
         every: int = 16,
-        replay: int = 1,
+        replay: Schedule = 1,
         temperature: float = 1.0,
         top_p: float = 1.0,
         stop_ids: Sequence[int] | None = None,
@@ -149,9 +150,9 @@ class Rollouts(WrittenExamples):
         sampling = Sampling(length, temperature, top_p, prompt_tokens.stop_ids(as_teacher(student), stop_ids))
         check_sampling(sampling)
         check_sizes(batch_size, generation_batch_size, every, replay)
-        self._count, self._batch_size, self._replay = batch_size * every, batch_size, replay
-        self._shares = Shares(student_share, teacher_share, teacher is not None, data is not None)
-        self._shares.check()
+        self._count, self._batch_size = batch_size * every, batch_size
+        self._turns = RowTurns(self._count, replay).checked()
+        self._shares = Shares(student_share, teacher_share, teacher is not None, data is not None).checked()
         self._maker = row_maker(
             prompts,
             data,
@@ -168,8 +169,8 @@ class Rollouts(WrittenExamples):
         )
         self.settings = {
             **{**sampling._asdict(), "stop_ids": list(sampling.stop_ids)},
-            **{"batch_size": batch_size, "every": every, "replay": replay, "teacher_mix": teacher_mix},
-            **{"pad": pad, "seed": seed, "prompts": self._maker.digest},
+            **{**self._turns.settings, **self._shares.settings, "batch_size": batch_size, "every": every},
+            **{"teacher_mix": teacher_mix, "pad": pad, "seed": seed, "prompts": self._maker.digest},
         }
 
     @property
@@ -206,16 +207,17 @@ class Rollouts(WrittenExamples):
         """Let x carry a teacher's targets, which are made once of each row; None: let it carry none."""
         self._targets = None if targets is None else RolloutTargets(targets)
 
-    def follow(self, distiller: Any, steps_per_epoch: int | None = None) -> None:
+    def follow(self, distiller: Any, steps_per_epoch: int | None = None, validates: bool = False) -> None:
         """Prepare for the `fit` of a Distiller: its optimizer counts the steps.
 
         Raises:
             ValueError: another student is trained; it still preprocesses examples of its own; `fit` was given another
-                number of steps.
+                number of steps, or no validation data for a share that follows them.
         """
         check_followed(self, distiller, steps_per_epoch)
-        self._optimizer = distiller.optimizer
-        self._carried = distiller.columns
+        for share in self._shares.adaptive:
+            share.follow(distiller, validates)
+        self._optimizer, self._carried = distiller.optimizer, distiller.columns
         self.join(None)
         # Keras looks at some batches before callbacks restore what was saved: nothing is to be written for these.
         self._waits = True
@@ -224,15 +226,14 @@ class Rollouts(WrittenExamples):
         """Write from now on: what was saved is restored."""
         self._waits = False
 
+    def adapt(self, logs: dict[str, Any]) -> None:
+        """Let shares follow the logs of an epoch."""
+        for share in self._shares.adaptive:
+            share.update(logs)
+
     def report(self) -> dict[str, float]:
         """Return what the rows of the epoch are, by its names in the logs."""
-        rows = self._written
-        age = np.mean(self._began - rows.step[rows.origin != DATA]) if np.any(rows.origin != DATA) else 0.0
-        return {
-            "rollouts_student": float(np.mean(rows.origin == STUDENT)),
-            "rollouts_teacher": float(np.mean(rows.origin == TEACHER)),
-            "rollouts_age": float(age),
-        }
+        return {f"rollouts_{name}": value for name, value in self._written.described(self._began).items()}
 
     @property
     def times(self) -> dict[str, float]:
@@ -245,7 +246,8 @@ class Rollouts(WrittenExamples):
         if self._rows is None:
             return {}
         settings = np.frombuffer(json.dumps(self.settings).encode(), "uint8")
-        return {**self._rows._asdict(), "counters": np.array([self._epoch, self._drawn]), "settings": settings}
+        counters = np.array([self._epoch, self._turns.drawn, self._turns.due])
+        return {**self._rows._asdict(), "counters": counters, "settings": settings, "shares": self._shares.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` has returned.
@@ -255,7 +257,9 @@ class Rollouts(WrittenExamples):
         """
         check_same(self.settings, json.loads(bytes(np.asarray(state["settings"])).decode()))
         self._rows = Rows(*(np.asarray(state[name]) for name in Rows._fields))
-        self._epoch, self._drawn = (int(each) for each in state["counters"])
+        epoch, drawn, due = np.asarray(state["counters"])
+        self._epoch, self._turns = int(epoch), self._turns._replace(drawn=int(drawn), due=float(due))
+        self._shares.restore(np.asarray(state["shares"]))
         self._is_ahead = False
         if self._targets is not None:
             self._targets.forget()
@@ -269,23 +273,19 @@ class Rollouts(WrittenExamples):
         return self._rows
 
     def _write(self) -> Rows:
-        """Write rows in the place of those that were used `replay` times, and return all."""
+        """Write rows in the place of the oldest, and return all."""
         began = time.perf_counter()
         self._began = self._step()
-        epoch, slots = self._epoch + 1, np.arange(self._count)
-        if self._rows is None:
-            rows = self._empty()
-        else:
-            rows = Rows(*map(np.array, self._rows))
-            slots = slots[slots % self._replay == epoch % self._replay]
-        uniform = np.random.default_rng([self._maker.seed, 4, epoch]).random(self._count)[slots]
+        epoch, turns = self._epoch + 1, self._turns.next(self._began)
+        rows = self._empty() if self._rows is None else Rows(*map(np.array, self._rows))
+        uniform = np.random.default_rng([self._maker.seed, 4, epoch]).random(self._count)[turns.places]
         origins = self._shares.origins(self._began, uniform)
-        self._maker.fill(rows, slots, origins, epoch, self._drawn)
-        rows.step[slots] = self._began
-        self._rows, self._epoch, self._drawn = rows, epoch, self._drawn + len(slots)
+        self._maker.fill(rows, turns.places, origins, epoch, self._turns.drawn)
+        rows.step[turns.places] = self._began
+        self._rows, self._epoch, self._turns = rows, epoch, turns
         self.seconds = time.perf_counter() - began
         if self._targets is not None:
-            self._targets.renew(self._x(rows), slots)
+            self._targets.renew(self._x(rows), turns.places)
         return rows
 
     def _x(self, rows: Rows) -> Tensors:
