@@ -51,7 +51,8 @@ _DIRECTIVE = re.compile(r"^\.\. auto(module|class|function|family):: (\S+)$(?!\n
 
 def public_modules() -> list[types.ModuleType]:
     """Return keras_kd, the modules that it names, and the packages that it takes names from."""
-    froms = [node for node in ast.parse(inspect.getsource(keras_kd)).body if isinstance(node, ast.ImportFrom)]
+    # With those that are imported when they are first used.
+    froms = [node for node in ast.walk(ast.parse(inspect.getsource(keras_kd))) if isinstance(node, ast.ImportFrom)]
     named = [f"keras_kd.{alias.name}" for node in froms if node.module == "keras_kd" for alias in node.names]
     modules = [importlib.import_module(name) for name in named if "._" not in name]
     sources = [importlib.import_module(str(node.module)) for node in froms if node.module != "keras_kd"]
@@ -65,7 +66,8 @@ def public_names() -> dict[str, Any]:
     found = {}
     for module in public_modules():
         gathers = hasattr(module, "__path__")
-        for name, value in vars(module).items():
+        for name in dir(module):
+            value = getattr(module, name)
             if name.startswith("_") or not (inspect.isclass(value) or inspect.isfunction(value)):
                 continue
             if value.__module__ == module.__name__ or gathers and value.__module__.startswith("keras_kd."):

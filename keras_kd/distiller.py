@@ -1,7 +1,7 @@
 """Distiller: trains a student under a teacher, through Keras's own `fit`. Everything meets here."""
 
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -21,13 +21,13 @@ from keras_kd._internal import (
     unlabelled_rows,
 )
 from keras_kd._internal.loss_tracker import LossTracker
+from keras_kd._internal.written_examples import LiveTeacher, WrittenExamples
 from keras_kd._keras import accumulation, compiled, gradients, layer_tree, loops, replicas, step_errors
 from keras_kd._keras.trainer import Trainer
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
-from keras_kd.language import fused_objective, rollouts
+from keras_kd.language import fused_objective
 from keras_kd.language.fused_objective import FusedObjective
-from keras_kd.language.rollout_logs import RolloutLogs, RolloutStart
 from keras_kd.objective import Objective, check_alpha, check_terms, default_term, has_student_loss
 from keras_kd.preflight import refusals
 from keras_kd.teachers import Teacher, as_teacher
@@ -101,7 +101,7 @@ class Distiller(Trainer):
             loss_weights=None,
             accumulated=None,
             adapters=0,
-            rollouts=None,
+            written=None,
         )
         self.student = student
         self.student_head = student_head
@@ -248,11 +248,11 @@ class Distiller(Trainer):
         unlabelled_rows.check(self, x)
         refusals.check_batch_size(batch_size)
         lora_adapters.check_kept(self.student, self._untracked.adapters)
-        self._untracked.rollouts = x if isinstance(x, rollouts.Rollouts) else None
-        if isinstance(x, rollouts.Rollouts):
+        self._untracked.written = x if isinstance(x, WrittenExamples) else None
+        if isinstance(x, WrittenExamples):
             validates = keras_arguments.get("validation_data") is not None
             x.follow(self, keras_arguments.pop("steps_per_epoch", None), validates)
-            callbacks = loops.with_callbacks(callbacks, [RolloutStart(x)], [RolloutLogs(x, self._live_teacher())])
+            callbacks = loops.with_callbacks(callbacks, *x.callbacks(self._live_teacher()))
             keras_arguments["shuffle"] = False  # they are in an order of their own seed
         if self.teacher is not None:
             self._untracked.looked = preflight.warn_of_probabilities(self, x)
@@ -480,8 +480,8 @@ class Distiller(Trainer):
         counted = self._untracked.accumulated.state() if self.compiled else None
         if counted is not None:
             store["counted"] = counted
-        if self._untracked.rollouts is not None:
-            for name, value in self._untracked.rollouts.state().items():
+        if self._untracked.written is not None:
+            for name, value in self._untracked.written.state().items():
                 store[f"rollouts_{name}"] = value
 
     def load_own_variables(self, store: Any) -> None:
@@ -494,8 +494,9 @@ class Distiller(Trainer):
                 self._assign(name, float(store[name][()]))
         if "counted" in store and self.compiled:
             self._untracked.accumulated.restore(store["counted"][()])
-        if "rollouts_settings" in store and self._untracked.rollouts is not None:
-            self._untracked.rollouts.restore({name: store[f"rollouts_{name}"][()] for name in rollouts.STATE})
+        written = self._untracked.written
+        if "rollouts_settings" in store and written is not None:
+            written.restore({name: store[f"rollouts_{name}"][()] for name in written.state_names})
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Send the teacher past Keras's tracker, which would count its weights as the Distiller's."""
@@ -531,7 +532,7 @@ class Distiller(Trainer):
         with heads.normalizing(self._untracked.normalizing):
             return self.teacher(x, student, labels=y, step=self.optimizer.iterations)
 
-    def _live_teacher(self) -> Callable[[Tensors, Tensors], dict[str, Any]] | None:
+    def _live_teacher(self) -> LiveTeacher | None:
         """Return what runs the teacher of each step on x and y, where that can be timed apart from the student."""
         names = tuple(name for term in self.terms for name in term.teacher_names)
         is_alone = self.teacher is not None and self.teacher.cacheable(names) and not replicas.are_several(self)

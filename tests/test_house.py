@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 #: Files and folders at the top of the package. A layer may import from those above it in this list, not from its own.
 LAYERS = [
-    {"_backend", "_serialization", "_types", "_version"},
+    {"_backend", "_lazy", "_serialization", "_types", "_version"},
     {"_keras", "data", "launch", "runtimes", "schedules", "transforms"},
     {"_internal", "losses", "metrics"},
     {"bridges", "cache", "layer_matching", "quantization", "targets", "temperature"},

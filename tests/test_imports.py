@@ -1,5 +1,7 @@
 """What `import keras_kd` imports, and what it leaves until it is used."""
 
+import ast
+import pathlib
 import subprocess
 import sys
 
@@ -36,3 +38,28 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
         getattr(kd, "exprot")  # noqa: B009
     with pytest.raises(ImportError, match="exprot"):
         from keras_kd import exprot  # noqa: F401
+
+
+def test_what_files_may_hold_is_known_to_keras_once_the_library_is_imported():
+    # Keras finds a layer, loss or function of a file by what was registered before, and imports no package for it.
+    package = pathlib.Path(kd.__file__).parent
+    expected = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and "serializable" in map(
+                ast.unparse, node.decorator_list
+            ):
+                expected.add(f"keras_kd>{node.name}")
+    program = "import keras, keras_kd; print(*keras.saving.get_custom_objects())"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(expected) > 50 and expected - set(run.stdout.split()) == set()
+
+
+def test_no_name_that_is_imported_later_is_that_of_a_module():
+    # The import of such a module, by whoever needs it, would put it in the place of what has its name.
+    for package in (kd, kd.language, kd.quantization):
+        folder = pathlib.Path(package.__file__).parent
+        for name, module in package._LATER.items():
+            is_module = (folder / f"{name}.py").exists() or (folder / name).is_dir()
+            assert is_module == (module == f"{package.__name__}.{name}"), f"{package.__name__}.{name}"
+            assert getattr(package, name) is not None and name in dir(package)

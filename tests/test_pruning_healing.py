@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.pruning import KeptChannels
+from keras_kd.transforms import KeptChannels
 from tests import pruned as architectures
 
 

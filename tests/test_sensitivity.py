@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from keras_kd.quantization import kernel_rounding, sensitivity
-from keras_kd.quantization.sensitivity import LayerCost, Sensitivity
+from keras_kd.quantization.layer_sensitivity import LayerCost, Sensitivity
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(64, 16)).astype("float32")

@@ -97,21 +97,3 @@ def check_taps(taps: Any) -> tuple[str, ...]:
     if isinstance(taps, str) or not taps or not all(isinstance(name, str) for name in taps):
         raise ValueError(f'Expected `taps` to be names, as ("logits",). Received: taps={taps!r}')
     return tuple(dict.fromkeys(taps))
-
-
-def check_named(top_k: Any, named: dict[str, int | None]) -> None:
-    """Refuse to keep more classes than a teacher names.
-
-    Args:
-        top_k: see `TeacherCache`.
-        named: how many classes the teacher names under each name that is kept; None for all.
-
-    Raises:
-        ValueError: it names fewer, or `top_k` is not given.
-    """
-    for name, count in named.items():
-        if count is not None and (top_k is None or top_k > count):
-            raise ValueError(
-                f"Expected `top_k` to be from 1 to {count}, the classes that the teacher names under {name!r}. "
-                f"Received: top_k={top_k!r}. Give top_k={count}."
-            )

@@ -16,7 +16,7 @@ from keras_kd._internal import raw_views, soft_targets
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Schedule, Tensor, Tensors
 from keras_kd.language.decoding import next_logits
-from keras_kd.language.pieces import Pieces, shared_tokens
+from keras_kd.language.token_pieces import Pieces, shared_tokens
 from keras_kd.losses._divergences import divergence, log_probabilities
 from keras_kd.teachers import Teacher, as_teacher
 from keras_kd.teachers.base import AnyTeacher

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.language.completions import Examples
+from keras_kd.language.completion_examples import Examples
 
 #: Rows that an example may still be put into: what is left of others is hardly worth a look.
 _OPEN = 64

@@ -13,11 +13,12 @@ import keras
 import numpy as np
 
 from keras_kd._internal import soft_targets
-from keras_kd._internal.written_examples import Targets, WrittenExamples
+from keras_kd._internal.written_examples import LiveTeacher, Targets, WrittenExamples
 from keras_kd._types import Schedule, Tensors
 from keras_kd.language import prompt_tokens
-from keras_kd.language.completions import Examples
+from keras_kd.language.completion_examples import Examples
 from keras_kd.language.decoding import Sampling, check_sampling
+from keras_kd.language.rollout_callbacks import RolloutLogs, RolloutStart
 from keras_kd.language.rollout_checks import check_followed, check_same, check_sizes, checked
 from keras_kd.language.rollout_rows import Rows, empty
 from keras_kd.language.rollout_shares import Shares
@@ -27,9 +28,6 @@ from keras_kd.language.row_turns import RowTurns
 from keras_kd.language.text_scores import Score
 from keras_kd.teachers import as_teacher
 from keras_kd.teachers.base import AnyTeacher
-
-#: What a file holds of rollouts, by name.
-STATE = (*Rows._fields, "counters", "settings", "shares")
 
 
 class Rollouts(WrittenExamples):
@@ -114,6 +112,7 @@ class Rollouts(WrittenExamples):
     DistiLLM, 2024, arXiv 2402.03898; `teacher_mix`: Gu et al., MiniLLM, 2023, arXiv 2306.08543.
     """
 
+    state_names = (*Rows._fields, "counters", "settings", "shares")
     seconds = 0.0
     _optimizer: Any = None
     _epoch, _began = -1, 0
@@ -222,6 +221,10 @@ class Rollouts(WrittenExamples):
         # Keras looks at some batches before callbacks restore what was saved: nothing is to be written for these.
         self._waits = True
 
+    def callbacks(self, live_teacher: LiveTeacher | None) -> tuple[list[Any], list[Any]]:
+        """Return what begins to write, behind all other callbacks, and what logs, before these."""
+        return [RolloutStart(self)], [RolloutLogs(self, live_teacher)]
+
     def begin(self) -> None:
         """Write from now on: what was saved is restored."""
         self._waits = False
@@ -249,7 +252,7 @@ class Rollouts(WrittenExamples):
         counters = np.array([self._epoch, self._turns.drawn, self._turns.due])
         return {**self._rows._asdict(), "counters": counters, "settings": settings, "shares": self._shares.state()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` has returned.
 
         Raises:

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_kd._internal import soft_targets, teacher_fingerprints
 from keras_kd._types import Tensors
-from keras_kd.language.completions import Examples
+from keras_kd.language.completion_examples import Examples
 from keras_kd.language.rollout_rows import ORIGIN, Rows
 
 

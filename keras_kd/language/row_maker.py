@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_kd._internal import teacher_fingerprints
 from keras_kd.language import prompt_tokens, text_scores
-from keras_kd.language.completions import Examples
+from keras_kd.language.completion_examples import Examples
 from keras_kd.language.decoding import Sampling
 from keras_kd.language.mixed_writing import Mixture
 from keras_kd.language.rollout_routing import Author, authors

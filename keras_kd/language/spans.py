@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.language.pieces import Pieces
+from keras_kd.language.token_pieces import Pieces
 
 #: x with "token_ids" and "padding_mask", y, sample_weight.
 Examples = tuple[Any, Any, Any]

@@ -1,6 +1,5 @@
 """Smaller models of larger ones: fewer channels, heads, hidden units and blocks, and what lets them learn again."""
 
-from keras_kd.pruning.healing import KeptChannels as KeptChannels
 from keras_kd.pruning.healing import Match as Match
 from keras_kd.pruning.healing import feature_terms as feature_terms
 from keras_kd.pruning.healing import matched_layers as matched_layers

@@ -4,14 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
-from keras import ops
 
 from keras_kd import losses
 from keras_kd._internal.loss_functions import Loss
-from keras_kd._serialization import serializable
-from keras_kd._types import Schedule, Tensor
+from keras_kd._types import Schedule
 from keras_kd.pruning.prune_report import PruneReport
 from keras_kd.term import Term
+from keras_kd.transforms import KeptChannels
 
 
 class Match(NamedTuple):
@@ -23,47 +22,7 @@ class Match(NamedTuple):
     """
 
     layer: str
-    transform: "KeptChannels | None"
-
-
-@serializable
-class KeptChannels:
-    """Read of a teacher's features the channels that its pruned student has left.
-
-    Features of any other width, the student's, pass through.
-
-    Args:
-        channels: the numbers of the channels that are left, in the student's order.
-        before: how many the teacher has; more than are left.
-
-    Raises:
-        ValueError: there are as many channels as before, or a number is none of theirs.
-
-    Example:
-        >>> Term(losses.squared_error, at=("block_2", "block_2"), transform=KeptChannels([0, 3, 5], before=8))
-    """
-
-    def __init__(self, channels: Sequence[int], before: int) -> None:
-        self.channels = [int(each) for each in channels]
-        self.before = before
-        if not 0 < len(self.channels) < before or not all(0 <= each < before for each in self.channels):
-            raise ValueError(
-                f"Expected fewer channels than before, each 0 to {before - 1}. Received: {len(self.channels)} of "
-                f"{before}: {self.channels[:10]}"
-            )
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Return the kept channels, (..., kept)."""
-        return features if features.shape[-1] != self.before else ops.take(features, self.channels, axis=-1)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments."""
-        return {"channels": self.channels, "before": self.before}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "KeptChannels":
-        """Make one from `get_config`'s dict."""
-        return cls(**config)
+    transform: KeptChannels | None
 
 
 def matched_layers(report: PruneReport) -> list[Match]:

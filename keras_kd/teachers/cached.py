@@ -10,7 +10,7 @@ from keras_kd._internal.ensemble_logits import of_kind
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
 from keras_kd.teachers.base import Teacher
-from keras_kd.teachers.teacher_cache import TeacherCache
+from keras_kd.teachers.stored_targets import StoredTargets
 
 
 @serializable
@@ -20,8 +20,8 @@ class Cached(Teacher):
     Targets joined by hand are arrays, or numbers in a DataFrame; those in files are read by NumPy or pandas.
 
     Args:
-        cache: the cache that the dataset was joined with. With it, names, shapes and classes are checked before the
-            first step, `bridge="auto"` works, and each epoch gets its view of a cache that has several.
+        cache: the `TeacherCache` that the dataset was joined with. With it, names, shapes and classes are checked
+            before the first step, `bridge="auto"` works, and each epoch gets its view of a cache that has several.
         head: what targets joined by hand mean, see `teachers.Frozen`; a cache knows it of its own.
         tail: how the classes are read that top-k targets do not name, of which the mass alone is known. "spread":
             evenly over all of them, an approximation that has a value for each loss and temperature: the student
@@ -44,8 +44,8 @@ class Cached(Teacher):
         >>> distiller = Distiller(student=student, teacher=Cached(cache))
     """
 
-    def __init__(self, cache: TeacherCache | None = None, head: str = "auto", tail: str = "spread") -> None:
-        if cache is not None and not isinstance(cache, TeacherCache):
+    def __init__(self, cache: StoredTargets | None = None, head: str = "auto", tail: str = "spread") -> None:
+        if cache is not None and not isinstance(cache, StoredTargets):
             raise TypeError(
                 f"Expected `cache` to be a keras_kd.TeacherCache. Received: {cache!r} of type {type(cache).__name__}"
             )

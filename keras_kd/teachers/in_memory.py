@@ -15,7 +15,6 @@ from keras_kd._internal.number_formats import size
 from keras_kd._internal.written_examples import WrittenExamples
 from keras_kd._serialization import serializable
 from keras_kd._types import Number, Tensor, Tensors
-from keras_kd.cache.cache_settings import check_named
 from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded
 from keras_kd.teachers.ensemble import as_teacher
 
@@ -66,7 +65,7 @@ class InMemory(Teacher):
         self._names = tuple(dict.fromkeys(names))
         sparse_targets.check_top_k(self.top_k, {name: self.kind(name) for name in self._names}, self.specs())
         if self.top_k is not None:
-            check_named(self.top_k, {name: self.teacher.named(name) for name in self._names})
+            sparse_targets.check_named(self.top_k, {name: self.teacher.named(name) for name in self._names})
 
     def cacheable(self, names: tuple[str, ...]) -> bool:
         """Return whether the targets of the teacher can be kept elsewhere, too."""

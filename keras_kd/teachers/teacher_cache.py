@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd._internal import batches, code_fingerprints, soft_targets, teacher_fingerprints
+from keras_kd._internal import batches, code_fingerprints, soft_targets, sparse_targets, teacher_fingerprints
 from keras_kd._internal.log import info
 from keras_kd.cache import format_1, json_checks, manifest, shards
 from keras_kd.cache.batch_times import check_batch_size, time_batches
 from keras_kd.cache.build import Build, TargetSpec, TeacherProgram, read_timing
 from keras_kd.cache.cache_reports import Estimate, Info, Verification
-from keras_kd.cache.cache_settings import NEW, check_named, check_taps, check_template, make_settings
+from keras_kd.cache.cache_settings import NEW, check_taps, check_template, make_settings
 from keras_kd.cache.elements import Augment, Examples, Key
 from keras_kd.cache.join import arrays, by_key, by_position
 from keras_kd.cache.layout import Layout
@@ -38,9 +38,10 @@ from keras_kd.cache.spot_check import verify
 from keras_kd.teachers import cached_columns
 from keras_kd.teachers.base import AnyTeacher, Teacher, check_cacheable, encoded, taken_for_logits
 from keras_kd.teachers.ensemble import as_teacher
+from keras_kd.teachers.stored_targets import StoredTargets
 
 
-class TeacherCache:
+class TeacherCache(StoredTargets):
     """Run a teacher over a data set once, keep its targets on disk, and join them to the examples in every epoch.
 
     The targets travel inside the elements of the dataset, so shuffling, batching, filtering and repeating cannot
@@ -128,7 +129,7 @@ class TeacherCache:
         kinds = {name: self._teacher.kind(name) for name in taps}
         fingerprint = teacher_fingerprints.with_code(self._teacher, taps)
         specs = self._teacher.specs()
-        check_named(top_k, {name: self._teacher.named(name) for name in taps})
+        sparse_targets.check_named(top_k, {name: self._teacher.named(name) for name in taps})
         made = make_settings(fingerprint, kinds, specs, top_k, dtype, views, augment, key, check_bytes)
         columns = cached_columns.check(self._teacher.columns(), key, augment)
         more = {"columns": list(columns)} if columns else {}

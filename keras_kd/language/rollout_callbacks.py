@@ -1,16 +1,19 @@
-"""What the logs of `fit` have of rollouts."""
+"""What `fit` calls of rollouts: to begin to write, and to log what was written."""
 
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 from keras import tree
 
 from keras_kd._internal import soft_targets
-from keras_kd.language.rollouts import Rollouts
+from keras_kd._internal.written_examples import LiveTeacher
+
+if TYPE_CHECKING:
+    from keras_kd.language.rollouts import Rollouts
 
 #: How often a teacher's forward pass is timed.
 _ROUNDS = 3
@@ -23,7 +26,7 @@ class RolloutStart(keras.callbacks.Callback):
         rollouts: that are trained on.
     """
 
-    def __init__(self, rollouts: Rollouts) -> None:
+    def __init__(self, rollouts: "Rollouts") -> None:
         super().__init__()
         self._rollouts = rollouts
 
@@ -42,7 +45,7 @@ class RolloutLogs(keras.callbacks.Callback):
         live_teacher: runs a teacher of each step on x and y, as the step does; None for another one.
     """
 
-    def __init__(self, rollouts: Rollouts, live_teacher: Callable[[Any, Any], Any] | None = None) -> None:
+    def __init__(self, rollouts: "Rollouts", live_teacher: LiveTeacher | None = None) -> None:
         super().__init__()
         self._rollouts, self._live_teacher = rollouts, live_teacher
         self._began = 0.0
