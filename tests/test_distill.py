@@ -13,6 +13,8 @@ import keras_kd as kd
 from keras_kd.experiments import candidates, halving, paired_scores
 from keras_kd.experiments.candidate_ranking import Scored
 from keras_kd.experiments.candidates import Candidate
+from keras_kd.experiments.distill_result import Verdict
+from keras_kd.experiments.distill_verdict import of_length
 from keras_kd.experiments.held_out import held_out
 from tests.models import dense
 from tests.pages import blocks
@@ -145,6 +147,32 @@ def test_the_standard_error_of_a_mean_is_that_of_the_bootstrap():
     values = np.random.default_rng(0).normal(size=400)
     found = paired_scores.drawn_again(lambda rows: {"mean": float(values[rows].mean())}, 400)["mean"]
     np.testing.assert_allclose(found.std(ddof=1), values.std() / 20, rtol=0.25)  # 100 rounds: 7 percent
+
+
+@pytest.mark.parametrize(
+    ("worths", "gain", "error", "is_noted"),
+    [
+        # (taught, alone) of each round: the gain grows from 0.1 to 0.25, over a standard error of 0.05.
+        ([(0.5, 0.5), (0.6, 0.5), (0.75, 0.5)], 0.2, 0.05, True),
+        ([(0.5, 0.5), (0.6, 0.5), (0.75, 0.5)], 0.2, 0.08, False),
+        ([(0.5, 0.5), (0.6, 0.5), (0.75, 0.5)], -0.1, 0.05, False),
+        ([(0.9, 0.5), (0.6, 0.5), (0.75, 0.65)], 0.2, 0.0, False),
+        ([(0.5, 0.5), (-np.inf, 0.5), (0.75, 0.5)], 0.2, 0.05, False),
+        # Of a loss, worth is below 0; the teacher's part is better by 0.1 and then 0.4.
+        ([(-3.0, -3.0), (-2.4, -2.5), (-1.8, -2.2)], 0.3, 0.1, True),
+    ],
+)
+def test_a_gain_that_grows_with_the_steps_is_noted(worths, gain, error, is_noted):
+    rounds = [
+        [Scored(Candidate(), steps, taught), Scored(Candidate(), steps, taught - 1.0)]
+        + [Scored(Candidate(teacher=False), steps, alone), Scored(Candidate(teacher=False), steps, alone - 0.1)]
+        for steps, (taught, alone) in zip((100, 300, 900), worths, strict=True)
+    ]
+    verdict = Verdict(0.0, 0.0, None, gain, error, None, None, 10, "test")
+    notes = of_length(rounds, verdict)
+    (_, earlier), (_, last) = [(steps, taught - alone) for steps, (taught, alone) in enumerate(worths)][-2:]
+    expected = f"from {earlier:.3g} at 300 steps to {last:.3g} at 900: a larger `budget`"
+    assert [expected in note for note in notes] == [True] * is_noted
 
 
 # The whole of it

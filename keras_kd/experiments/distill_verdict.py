@@ -7,7 +7,7 @@ import numpy as np
 from keras import tree
 
 from keras_kd.experiments import mixed_labels, paired_scores
-from keras_kd.experiments.candidate_ranking import predicted
+from keras_kd.experiments.candidate_ranking import Scored, predicted
 from keras_kd.experiments.distill_result import Verdict
 from keras_kd.experiments.distill_run import Trainer
 from keras_kd.experiments.held_out import Parts
@@ -16,17 +16,23 @@ from keras_kd.experiments.scoring import teacher_model
 #: Training rows, at most, on which the student is compared with its teacher.
 _ROWS = 5000
 
+#: By how many standard errors a gain has to grow with the steps.
+_SURE = 2.0
+
 #: How much more often a student may agree with its teacher on rows that it has learned from; above, it overfits.
 _NEARLY = 0.02
 
 
-def judged(trainer: Trainer, parts: Parts, students: dict[str, keras.Model]) -> tuple[Verdict, list[str]]:
+def judged(
+    trainer: Trainer, parts: Parts, students: dict[str, keras.Model], rounds: list[list[Scored]]
+) -> tuple[Verdict, list[str]]:
     """Return the verdict, and notes on what else there is to know.
 
     Args:
         trainer: has the teacher, the metric and the loss.
         parts: the data.
         students: "student" and "control", compiled.
+        rounds: of the search, of ever longer trainings.
     """
     part = "validation" if parts.test is None else "test"
     x, y = (parts.test or parts.validation)[:2]
@@ -36,7 +42,8 @@ def judged(trainer: Trainer, parts: Parts, students: dict[str, keras.Model]) -> 
     outputs = {name: predicted(model, x) for name, model in models.items()}
     score = paired_scores.of_student(students["student"], (x, y), trainer.metric, trainer.compile_arguments["loss"])
     verdict = _compared(outputs, y, score, 1 if trainer.mode == "max" else -1, part)
-    return verdict, [*_missing_classes(parts, y), *_advice(trainer, models, outputs, verdict)]
+    notes = [*_missing_classes(parts, y), *_advice(trainer, models, outputs, verdict), *of_length(rounds, verdict)]
+    return verdict, notes
 
 
 def _compared(outputs: dict[str, np.ndarray], y: Any, score: paired_scores.Score, sign: int, part: str) -> Verdict:
@@ -90,6 +97,30 @@ def _advice(
     if learned - others <= _NEARLY:
         return [what + "A larger student, or more steps, would follow it further; more rows of this kind hardly would."]
     return [what + "More rows, with labels or without, would let it follow further."]
+
+
+def of_length(rounds: list[list[Scored]], verdict: Verdict) -> list[str]:
+    """Return what longer trainings would bring, where the gain over the control has grown with the steps.
+
+    Args:
+        rounds: of the search, each of trainings of as many steps, of which the last two count.
+        verdict: has the gain, and its standard error.
+    """
+    (fewer, earlier), (steps, gain) = [(each[0].steps, _gain(each)) for each in rounds[-2:]]
+    if verdict.gain <= 0 or not np.isfinite(earlier) or gain - earlier <= _SURE * verdict.gain_error:
+        return []
+    return [
+        f"The gain on validation data has grown from {earlier:.3g} at {fewer:,} steps to {gain:.3g} at {steps:,}: a "
+        "larger `budget` would bring more."
+    ]
+
+
+def _gain(scored: list[Scored]) -> float:
+    """Return by how much the best candidate with a teacher is better than the best without."""
+    taught, alone = (
+        [each.worth for each in scored if each.candidate.is_alone == is_alone] for is_alone in (False, True)
+    )
+    return max(taught) - max(alone)
 
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:

@@ -201,7 +201,7 @@ def _result(
         name: trainer.trained(each.candidate, each.steps)
         for name, each in (("student", best), ("control", found.control))
     }
-    verdict, notes = judged(trainer, parts, students)
+    verdict, notes = judged(trainer, parts, students, found.rounds)
     return Distilled(
         student=students["student"],
         candidate=best.candidate,
