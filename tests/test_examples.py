@@ -19,6 +19,7 @@ SCRIPTS = {
 OF_THEIR_OWN = {
     "check_devices.py",
     "benchmarks/accelerator.py",
+    "benchmarks/backbones.py",
     "benchmarks/cache.py",
     "benchmarks/epochs.py",
     "benchmarks/first_step.py",

@@ -30,7 +30,7 @@ class Task:
         data: x and y of a few batches.
         batch_size: examples in a step.
         steps: training steps in a call.
-        pairs: layers of student and teacher of one shape, for the terms on features.
+        pairs: layers of student and teacher, for the terms on features; bridges are between those of two shapes.
         jit_compile: XLA for all contestants or for none; "auto" as Keras decides for a plain student.
     """
 
@@ -128,8 +128,10 @@ def floor_cached(task: Task) -> Contestant:
 def floor_features(task: Task) -> Contestant:
     """A loop written by hand for the live teacher with two terms on features."""
     teacher = task.teacher()
-    tapped = keras.Model(teacher.inputs, [teacher.outputs[0], *(teacher.get_layer(b).output for _, b in task.pairs)])
-    return by_hand(task, lambda x: (x, list(tapped(x, training=False))), task.batches(), task.pairs)
+    layers = {ours: teacher.get_layer(theirs).output for ours, theirs in task.pairs}
+    tapped = keras.Model(teacher.inputs, [teacher.outputs[0], *layers.values()])
+    shapes = {ours: layer.shape for ours, layer in layers.items()}
+    return by_hand(task, lambda x: (x, list(tapped(x, training=False))), task.batches(), shapes)
 
 
 def distilled(task: Task, teacher: Any, terms: list[kd.Term] | None, batches: tf.data.Dataset) -> Contestant:
@@ -140,7 +142,7 @@ def distilled(task: Task, teacher: Any, terms: list[kd.Term] | None, batches: tf
 
 def hints(task: Task) -> list[kd.Term]:
     return [
-        kd.Term(kd.losses.squared_error, at=pair, name=f"hint_{number}", weight=0.1)
+        kd.Term(kd.losses.squared_error, at=pair, name=f"hint_{number}", weight=0.1, bridge="auto")
         for number, pair in enumerate(task.pairs)
     ]
 
@@ -180,20 +182,24 @@ class InTheMannerOfKerasIo(keras.Model):
         return ALPHA * soft + (1 - ALPHA) * super().compute_loss(x, y, y_pred, sample_weight)
 
 
-def by_hand(task: Task, read: Callable[[Any], Any], batches: tf.data.Dataset, pairs: Any = ()) -> Contestant:
+def by_hand(
+    task: Task, read: Callable[[Any], Any], batches: tf.data.Dataset, shapes: dict[str, Any] | None = None
+) -> Contestant:
     """Return the smallest possible training step: no metrics but the loss, no checks, no weights, no masks.
 
     Args:
         task: what is trained.
         read: returns, for the x of a batch, the images and a list of the teacher's outputs.
         batches: see `Task`.
-        pairs: layers for terms on features.
+        shapes: for terms on features, the shape of the teacher's by the name of the student's layer.
     """
-    student = task.student()
+    student, shapes = task.student(), shapes or {}
+    features = [student.get_layer(name).output for name in shapes]
+    reader = keras.Model(student.inputs, [student.outputs[0], *features])
+    bridges = [bridge(*both) for both in zip(features, shapes.values(), strict=True)]
+    variables = [variable for model in (student, *bridges) for variable in model.trainable_variables]
     optimizer = keras.optimizers.Adam(1e-3)
-    optimizer.build(student.trainable_variables)
-    layers = [student.get_layer(ours).output for ours, _ in pairs]
-    reader = keras.Model(student.inputs, [student.outputs[0], *layers])
+    optimizer.build(variables)
 
     @tf.function(jit_compile=uses_xla(task))
     def step(x: Any, y: tf.Tensor) -> tf.Tensor:
@@ -205,9 +211,9 @@ def by_hand(task: Task, read: Callable[[Any], Any], batches: tf.data.Dataset, pa
             entropy = tf.reduce_sum(teacher * tf.nn.log_softmax(targets / TEMPERATURE), -1)
             soft = TEMPERATURE**2 * (entropy - tf.reduce_sum(teacher * log_student, -1))
             loss = tf.reduce_mean(ALPHA * soft + (1 - ALPHA) * hard)
-            for mine, other in zip(ours, theirs, strict=True):
-                loss += ALPHA * 0.1 * tf.reduce_mean(tf.math.squared_difference(mine, other))
-        optimizer.apply(tape.gradient(loss, student.trainable_variables), student.trainable_variables)
+            for mine, other, meet in zip(ours, theirs, bridges, strict=True):
+                loss += ALPHA * 0.1 * tf.reduce_mean(tf.math.squared_difference(meet(mine), other))
+        optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
 
     @tf.function
@@ -219,6 +225,13 @@ def by_hand(task: Task, read: Callable[[Any], Any], batches: tf.data.Dataset, pa
 
     iterator = iter(batches)
     return lambda: float(loop(iterator))
+
+
+def bridge(features: Any, shape: Any) -> keras.layers.Layer:
+    """Return the projection from a student's features to the teacher's shape, as a Distiller has it."""
+    made = kd.bridges.auto(features.shape, shape) or keras.layers.Identity()
+    made.build(features.shape)
+    return made
 
 
 def fitted(model: keras.Model, batches: tf.data.Dataset) -> Contestant:

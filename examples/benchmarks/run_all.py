@@ -32,6 +32,7 @@ BENCHMARKS = {
     "epochs": (["--rounds 7", "--rounds 5 --steps 16"], ["--dataset digits --images 512 --rounds 1"]),
     "cache": ([""], [f"--only {part} --examples 512 --rounds 2" for part in ("build", "speed", "size")]),
     "accelerator": (["" if shutil.which("nvidia-smi") else "--smoke"], ["--smoke --pairs text"]),
+    "backbones": ([""], ["--smoke"]),
     "xla": ([""], ["--only dense --rounds 2"]),
     "serving": ([""], ["--smoke"]),
     "deployment": ([""], ["--smoke"]),
