@@ -25,7 +25,6 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it when it is imported
@@ -39,8 +38,6 @@ from contestants import Contestant, Task
 from memory import peak_of
 from timing import in_turns
 from training import print_ratios, print_times, spread
-
-import keras_kd as kd
 
 tf.get_logger().setLevel("ERROR")  # a new function for each contestant is intended here
 
@@ -59,7 +56,7 @@ TIMES = [
 ]
 MEMORY = [
     (("live",), ("plain", "forward"), 1.05),
-    (("features",), ("plain", "forward", "bridges"), 1.05),
+    (("features",), ("plain", "forward"), 1.05),
     (("cached",), ("plain",), 1.05),
     (("nested",), ("flat",), 1.05),
 ]
@@ -96,8 +93,7 @@ def main() -> None:
 
 
 def steps(size: Size, rounds: int) -> dict[str, Any]:
-    makers = everybody(size)
-    times = in_turns({name: make() for name, make in makers.items()}, rounds, max(1, rounds // 10))
+    times = in_turns({name: contestant_of(name, size) for name in EVERYBODY}, rounds, max(1, rounds // 10))
     print(f"\n\nBatches of {size.batch_size} images of {size.side} x {size.side}, {rounds} rounds\n")
     print_times(times, floor="floor")
     return {"times": {name: spread(values) for name, values in times.items()}, "ratios": print_ratios(times, TIMES)}
@@ -123,39 +119,17 @@ def elsewhere(name: str, size: Size) -> float:
 def memory_of(name: str, size: Size) -> float:
     """Return the megabytes that a contestant takes to be made and to run three steps."""
     if not size.tiny:
-        three_steps(everybody(TINY)[name])  # what is loaded and allocated once
-    return peak_of(lambda: three_steps(everybody(size)[name]))
+        three_steps(name, TINY)  # what is loaded and allocated once
+    return peak_of(lambda: three_steps(name, size))
 
 
-def three_steps(make: Callable[[], Contestant]) -> None:
-    contestant = make()
+def three_steps(name: str, size: Size) -> None:
+    contestant = contestant_of(name, size)
     for _ in range(3):
         contestant()
 
 
 # Who is measured
-
-
-def everybody(size: Size) -> dict[str, Callable[[], Contestant]]:
-    published = task(size, *(functools.partial(make, size) for make in (mobilenet, resnet_50)))
-    makers = (
-        contestants.plain, contestants.forward, bridges, contestants.live, contestants.features, contestants.cached,
-        contestants.floor, contestants.floor_features, contestants.floor_cached,
-    )  # fmt: skip
-    found = {make.__name__: functools.partial(make, published) for make in makers}
-    for kind in (flat, nested):
-        one = task(size, *(lambda make=make, kind=kind: kind(make(size)) for make in (small_backbone, large_backbone)))
-        found[kind.__name__] = functools.partial(contestants.features, one)
-    return found
-
-
-def task(size: Size, student: Callable[[], keras.Model], teacher: Callable[[], keras.Model]) -> Task:
-    random = np.random.default_rng(0)
-    x = random.uniform(0, 255, (4 * size.batch_size, size.side, size.side, 3)).astype("float32")
-    y = random.integers(0, CLASSES, len(x), dtype=np.int32)
-    pairs = kd.methods.suggest_pairs(student(), teacher(), verbose=False)
-    named = [pair for pair in pairs if "activation" not in pair[0]]  # Keras numbers those anew in each model
-    return Task(student, teacher, (x, y), size.batch_size, pairs=tuple(named[-2:]))
 
 
 def bridges(task: Task) -> Contestant:
@@ -186,6 +160,50 @@ def bridges(task: Task) -> Contestant:
 
 def random_maps(task: Task, shape: Any) -> tf.Tensor:
     return tf.random.normal((task.batch_size, *shape[1:]), seed=0)
+
+
+#: How each contestant trains, and which models.
+EVERYBODY = {
+    "plain": (contestants.plain, "published"),
+    "forward": (contestants.forward, "published"),
+    "bridges": (bridges, "published"),
+    "live": (contestants.live, "published"),
+    "features": (contestants.features, "published"),
+    "cached": (contestants.cached, "published"),
+    "floor": (contestants.floor, "published"),
+    "floor_features": (contestants.floor_features, "published"),
+    "floor_cached": (contestants.floor_cached, "published"),
+    "flat": (contestants.features, "flat"),
+    "nested": (contestants.features, "nested"),
+}
+
+
+def contestant_of(name: str, size: Size) -> Contestant:
+    make, kind = EVERYBODY[name]
+    return make(task(size, kind))
+
+
+def task(size: Size, kind: str) -> Task:
+    """Return what is trained; no model is made here, whose memory would be measured."""
+    random = np.random.default_rng(0)
+    x = random.uniform(0, 255, (4 * size.batch_size, size.side, size.side, 3)).astype("float32")
+    y = random.integers(0, CLASSES, len(x), dtype=np.int32)
+    student, teacher = (functools.partial(make, size) for make in (mobilenet, resnet_50))
+    if kind != "published":
+        wrap = {"flat": flat, "nested": nested}[kind]
+        student, teacher = (lambda make=make: wrap(make(size)) for make in (small_backbone, large_backbone))
+    return Task(student, teacher, (x, y), size.batch_size, pairs=pairs(size, kind))
+
+
+def pairs(size: Size, kind: str) -> tuple[tuple[str, str], ...]:
+    """Return the ends of two stages, which `methods.suggest_pairs` finds among others."""
+    ours, theirs = ("expanded_conv_2_add", "expanded_conv_7_add"), ("stack1_block3_out", "stack2_block5_out")
+    if size.tiny:
+        ours = theirs = ("stage_1", "stage_2")
+    elif kind == "published":
+        theirs = ("conv3_block4_out", "conv4_block6_out")
+    inside = ("small/", "large/") if kind == "nested" else ("", "")
+    return tuple((inside[0] + mine, inside[1] + other) for mine, other in zip(ours, theirs, strict=True))
 
 
 # The models
