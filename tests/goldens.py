@@ -493,6 +493,12 @@ LOSSES = (
         weights=lambda layer: {"cosine_share": layer.cosine_share},
     ),
     Golden(
+        "scale_decoupled_kl", "mean_c w_c KL(p_c, q_c), w_c 1 where argmax p_c is argmax p_0, else beta", "2403.13512",
+        "L of parts", references.scale_decoupled_kl,
+        (((3, 5, 4), (3, 5, 4)), ((2, 1, 3), (2, 1, 3)), ((2, 21, 2), (2, 21, 2))), methods=("sdd",),
+        variants=({}, {"complementary_weight": 0.0}, {"complementary_weight": 5.0}), invariances=DIVERGENCE,
+    ),
+    Golden(
         "foreground_kl", "sum_a w_a sum_k KL(P_ak, Q_ak) / sum_a w_a, w_a = max_k P_ak", "2111.00674", "L of anchors",
         references.foreground_kl, (((2, 5, 3), (2, 5, 3)), ((1, 4, 1), (1, 4, 1)), ((2, 3, 7), (2, 3, 7))),
         methods=("detector",), scalar=True, mixes=True, invariances=("examples", "classes"),

@@ -199,6 +199,20 @@ def absolute_error(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     return np.mean(np.abs(_double(student) - _double(teacher)), axis=-1)
 
 
+def scale_decoupled_kl(student: np.ndarray, teacher: np.ndarray, complementary_weight: float = 2.0) -> np.ndarray:
+    """(sum over consistent cells of KL + beta * sum over complementary ones) / cells. Wei et al. 2024, 2403.13512.
+
+    A cell is consistent where the teacher's top class is that of the first cell, the whole image.
+    """
+    found = np.zeros(len(student))
+    for index, (ours, theirs) in enumerate(zip(_double(student), _double(teacher), strict=True)):
+        consistent = [cell for cell in range(len(theirs)) if theirs[cell].argmax() == theirs[0].argmax()]
+        values = [float(kl_divergence(one, other)) for one, other in zip(ours, theirs, strict=True)]
+        agreeing = sum(values[cell] for cell in consistent)
+        found[index] = (agreeing + complementary_weight * (sum(values) - agreeing)) / len(values)
+    return found
+
+
 def foreground_kl(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """sum_a S_a sum_k KL(Bernoulli(P) || Bernoulli(Q)) / sum_a S_a, S_a = max_k P_ak. Du et al. 2021, 2111.00674.
 

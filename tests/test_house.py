@@ -19,7 +19,7 @@ LAYERS = [
     {"_backend", "_lazy", "_serialization", "_types", "_version"},
     {"_keras", "data", "launch", "runtimes", "schedules", "transforms"},
     {"_internal", "losses", "metrics"},
-    {"bridges", "cache", "layer_matching", "quantization", "targets", "temperature"},
+    {"bridges", "cache", "layer_matching", "local_logits", "quantization", "targets", "temperature"},
     {"teachers", "term"},
     {"objective"},
     {"augment", "language", "methods", "preflight"},

@@ -36,6 +36,7 @@ CASES = {
     losses.enhanced_target: ("power", (1.0, 2.0), [*LOGITS, LABELS]),
     losses.transformed_teacher: ("power", (0.1, 1.0), LOGITS),
     losses.huber_error: ("delta", (0.1, 2.0), LOGITS),
+    losses.scale_decoupled_kl: ("complementary_weight", (0.0, 3.0), [each[:, None] for each in LOGITS]),
     losses.foreground_huber: ("threshold", (0.3, 0.6), [LOGITS[0], (LOGITS[1], LOGITS[0])]),
     losses.teacher_bounded: ("margin", (0.0, 2.0), [*LOGITS, LOGITS[0] + 1]),
     losses.correlation_congruence: ("gamma", (0.1, 0.8), EMBEDDED),

@@ -62,6 +62,7 @@ EXCLUDED = {
     "MaskedGeneration": "wants maps",
     "MaskedTokenGeneration": "wants maps",
     "standardized_huber": "averages positions, of images",
+    "scale_decoupled_kl": "compares parts of an image",
     "foreground_kl": "compares anchors, for which no layer of Keras makes a mask",
     "foreground_huber": "compares anchors, and reads two outputs of the teacher",
     "map_correlation": "compares maps",

@@ -429,6 +429,8 @@ OTHERS = [
     (methods.dino, {"student_temperature": 0.1, "teacher_temperature": 0.04, "momentum": 0.9, "weight": 1.0}),
     (losses.StandardizedFeatures, {"mean": None, "variance": None, "cosine_share": 0.9}),
     (losses.foreground_huber, {"threshold": 0.5}),
+    (losses.scale_decoupled_kl, {"complementary_weight": 2.0}),
+    (methods.sdd, {"complementary_weight": 2.0, "temperature": 4.0, "weight": 1.0}),
     (methods.detector, {"class_weight": 1.0, "box_weight": 1.0, "neck_weight": 1.0, "threshold": 0.5}),
     (methods.backbone, {"weight": 1.0, "global_weight": 1.0}),
     (bridges.ReviewFusion, {"width": 64}),

@@ -42,6 +42,9 @@ STAGES = {"fsp", "review"}
 #: The teacher's boxes, and its logits at the same anchors: refused in tests/test_detection_losses.py.
 BOXES = {"foreground_huber"}
 
+#: Logits of several parts of an image: refused in tests/test_scale_decoupled.py.
+PARTS = {"scale_decoupled_kl"}
+
 #: Losses of which a single logit or position would be a distribution that is always certain.
 WANTS_CLASSES = {golden.name for golden in LOSSES if golden.needs in ("L", "L, Y")} - {"binary_kl", "teacher_bounded"}
 
@@ -121,7 +124,7 @@ def test_a_single_class_is_refused_with_its_shape_and_the_losses_to_use(golden, 
     refused(golden, shape, shape, (f"student {shape}", "binary_kl", "squared_error"))
 
 
-@of(SAME - WANTS_CLASSES - ONE_SHAPE - {"channel_wise"})
+@of(SAME - WANTS_CLASSES - ONE_SHAPE - PARTS - {"channel_wise"})
 def test_a_single_label_or_feature_is_enough_for_the_others(golden):
     assert np.isfinite(called(golden, (4, 1), (4, 1)))
 

@@ -40,6 +40,7 @@ from keras_kd.losses.regression import teacher_bounded as teacher_bounded
 from keras_kd.losses.relations import correlation_congruence as correlation_congruence
 from keras_kd.losses.relations import pkt as pkt
 from keras_kd.losses.relations import similarity_preserving as similarity_preserving
+from keras_kd.losses.scale_decoupled import scale_decoupled_kl as scale_decoupled_kl
 from keras_kd.losses.sorted_probabilities import universal_logits as universal_logits
 from keras_kd.losses.standardized_features import StandardizedFeatures as StandardizedFeatures
 from keras_kd.losses.standardized_targets import standardized_huber as standardized_huber

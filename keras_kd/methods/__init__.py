@@ -13,6 +13,7 @@ Feature methods take pairs of layers, [("student_layer", "teacher_layer"), ...];
 """
 
 from keras_kd.layer_matching import suggest_pairs as suggest_pairs
+from keras_kd.local_logits import with_local_logits as with_local_logits
 from keras_kd.methods.cross_architecture import mgd as mgd
 from keras_kd.methods.cross_architecture import ofa as ofa
 from keras_kd.methods.cross_architecture import vitkd as vitkd
@@ -20,6 +21,7 @@ from keras_kd.methods.cross_architecture import vkd as vkd
 from keras_kd.methods.of_backbones import backbone as backbone
 from keras_kd.methods.of_backbones import dino as dino
 from keras_kd.methods.of_detectors import detector as detector
+from keras_kd.methods.of_local_logits import sdd as sdd
 from keras_kd.methods.on_features import attention_transfer as attention_transfer
 from keras_kd.methods.on_features import cwd as cwd
 from keras_kd.methods.on_features import fitnets as fitnets
