@@ -1,6 +1,6 @@
 """What a step costs from a large backbone to a small one, in time and memory: against its parts, nested against flat.
 
-    python examples/benchmarks/backbones.py                   # about seven minutes on one CPU core
+    python examples/benchmarks/backbones.py                   # ten minutes of one CPU core
     python examples/benchmarks/backbones.py --only memory
 
 The teacher is ResNet-50 and the student MobileNetV3-Small of keras.applications, of random weights, with images of 64 x
@@ -16,9 +16,9 @@ and run three steps. It includes weights, the optimizer's, and the graphs.
 
 One thread, on a machine with other work to do, milliseconds a step and megabytes:
 
-             plain  forward  bridges  live  features  cached  flat  nested
-    time       152      265       10   392       414     146   376     374
-    memory     439      236            474       466     325   584     589
+               plain  forward  bridges    live  features  cached    flat  nested
+    time         152      265       10     392       414     146     376     374
+    memory       439      236              474       466     325     584     589
 
 The aims: what is distilled at most 1.05 times its parts, in time and in memory; nested at most 1.05 times flat.
 """
