@@ -4,8 +4,8 @@
     python examples/benchmarks/backbones.py --only memory
 
 The teacher is ResNet-50 and the student MobileNetV3-Small of keras.applications, of random weights, with images of 64 x
-64 in memory. "features" has two terms on maps, 4 x 4 and 2 x 2, where the student's 48 and 576 channels are brought to
-the teacher's 1,024 and 2,048 by the automatic bridges; "bridges" is these alone, on maps from memory: a pass forward
+64 in memory. "features" has two terms on maps, 8 x 8 and 4 x 4, where the student's 24 and 48 channels are brought to
+the teacher's 512 and 1,024 by the automatic bridges; "bridges" is these alone, on maps from memory: a pass forward
 and back, and their weights' update. The floors are the same training in a `tf.function` written by hand, with the same
 bridges. "flat" and "nested" are "features" with KerasHub's ResNet-50, whose layers are the classifier's own, or those
 of a backbone inside of it; so are the student's. The contestants take a step each in turns, in a random order, in one
