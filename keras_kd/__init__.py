@@ -44,6 +44,7 @@ from keras_kd._lazy import attach as _attach
 from keras_kd._version import __version__ as __version__
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.language import aligned as _aligned  # noqa: F401  # files may hold its layers, which Keras has to know
+from keras_kd.local_logits import CellMeans as _CellMeans  # noqa: F401  # the same
 from keras_kd.quantization import layers as _layers  # noqa: F401  # the same
 from keras_kd.term import Term as Term
 
