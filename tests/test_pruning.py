@@ -131,17 +131,3 @@ def test_a_pruned_model_is_exported(name, tmp_path):
         pruned, tmp_path / "1", formats=("saved_model", "litert", "keras"), representative=x, fresh=False
     )
     assert [each.error for each in report.artefacts] == ["", "", ""]
-
-
-def test_lora_is_enabled_on_a_pruned_model_and_kept_whole_where_it_was_there():
-    model = architectures.perturbed(built("mlp"))
-    pruned, _ = kd.prune(model, keep=0.5, importance="magnitude")
-    x = architectures.data(model)
-    before = outputs(pruned, x)
-    pruned.get_layer("second").enable_lora(2)
-    assert_same_outputs(outputs(pruned, x), before)
-    architectures.perturbed(pruned, seed=3)  # as if it had been trained
-    before = outputs(pruned, x)
-    again, report = kd.prune(pruned, keep=0.5, importance="magnitude", data=x)
-    assert_same_outputs(outputs(again, x), before)
-    assert "lora_kernel_a" in report.fixed["first"]

@@ -211,6 +211,17 @@ def carry_state(layer: keras.layers.Layer, twin: keras.layers.Layer, variables: 
         _carry_assets(one, other)
 
 
+def carry_saved(layer: keras.layers.Layer, twin: keras.layers.Layer) -> None:
+    """Give a layer, and those in it, the variables that a file of another one would hold, with adapters merged.
+
+    Args:
+        layer: has them, and may have adapters (LoRA).
+        twin: of the same configuration, without adapters.
+    """
+    for one, other in zip(layer_tree.all_layers(layer), layer_tree.all_layers(twin), strict=True):
+        _carry_variables(one, other)
+
+
 def _carry_assets(layer: keras.layers.Layer, twin: keras.layers.Layer) -> None:
     """Give a layer what another one writes beside its variables."""
     if hasattr(layer, "save_assets"):  # which no other layer has

@@ -13,6 +13,9 @@ from keras_kd._keras import layer_tree
 _FACTORS = (("lora_kernel_a", "lora_kernel_b"), ("lora_embeddings_a", "lora_embeddings_b"))
 _FIRST = "he_uniform"
 
+#: By which arguments a layer has an adapter from the beginning.
+ARGUMENTS = ("lora_rank", "lora_alpha")
+
 
 def count(model: Any) -> int:
     """Return how many layers of a model have an adapter."""

@@ -12,6 +12,7 @@ from keras_kd.pruning.block_divergence import divergence
 from keras_kd.pruning.importance import Importance, first_inputs, measured
 from keras_kd.pruning.kept_units import Choices, Kept, savings
 from keras_kd.pruning.opened_models import as_one_layer, only_layer, opened
+from keras_kd.pruning.plain_floats import check_floats, without_adapters
 from keras_kd.pruning.prune_report import PruneReport, Width
 from keras_kd.pruning.surgery import smaller
 from keras_kd.pruning.unit_budget import Ranking
@@ -43,7 +44,8 @@ def prune(
     keeps one at least. With `keep`, each layer loses the same share instead.
 
     Args:
-        model: a built Functional or Sequential model, nested ones included; it is left as it is.
+        model: a built Functional or Sequential model, nested ones included; it is left as it is. Of one with adapters
+            (LoRA), these are merged into the weights, and the pruned model has none; layers that are frozen stay so.
         keep: the share of the units of each layer that stay, above 0, at most 1.
         parameters: how many are left at most; below 1, the share of the model's.
         multiplications: for one example, at most; below 1, the share of the model's.
@@ -76,8 +78,8 @@ def prune(
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: it has no graph, not exactly one budget is given, or none that can be met; the message names what
-            stays, and why.
+        ValueError: it has no graph, or layers that are quantised; not exactly one budget is given, or none that can be
+            met: the message names what stays, and why.
 
     Example:
         >>> pruned, report = kd.prune(teacher, multiplications=0.5, data=x_train[:512])
@@ -91,6 +93,7 @@ def prune(
     )
     name, budget = _one(budgets, blocks)
     _check(model, round_to)
+    model = without_adapters(model)
     whole = as_one_layer(model) if opened(model) is None else model
     left_out = _blocks(whole, blocks, data, head)
     shallow = residual_blocks.without(whole, left_out)
@@ -122,6 +125,7 @@ def _check(model: Any, round_to: int) -> None:
         raise TypeError(f"Expected a keras.Model to prune. Received: {model!r} of type {type(model).__name__}")
     if not isinstance(round_to, int) or round_to < 1:
         raise ValueError(f"Expected `round_to` to be a whole number of at least 1. Received: {round_to!r}")
+    check_floats(model)
     if functional(model) is None:
         graph_walk.trace(model)  # raises, with what to do
 

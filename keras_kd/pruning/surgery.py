@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_kd._internal import cloning
+from keras_kd._internal import cloning, lora_adapters
 from keras_kd._keras import graph_replay, layer_tree, tensor_origin
 from keras_kd.pruning.channel_trace import Trace
 from keras_kd.pruning.kept_units import Kept
@@ -17,7 +17,7 @@ from keras_kd.pruning.rules_recurrent import INNER
 def smaller(model: keras.Model, kept: Kept) -> keras.Model:
     """Return a model of what is kept, with the same names, what is kept of the weights, and the state.
 
-    It shares no variable with the first.
+    It shares no variable with the first. Adapters (LoRA) are merged into the weights that they adapt.
 
     Args:
         model: a built Functional or Sequential model.
@@ -84,7 +84,7 @@ class _Surgery:
 
     def _configuration(self, layer: Any) -> dict[str, Any]:
         """Return a layer's configuration, with the numbers of what is kept."""
-        config = layer.get_config()
+        config = {key: value for key, value in layer.get_config().items() if key not in lora_adapters.ARGUMENTS}
         trace: Trace = self._kept.choices.trace
         for setting in trace.settings.get(id(layer), []):
             value = setting.value(self._kept.count)
@@ -101,7 +101,10 @@ class _Surgery:
             if opened(layer) is None:
                 sliced = any(self._kept.positions(weight) for weight in layer.weights)
                 cloning.carry_state(layer, twin, variables=not sliced)
-                _carry_weights(layer, twin, self._kept)
+                if lora_adapters.count(layer):
+                    cloning.carry_saved(layer, twin)
+                else:
+                    _carry_weights(layer, twin, self._kept)
 
 
 def _input(tensor: Any, given: Any) -> Any:
