@@ -10,7 +10,9 @@ import keras
 from keras_kd._internal.files import readable, replace
 from keras_kd._keras import layer_tree
 from keras_kd.compression.limits import Limits
-from keras_kd.pruning import find_blocks, prune, recalibrate
+from keras_kd.pruning import find_blocks, recalibrate
+from keras_kd.pruning.prepared_model import PreparedModel
+from keras_kd.pruning.pruner import prepare, prune_prepared
 
 
 class Shape(NamedTuple):
@@ -63,24 +65,25 @@ def pruned(teacher: keras.Model, shapes: Sequence[Shape], folder: pathlib.Path, 
         teacher: what is pruned.
         shapes: see `shapes_of`.
         folder: where to keep them.
-        how: further arguments of `prune`, the data among them.
+        how: "importance", "data" and "round_to" of `prune`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = [_one(teacher, shape, folder, how) for shape in shapes]
+    prepared = prepare(teacher, how["importance"], how["data"])
+    found = [_one(prepared, shape, folder, how) for shape in shapes]
     most = min((each.multiplications for each in found if each.shape.is_least and not each.shape.blocks), default=None)
     fitting = [each for each in found if each.shape.is_least or most is None or each.multiplications < most]
     return sorted(fitting, key=lambda each: -each.multiplications)
 
 
-def _one(teacher: keras.Model, shape: Shape, folder: pathlib.Path, how: dict[str, Any]) -> Pruned:
+def _one(prepared: PreparedModel, shape: Shape, folder: pathlib.Path, how: dict[str, Any]) -> Pruned:
     path, record = folder / f"{shape.name}.keras", folder / f"{shape.name}.json"
     if not record.exists():
-        model, report = prune(teacher, **shape.budget, blocks=shape.blocks, **how)
+        model, report = prune_prepared(prepared, shape.budget, shape.blocks, how["round_to"])
         replace(path, recalibrate(model, how["data"]).save)
         content = {"multiplications": report.multiplications[1]}
         replace(record, lambda partial: partial.write_text(json.dumps(content)))
     with readable(record, f"Remove {str(folder)!r}, and the model is pruned again."):
-        return Pruned(shape, load(path, teacher), json.loads(record.read_text())["multiplications"])
+        return Pruned(shape, load(path, prepared.model), json.loads(record.read_text())["multiplications"])
 
 
 def load(path: pathlib.Path, teacher: keras.Model) -> keras.Model:

@@ -147,6 +147,7 @@ class Trace:
         paths: names of layers and operations, by their identity.
         layers: these, by their identity.
         whole: layers of several weights of which nothing is known, and why they stay.
+        alike: what was found of hidden units, by what layers have in common, see `hidden_units`.
     """
 
     def __init__(self) -> None:
@@ -160,6 +161,7 @@ class Trace:
         self.paths: dict[int, str] = {}
         self.whole: dict[str, str] = {}
         self.layers: dict[int, Any] = {}
+        self.alike: dict[Any, Any] = {}
         self._labels: dict[int, tuple[Any, Labels]] = {}
 
     def labels(self, tensor: Any) -> Labels:

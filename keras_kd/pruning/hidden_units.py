@@ -2,9 +2,12 @@
 
 Which weights belong to an argument such as `intermediate_dim` is read from the layer itself: it is made again with a
 smaller number, and the axes that are shorter are those of the units. Whether removing units is the same as zeros is
-then tried on numbers, and where it is not, all units stay.
+then tried on numbers, and where it is not, all units stay. Layers that differ in their names and weights alone, as the
+blocks of a transformer do, are tried once: numbers that are drawn take the place of their weights.
 """
 
+import json
+import math
 from typing import Any
 
 import keras
@@ -33,10 +36,33 @@ def add(trace: Trace, call: Call) -> None:
         if weight.name == "kernel" and call.values:
             trace.works(weight, _positions(call.values[0]))
     for key in _arguments(layer):
-        smaller = _made(call, {key: layer.get_config()[key] // 2})
-        places = [] if smaller is None else _shorter(layer, smaller)
-        if places and (readers := _tried(call, smaller, places)):
+        like = _likeness(call, key)
+        if like not in trace.alike:
+            trace.alike[like] = _found(call, key)
+        places, readers = trace.alike[like]
+        if readers:
             _note(trace, call, key, places, readers)
+
+
+def _likeness(call: Call, key: str) -> Any:
+    """Return what is equal for layers that differ in their names and weights alone; else the layer itself."""
+    layer, names = call.operation, [*range(len(call.args)), *call.kwargs]
+    config = {name: value for name, value in layer.get_config().items() if name != "name"}
+    leaves = [
+        [list(each.shape), each.dtype] if isinstance(each, keras.KerasTensor) else ["value", each]
+        for each in call.leaves
+    ]
+    try:
+        return type(layer), key, json.dumps([config, names, leaves], sort_keys=True)
+    except TypeError:  # an object, of which nothing is known
+        return layer, key
+
+
+def _found(call: Call, key: str) -> tuple[list[Place], list[Place]]:
+    """Return the axes of the units of an argument, and those of them that read; no readers where all units stay."""
+    smaller = _made(call, {key: call.operation.get_config()[key] // 2})
+    places = [] if smaller is None else _shorter(call.operation, smaller)
+    return places, _tried(call, smaller, places) if places else []
 
 
 def _positions(tensor: Any) -> tuple[int | None, ...]:
@@ -99,7 +125,7 @@ def _readers(call: Call, smaller: Any, places: list[Place]) -> list[Place]:
     twin = _made(call, {})
     if twin is None:
         return []
-    values = [keras.ops.convert_to_numpy(weight) for weight in call.operation.weights]
+    values = [_drawn(weight, number) for number, weight in enumerate(call.operation.weights)]
     number, axis = places[0]
     size = values[number].shape[axis]
     kept = np.sort(np.random.default_rng(0).permutation(size)[: size // 2])
@@ -115,6 +141,16 @@ def _readers(call: Call, smaller: Any, places: list[Place]) -> list[Place]:
             return []
         readers = fewer if same else readers
     return readers
+
+
+def _drawn(weight: Any, seed: int) -> np.ndarray:
+    """Return numbers in the place of a weight: positive ones for a vector, which may be of variances."""
+    if not keras.backend.is_float_dtype(weight.dtype):
+        return keras.ops.convert_to_numpy(weight)
+    random, inputs = np.random.default_rng(seed), math.prod(weight.shape[:-1])
+    if inputs == 1:
+        return random.uniform(0.5, 1.5, weight.shape)
+    return random.normal(0.0, inputs**-0.5, weight.shape)
 
 
 def _taken(value: np.ndarray, number: int, places: list[Place], kept: np.ndarray) -> np.ndarray:

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 
 from keras_kd._internal.model_graphs import functional
-from keras_kd.pruning import graph_walk, pruned_sizes, residual_blocks, unit_budget
-from keras_kd.pruning.block_divergence import divergence
-from keras_kd.pruning.importance import Importance, first_inputs, measured
+from keras_kd.pruning import graph_walk, pruned_sizes, unit_budget
+from keras_kd.pruning.importance import Importance
 from keras_kd.pruning.kept_units import Choices, Kept, savings
-from keras_kd.pruning.opened_models import as_one_layer, only_layer, opened
-from keras_kd.pruning.plain_floats import check_floats, without_adapters
+from keras_kd.pruning.opened_models import only_layer
+from keras_kd.pruning.plain_floats import check_floats
+from keras_kd.pruning.prepared_model import PreparedModel, ShallowModel
 from keras_kd.pruning.prune_report import PruneReport, Width
 from keras_kd.pruning.surgery import smaller
 from keras_kd.pruning.unit_budget import Ranking
@@ -91,16 +91,53 @@ def prune(
     budgets = dict(
         keep=keep, parameters=parameters, multiplications=multiplications, file_bytes=file_bytes, latency=latency
     )
-    name, budget = _one(budgets, blocks)
-    _check(model, round_to)
-    model = without_adapters(model)
-    whole = as_one_layer(model) if opened(model) is None else model
-    left_out = _blocks(whole, blocks, data, head)
-    shallow = residual_blocks.without(whole, left_out)
-    choices = Choices(graph_walk.trace(shallow), tuple(protect))
-    kept = _kept(shallow, whole, choices, (name, budget), (importance, data, head), round_to)
-    pruned = smaller(shallow, kept)
-    return (pruned if whole is model else only_layer(pruned)), _report(whole, shallow, kept, left_out)
+    _one(budgets, blocks)  # raises before the model is looked at
+    prepared = prepare(model, importance, data, protect, head)
+    return prune_prepared(prepared, budgets, blocks, round_to)
+
+
+def prepare(
+    model: keras.Model, importance: Importance, data: Any, protect: Sequence[str] = (), head: Any = "auto"
+) -> PreparedModel:
+    """Return a model to prune to one or several sizes; what is found of it is found once.
+
+    Args:
+        model: see `prune`, as all others.
+        importance: of units.
+        data: inputs.
+        protect: names of layers whose units stay.
+        head: what the outputs mean.
+
+    Raises:
+        TypeError: it is no Keras model.
+        ValueError: it has no graph, or layers that are quantised.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a keras.Model to prune. Received: {model!r} of type {type(model).__name__}")
+    check_floats(model)
+    if functional(model) is None:
+        graph_walk.trace(model)  # raises, with what to do
+    return PreparedModel(model, importance, data, protect, head)
+
+
+def prune_prepared(
+    prepared: PreparedModel, budgets: dict[str, Any], blocks: int | Sequence[str] = (), round_to: int = 1
+) -> tuple[keras.Model, PruneReport]:
+    """Return what `prune` returns.
+
+    Args:
+        prepared: the model.
+        budgets: of `prune`, by their names; one that is not None.
+        blocks: see `prune`.
+        round_to: see `prune`.
+    """
+    budget = _one(budgets, blocks)
+    if not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(f"Expected `round_to` to be a whole number of at least 1. Received: {round_to!r}")
+    shallow = prepared.without(prepared.least_blocks(blocks) if isinstance(blocks, int) else tuple(blocks))
+    kept = _kept(prepared, shallow, budget, round_to)
+    pruned = smaller(shallow.model, kept)
+    return (pruned if prepared.whole is prepared.model else only_layer(pruned)), _report(prepared, shallow, kept)
 
 
 def _one(budgets: dict[str, Any], blocks: Any) -> tuple[str, Any]:
@@ -120,81 +157,40 @@ def _one(budgets: dict[str, Any], blocks: Any) -> tuple[str, Any]:
     return name, value
 
 
-def _check(model: Any, round_to: int) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"Expected a keras.Model to prune. Received: {model!r} of type {type(model).__name__}")
-    if not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(f"Expected `round_to` to be a whole number of at least 1. Received: {round_to!r}")
-    check_floats(model)
-    if functional(model) is None:
-        graph_walk.trace(model)  # raises, with what to do
-
-
-def _blocks(model: keras.Model, blocks: int | Sequence[str], data: Any, head: Any) -> tuple[str, ...]:
-    """Return the names of the blocks to leave out."""
-    if not isinstance(blocks, int):
-        return tuple(blocks)
-    known = residual_blocks.find_blocks(model)
-    if not 0 <= blocks <= len(known):
-        raise ValueError(f"Expected at most {len(known)} blocks: {known}. Received: blocks={blocks}")
-    if not blocks:
-        return ()
-    if data is None:
-        raise ValueError("Expected `data`, some hundred inputs, to find the blocks that matter least. Received: None")
-    worth = residual_blocks.by_removal(model, lambda other: divergence(model, other, data, head))
-    least = sorted(worth, key=lambda name: worth[name])[:blocks]
-    return tuple(name for name in known if name in least)
-
-
-def _kept(
-    model: keras.Model,
-    whole: keras.Model,
-    choices: Choices,
-    budget: tuple[str, Any],
-    how: tuple[Any, ...],
-    round_to: int,
-) -> Kept:
+def _kept(prepared: PreparedModel, shallow: ShallowModel, budget: tuple[str, Any], round_to: int) -> Kept:
     """Return what stays of a model's units.
 
     Args:
-        model: what is pruned, without the blocks that are left out.
-        whole: with them; shares are of it.
-        choices: of the units of `model`.
+        prepared: the model with all blocks; shares are of it.
+        shallow: what is pruned, without the blocks that are left out.
         budget: its name and value.
-        how: the importance, the data and the head.
         round_to: see `prune`.
     """
     name, value = budget
     if (name, value) == ("keep", 1):
-        return choices.kept(np.array([], int))
-    found = measured(model, choices, *how)
+        return shallow.all_kept
+    choices, found = shallow.choices, shallow.importance
     if name == "keep":
         ranking = Ranking(choices, unit_budget.by_share(choices, found), found, round_to)
         return ranking.kept(int(np.searchsorted(ranking.sorted_scores, 1 - value + 1e-9)))
-    saved = _parameters(model) if name in ("parameters", "file_bytes") else Kept.multiplications
+    saved = shallow.parameters if name in ("parameters", "file_bytes") else Kept.multiplications
     scores = unit_budget.by_saving(choices, found, savings(choices, saved))
     ranking = Ranking(choices, scores, found, round_to)
-    like = _parameters(model) if name == "file_bytes" else None
-    return ranking.until(*_cost(model, whole, choices, budget, how[1]), name, like)
-
-
-def _parameters(model: keras.Model) -> Callable[[Kept], float]:
-    return lambda kept: kept.parameters(model.weights)
+    like = shallow.parameters if name == "file_bytes" else None
+    return ranking.until(*_cost(prepared, shallow, name, value), name, like)
 
 
 def _cost(
-    model: keras.Model, whole: keras.Model, choices: Choices, budget: tuple[str, Any], data: Any
+    prepared: PreparedModel, shallow: ShallowModel, name: str, value: Any
 ) -> tuple[Callable[[Kept], float], float]:
     """Return a function from what is kept to its cost, and the most that it may be."""
-    name, value = budget
     if name == "parameters":
-        return _parameters(model), value * whole.count_params() if value < 1 else value
+        return shallow.parameters, value * prepared.whole.count_params() if value < 1 else value
     if name == "multiplications":
-        return Kept.multiplications, value * _whole(choices, model, whole) if value < 1 else value
+        return Kept.multiplications, value * prepared.multiplications if value < 1 else value
     kind, most = pruned_sizes.check(name, value)
     measure = pruned_sizes.file_bytes if name == "file_bytes" else pruned_sizes.latency
-    examples = first_inputs(whole, data)
-    return lambda kept: measure(smaller(model, kept), kind, examples), most
+    return lambda kept: measure(smaller(shallow.model, kept), kind, prepared.examples), most
 
 
 def multiplications(model: keras.Model) -> float:
@@ -202,12 +198,7 @@ def multiplications(model: keras.Model) -> float:
     return Choices(graph_walk.trace(model)).kept(np.array([], int)).multiplications()
 
 
-def _whole(choices: Choices, model: keras.Model, whole: keras.Model) -> float:
-    """Return the multiplications of a whole model, where the choices are those of one that may lack blocks."""
-    return choices.kept(np.array([], int)).multiplications() if model is whole else multiplications(whole)
-
-
-def _report(model: keras.Model, shallow: keras.Model, kept: Kept, blocks: tuple[str, ...]) -> PruneReport:
+def _report(prepared: PreparedModel, shallow: ShallowModel, kept: Kept) -> PruneReport:
     choices = kept.choices
     tensors = choices.trace.tensors.items()
     last = [(name, labels[-1]) for name, labels in tensors if labels]
@@ -216,9 +207,9 @@ def _report(model: keras.Model, shallow: keras.Model, kept: Kept, blocks: tuple[
         widths=tuple(
             Width(axis.owner, np.flatnonzero(kept.mask(axis.units)), len(axis.units)) for axis in choices.made
         ),
-        parameters=(model.count_params(), kept.parameters(shallow.weights)),
-        multiplications=(_whole(choices, shallow, model), kept.multiplications()),
-        blocks=blocks,
+        parameters=(prepared.whole.count_params(), int(shallow.parameters(kept))),
+        multiplications=(prepared.multiplications, kept.multiplications()),
+        blocks=shallow.blocks,
         fixed=choices.fixed(),
         channels={name: (len(mask), np.flatnonzero(mask)) for name, mask in masks.items() if not mask.all()},
         shared=tuple(name for name, _ in tensors),
