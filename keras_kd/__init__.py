@@ -6,6 +6,7 @@ if typing.TYPE_CHECKING:
     from keras_kd import augment as augment
     from keras_kd import data as data
     from keras_kd import evaluation as evaluation
+    from keras_kd import exporting as exporting
     from keras_kd import language as language
     from keras_kd import methods as methods
     from keras_kd import pruning as pruning
@@ -52,6 +53,7 @@ _LATER = {
     "augment": "keras_kd.augment",
     "data": "keras_kd.data",
     "evaluation": "keras_kd.evaluation",
+    "exporting": "keras_kd.exporting",
     "language": "keras_kd.language",
     "methods": "keras_kd.methods",
     "pruning": "keras_kd.pruning",

@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras import ops
 
 import keras_kd
+from keras_kd.exporting import litert_conversion
 from tests import private_names
 
 X = np.arange(12, dtype="float32").reshape(6, 2)
@@ -533,3 +534,52 @@ def test_the_cache_of_a_task_comes_last_and_holds_keys_and_values_of_each_token(
 
     hidden, cache = causal_lm(1, units=6)._build_cache(np.zeros((2, 5), "int32"))
     assert hidden.shape == (2, 5, 6) and cache.shape == (2, 1, 2, 5, 2, 3)  # layers, both, tokens, heads, their width
+
+
+# How layers are called in graphs, by which `export(float_layers=)` finds them.
+
+
+def names_of_operations(model):
+    signature = tf.function(lambda x: model(x, training=False), autograph=False)
+    graph = signature.get_concrete_function(tf.TensorSpec((None, 2))).graph
+    return [operation.name for operation in graph.get_operations()]
+
+
+def two_layers_and_a_model():
+    inputs = keras.Input((2,))
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="point")], name="inner")
+    x = inner(keras.layers.Dense(2, name="dense")(inputs))
+    return keras.Model(inputs, keras.layers.Dense(1, name="dense_1")(x), name="whole")
+
+
+def test_operations_of_a_layer_are_in_its_scope_whose_number_is_higher_than_that_of_its_name():
+    names = names_of_operations(two_layers_and_a_model())
+    products = [name for name in names if name.endswith("MatMul")]
+    assert products == ["whole_1/dense_1/MatMul", "whole_1/inner_1/point_1/MatMul", "whole_1/dense_1_2/MatMul"]
+    for layer, expected in (("dense", 0), ("inner/point", 1), ("point", 1), ("dense_1", 2)):
+        found = litert_conversion.tensors_of(layer, names)
+        assert products[expected] in found and len(set(products) & set(found)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated", "ignore:Statistics for quantized inputs")
+def test_a_file_of_litert_has_the_names_of_operations_and_those_that_are_denied_stay_in_float():
+    model = two_layers_and_a_model()
+    signature = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((1, 2)))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([signature])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([X[row : row + 1]] for row in range(len(X)))
+    options = tf.lite.experimental.QuantizationDebugOptions(fully_quantize=True)
+    debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
+
+    def types(content):
+        details = tf.lite.Interpreter(model_content=content).get_tensor_details()
+        return {each["name"]: each["dtype"] for each in details}
+
+    names = list(types(debugger.calibrated_model))
+    products = [f"whole_1/{name}/MatMul" for name in ("dense_1", "inner_1/point_1", "dense_1_2")]
+    assert set(products) <= set(names)
+    whole = types(debugger.get_nondebug_quantized_model())
+    assert [whole[name] for name in products] == [np.int8] * 3
+    options.denylisted_nodes = litert_conversion.tensors_of("inner/point", names)
+    part = types(debugger.get_nondebug_quantized_model())
+    assert [part[name] for name in products] == [np.int8, np.float32, np.int8]

@@ -81,8 +81,9 @@ def export(
             TensorFlow to start. False: in this one; it does not show that they need nothing of it, and where LiteRT's
             converter crashes, it ends.
         float_layers: names of layers that stay in float in the file of "int8", as "layer" or "model/layer", where
-            their integers cost too much. Of a layer that is called several times, this is its first call; of a model
-            with several outputs, the layers of all outputs stay in float where that of one does.
+            their integers cost too much, see `exporting.file_sensitivity`. Of a layer that is called several times,
+            this is its first call; of a model with several outputs, the layers of all outputs stay in float where that
+            of one does.
 
     Returns:
         An `ExportReport`: its `path`, the number of `examples` compared, and `artefacts`, one `Artefact` for each

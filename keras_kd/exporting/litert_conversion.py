@@ -4,6 +4,9 @@
 file: `-m` would import keras_kd.
 """
 
+import contextlib
+import functools
+import hashlib
 import json
 import pathlib
 import re
@@ -29,16 +32,20 @@ def main(path: str) -> None:
     """Write all files of a job, and what became of each to its `results`."""
     job = json.loads(pathlib.Path(path).read_text())
     results: dict[str, dict[str, Any]] = {}
+    calibrated = functools.cache(lambda: _Calibrated(job))
     for artefact in job["artefacts"]:
         try:
-            pathlib.Path(artefact["path"]).write_bytes(_convert(job, artefact["quantize"]))
-            results[artefact["path"]] = {}
+            if artefact["float_layers"]:
+                results[artefact["path"]] = calibrated().write(artefact)
+            else:
+                pathlib.Path(artefact["path"]).write_bytes(_convert(_converter(job, artefact["quantize"])))
+                results[artefact["path"]] = {}
         except Exception as error:  # the converter's own classes are not public, and some failures are plain ones
             results[artefact["path"]] = {"error": str(error)}
         pathlib.Path(job["results"]).write_text(json.dumps(results))
 
 
-def _convert(job: dict[str, Any], quantize: str | None) -> bytes:
+def _converter(job: dict[str, Any], quantize: str | None) -> Any:
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(job["saved_model"], signature_keys=["serving_default"])
@@ -52,28 +59,61 @@ def _convert(job: dict[str, Any], quantize: str | None) -> bytes:
         converter.representative_dataset = lambda: _singles(job)
         converter.target_spec.supported_ops = [tf.lite.OpsSet[operations]]
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(kind)
-    with warnings.catch_warnings():  # TensorFlow, of its own interpreter, which it measures the ranges with
-        warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite.Interpreter is deprecated")
-        if quantize == "int8" and job["float_layers"]:
-            return _in_part(converter, job["float_layers"], job["output_layers"])
+    return converter
+
+
+def _convert(converter: Any) -> bytes:
+    with _without_warnings():
         return converter.convert()
 
 
-def _in_part(converter: Any, layers: list[str], of_outputs: list[str]) -> bytes:
-    """Convert to integers of 8 bits, and leave what some layers compute in float."""
-    import tensorflow as tf
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Leave out those of TensorFlow about its own interpreter, with which it measures ranges."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite.Interpreter is deprecated")
+        yield
 
-    options = tf.lite.experimental.QuantizationDebugOptions(fully_quantize=True)
-    debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=options)
-    details = tf.lite.Interpreter(model_content=debugger.calibrated_model).get_tensor_details()
-    names = [detail["name"] for detail in details]
-    found = {layer: tensors_of(layer, names) for layer in layers}
-    missing = [layer for layer, tensors in found.items() if not tensors]
-    if missing:
-        raise ValueError(f"the file has no tensors of the layers {missing}; it has {names}")
-    outputs = [name for name in names if name.startswith(_OUTPUT)] if set(layers) & set(of_outputs) else []
-    options.denylisted_nodes = sorted({*outputs, *(name for tensors in found.values() for name in tensors)})
-    return debugger.get_nondebug_quantized_model()
+
+class _Calibrated:
+    """A model whose ranges are measured, from which files of 8 bits are made that have other layers in float.
+
+    Args:
+        job: as of `main`.
+    """
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        import tensorflow as tf
+
+        self._of_outputs = set(job["output_layers"])
+        self._options = tf.lite.experimental.QuantizationDebugOptions(fully_quantize=True)
+        self._written: dict[str, str] = {}
+        with _without_warnings():
+            converter = _converter(job, "int8")
+            self._debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_options=self._options)
+            details = tf.lite.Interpreter(model_content=self._debugger.calibrated_model).get_tensor_details()
+        self._names = [detail["name"] for detail in details]
+
+    def write(self, artefact: dict[str, Any]) -> dict[str, Any]:
+        """Write the file of an artefact, unless another one is the same, whose path is returned as "same"."""
+        self._options.denylisted_nodes = self._kept(artefact["float_layers"])
+        with _without_warnings():
+            content = self._debugger.get_nondebug_quantized_model()
+        first = self._written.setdefault(hashlib.sha256(content).hexdigest(), artefact["path"])
+        if first != artefact["path"]:
+            return {"same": first}
+        pathlib.Path(first).write_bytes(content)
+        return {}
+
+    def _kept(self, layers: list[str]) -> list[str]:
+        """Return the names of the tensors that stay in float with some layers."""
+        found = {layer: tensors_of(layer, self._names) for layer in layers}
+        missing = [layer for layer, tensors in found.items() if not tensors]
+        if missing:
+            raise ValueError(f"the file has no tensors of the layers {missing}; it has {self._names}")
+        is_output = bool(self._of_outputs & set(layers))
+        outputs = [name for name in self._names if name.startswith(_OUTPUT)] if is_output else []
+        return sorted({*outputs, *(name for tensors in found.values() for name in tensors)})
 
 
 def tensors_of(layer: str, names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from keras_kd.pruning import graph_walk
 from keras_kd.pruning.kept_units import Choices
 from keras_kd.pruning.opened_models import as_one_layer, only_layer, opened
 from keras_kd.pruning.surgery import smaller
-from keras_kd.quantization import FakeQuantize
+from keras_kd.quantization.layers import FakeQuantize
 
 
 def check_floats(model: keras.Model) -> None:

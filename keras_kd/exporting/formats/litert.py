@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -109,24 +110,43 @@ class Files:
 
 def _convert(source: Source, interface: Interface, files: dict[str | None, pathlib.Path]) -> dict[str | None, str]:
     """Convert to files until the converter crashes, and return the errors, "" for a file that is written."""
-    with tempfile.TemporaryDirectory(dir=source.folder) as folder:
-        save(source.in_float32, interface, pathlib.Path(folder) / "saved_model")
-        job = {
-            "saved_model": f"{folder}/saved_model",
-            "batches": str(source.batches),
-            "inputs": [spec.name for spec in interface.specs],
-            "float_layers": list(source.float_layers),
-            "output_layers": output_layers(source.student),
-            "artefacts": [{"quantize": kind, "path": str(file)} for kind, file in files.items()],
-            "results": f"{folder}/results.json",
-        }
-        results = job_process.run(litert_conversion, job, pathlib.Path(folder), source.fresh, _ENVIRONMENT)
+    floats = {"int8": list(source.float_layers)}
+    results = converted(source, interface, [(kind, file, floats.get(str(kind), [])) for kind, file in files.items()])
     errors: dict[str | None, str] = {}
     for kind, file in files.items():
         if str(file) not in results:
             return {**errors, kind: results["error"]}
         errors[kind] = results[str(file)].get("error", "")
     return errors
+
+
+def converted(
+    source: Source, interface: Interface, files: Sequence[tuple[str | None, pathlib.Path, list[str]]]
+) -> dict[str, Any]:
+    """Convert to files until the converter crashes.
+
+    Args:
+        source: the student.
+        interface: of it.
+        files: how each keeps numbers, its path, and the names of the layers that stay in float in it.
+
+    Returns:
+        By path what became of it: nothing else, its "error", or as "same" the path of another file that is the same;
+        and as "error" how the converter has crashed.
+    """
+    with tempfile.TemporaryDirectory(dir=source.folder) as folder:
+        save(source.in_float32, interface, pathlib.Path(folder) / "saved_model")
+        job = {
+            "saved_model": f"{folder}/saved_model",
+            "batches": str(source.batches),
+            "inputs": [spec.name for spec in interface.specs],
+            "output_layers": output_layers(source.student),
+            "artefacts": [
+                {"quantize": kind, "path": str(file), "float_layers": floats} for kind, file, floats in files
+            ],
+            "results": f"{folder}/results.json",
+        }
+        return job_process.run(litert_conversion, job, pathlib.Path(folder), source.fresh, _ENVIRONMENT)
 
 
 def output_layers(model: keras.Model) -> list[str]:
