@@ -115,6 +115,17 @@ def test_activations_of_16_bits_are_nearer_to_the_student_and_its_weights_have_8
 
 
 @pytest.mark.slow
+def test_columns_of_very_different_sizes_are_named_where_16_bits_are_too_coarse(tmp_path):
+    x = np.random.default_rng(0).normal(size=(100, 2)).astype("float32") * np.array([1e5, 0.1], "float32")
+    normalization = layers.Normalization()
+    normalization.adapt(x)
+    inputs = keras.Input((2,))
+    student = keras.Model(inputs, layers.Dense(3)(normalization(inputs)))
+    with pytest.raises(ValueError, match="one scale: are columns of an input, or channels, of very different sizes"):
+        kd.export(student, tmp_path / "1", formats=("litert",), quantize="int8x16", representative=x, fresh=False)
+
+
+@pytest.mark.slow
 def test_a_layer_that_a_file_does_not_have_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"the file has no tensors of the layers \['gate'\]; it has \['serving"):
         arguments = {"formats": ("litert",), "quantize": "int8", "representative": X, "fresh": False}

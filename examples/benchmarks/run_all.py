@@ -38,6 +38,7 @@ BENCHMARKS = {
     "deployment": ([""], ["--smoke"]),
     "quantization": ([""], ["--smoke"]),
     "low_rank": ([""], ["--smoke"]),
+    "mixed_files": ([""], ["--smoke"]),
     "short_runs": (["", "--learning-rate 1e-2"], ["--smoke"]),
     "teachers": ([""], ["--smoke"]),
     "methods": ([""], ["--smoke"]),

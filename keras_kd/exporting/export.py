@@ -267,6 +267,11 @@ def _hint(kind: str) -> str:
             "others, or beyond the first 300? quantize='dynamic' or 'int8x16', `float_layers` and "
             "keras_kd.quantization_aware are more exact."
         )
+    if kind == "litert int8x16":
+        return (
+            "All values of a tensor have one scale: are columns of an input, or channels, of very different sizes? "
+            "Bring them to one before what is exported, or leave this format out."
+        )
     return "Does the student draw random numbers in inference, or depend on Python state?"
 
 
