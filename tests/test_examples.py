@@ -31,6 +31,7 @@ OF_THEIR_OWN = {
     "benchmarks/levers.py",
     "benchmarks/loss_cost.py",
     "benchmarks/low_rank.py",
+    "benchmarks/mixed_files.py",
     "benchmarks/one_budget.py",
     "benchmarks/run_all.py",
     "benchmarks/serving.py",
