@@ -283,7 +283,7 @@ class Distiller(Trainer):
         batches: int = 8,
         sample_weight: Any = None,
         epochs: int | None = None,
-    ) -> preflight.Report:
+    ) -> "preflight.Report":
         """Report on a few batches before `fit`: is the teacher any good on them? See `preflight.check`."""
         return preflight.check(self, x, y, batch_size, batches, sample_weight, epochs)
 

@@ -57,7 +57,7 @@ def test_what_files_may_hold_is_known_to_keras_once_the_library_is_imported():
 
 def test_no_name_that_is_imported_later_is_that_of_a_module():
     # The import of such a module, by whoever needs it, would put it in the place of what has its name.
-    for package in (kd, kd.language, kd.quantization):
+    for package in (kd, kd.language, kd.preflight, kd.quantization):
         folder = pathlib.Path(package.__file__).parent
         for name, module in package._LATER.items():
             is_module = (folder / f"{name}.py").exists() or (folder / name).is_dir()
