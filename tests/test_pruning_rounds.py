@@ -14,7 +14,7 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.pruning import kept_rounds
+from keras_kd.pruning import saved_rounds
 from tests import pruned as architectures
 
 SHARES = (0.75, 0.5, 0.3)
@@ -90,7 +90,7 @@ def assert_equal(one, other):
     (model, report), (expected, of_expected) = one, other
     for ours, theirs in zip(model.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert kept_rounds.as_json(report) == kept_rounds.as_json(of_expected)
+    assert saved_rounds.as_json(report) == saved_rounds.as_json(of_expected)
 
 
 def test_rounds_that_were_stopped_go_on_and_end_where_they_would_have_ended(tmp_path):
@@ -142,9 +142,9 @@ def test_a_damaged_file_is_named(tmp_path, name):
 
 def test_a_report_is_the_same_after_it_was_kept():
     _, report = kd.prune(teacher(), keep=0.5, importance="magnitude", protect=("second",))
-    content = json.loads(json.dumps(kept_rounds.as_json(report)))
-    again = kept_rounds.report_of(content)
-    assert str(again) == str(report) and kept_rounds.as_json(again) == kept_rounds.as_json(report)
+    content = json.loads(json.dumps(saved_rounds.as_json(report)))
+    again = saved_rounds.report_of(content)
+    assert str(again) == str(report) and saved_rounds.as_json(again) == saved_rounds.as_json(report)
     assert again.parameters == report.parameters and again.shared == report.shared
     for name, (before, numbers) in report.channels.items():
         assert again.channels[name][0] == before

@@ -9,7 +9,7 @@ from keras import tree
 
 from keras_kd._internal import batches, cloning, layer_reader, teacher_fingerprints
 from keras_kd._internal.log import quiet
-from keras_kd.compression.front import CompressionRecord
+from keras_kd.compression.compression_record import CompressionRecord
 from keras_kd.compression.limits import Limits, limits_of
 from keras_kd.compression.shapes import Pruned, pruned, shapes_of
 from keras_kd.compression.trained_points import Point, Runs, Training

@@ -9,8 +9,8 @@ import keras
 from keras_kd import losses
 from keras_kd._internal.loss_functions import Loss
 from keras_kd._types import Schedule
-from keras_kd.pruning.kept_rounds import KeptRounds
 from keras_kd.pruning.prune_report import PruneReport
+from keras_kd.pruning.saved_rounds import SavedRounds
 from keras_kd.term import Term
 from keras_kd.transforms import KeptChannels
 
@@ -103,7 +103,7 @@ def rounds(
         ...     folder="runs/rounds",
         ... )
     """
-    kept = KeptRounds(folder, model, shares, seed)
+    kept = SavedRounds(folder, model, shares, seed)
     current, report = kept.last()
     for number in range(kept.done, len(shares)):
         keras.utils.set_random_seed(seed + number)

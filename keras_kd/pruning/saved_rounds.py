@@ -14,7 +14,7 @@ from keras_kd._keras import layer_tree
 from keras_kd.pruning.prune_report import PruneReport, Width
 
 
-class KeptRounds:
+class SavedRounds:
     """The models and reports of rounds, in a folder.
 
     Args:
