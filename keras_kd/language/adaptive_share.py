@@ -27,7 +27,7 @@ class AdaptiveShare:
         end: the highest share, from `start` to 1.
         step: what is added at a time, above 0.
         tolerance: by how much the value has to be worse, in its own unit: of a loss, nats a token.
-        monitor: name in the logs of `fit`. With "val_", `fit` needs validation data.
+        monitor: name in the logs of `fit`; of one of validation data, as "val_loss", `fit` needs these.
         mode: "min" if less of it is better, "max" if more is, or "auto" for losses and for metrics that declare it.
         reference: the value that the first one is compared with. None: there is none, so that the first raise cannot
             come before the second value. The reference implementation takes the loss before training:
