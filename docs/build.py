@@ -52,12 +52,12 @@ def main() -> None:
 
 
 def drawn(notebooks: list[pathlib.Path]) -> list[pathlib.Path]:
-    """Return all notebooks, or the third that KERAS_KD_DRAW chooses; the others are shown without their outputs."""
+    """Return all notebooks, or the quarter that KERAS_KD_DRAW chooses; the others are shown without their outputs."""
     draw = os.environ.get("KERAS_KD_DRAW")
     if not draw:
         return notebooks
     order = sorted(notebooks, key=lambda path: zlib.crc32((draw + path.stem).encode()))
-    return sorted(order[: -(-len(order) // 3)])
+    return sorted(order[: -(-len(order) // 4)])
 
 
 def gather(notebooks: list[pathlib.Path]) -> None:

@@ -20,9 +20,9 @@ gc.set_threshold(50_000, 20, 20)
 def pytest_collection_modifyitems(config, items):
     """Leave out slow tests, unless KERAS_KD_THOROUGH is set, and a part of the cases of others.
 
-    Of the cases of a test with parameters, a fifth runs, or one in n of those marked `one_in`; cases are those of a
+    Of the cases of a test with parameters, a sixth runs, or one in n of those marked `one_in`; cases are those of a
     test, or all tests whose marker has the same `group`. Which ones depends on KERAS_KD_DRAW, which .ci/run sets to the
-    commit; where it is set, a twelfth of the slow tests is drawn, too. With KERAS_KD_THOROUGH=all, nothing is left out.
+    commit; where it is set, a twentieth of the slow tests is drawn, too. With KERAS_KD_THOROUGH=all, all run.
     """
     changing = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if changing:  # workers of pytest-xdist would collect different tests, and run none
@@ -40,9 +40,9 @@ def pytest_collection_modifyitems(config, items):
             family = marker.kwargs.get("group", (item.path, item.originalname))
             families[family, marker.args[0], is_slow].append(item)
         elif is_slow and draw:
-            families["slow", 12, True].append(item)
+            families["slow", 20, True].append(item)
         elif hasattr(item, "callspec"):
-            families[(item.path, item.originalname), 5, is_slow].append(item)
+            families[(item.path, item.originalname), 6, is_slow].append(item)
     left_out = set()
     for (_, n, _), cases in families.items():
         # By a hash of the names, so that each value of several parameters has its turn.
