@@ -557,4 +557,6 @@ TRANSFORMS = (
     Transform("l2_normalize", "x / norm of x", "", transforms.l2_normalize, references.l2_normalize),
     Transform("ClassMap", "logsumexp of each group", "", transforms.ClassMap(GROUPS, teacher_classes=5), class_map),
     Transform("FirstClasses", "z of the first classes", "", transforms.FirstClasses(2), lambda x: x[..., :2]),
+    Transform("KeptChannels", "x of the kept channels", "", transforms.KeptChannels([0, 3], 5),
+              lambda x: x[..., [0, 3]] if x.shape[-1] == 5 else x),
 )  # fmt: skip

@@ -103,7 +103,7 @@ def scored(shared, monkeypatch):
 
     def begin(score):
         monkeypatch.setattr(Changing, "function", staticmethod(score))
-        shared._rows = None
+        shared._rows, shared._turns = None, shared._turns._replace(drawn=0, due=0.0)
         return begun(shared)
 
     return begin
