@@ -78,4 +78,4 @@ _LATER = {
     "TeacherCache": "keras_kd.teachers.teacher_cache",
 }
 
-__getattr__, __dir__ = _attach(__name__, _LATER)
+__getattr__, __dir__, __all__ = _attach(__name__, _LATER)

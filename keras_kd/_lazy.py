@@ -2,12 +2,13 @@
 
 import importlib
 import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def attach(package: str, later: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and the `__dir__` of a package whose names are imported when they are first used.
+def attach(package: str, later: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return `__getattr__`, `__dir__` and `__all__` of a package whose names are imported when they are first used.
 
     Args:
         package: its name.
@@ -27,4 +28,11 @@ def attach(package: str, later: Mapping[str, str]) -> tuple[Callable[[str], Any]
     def dir_() -> list[str]:
         return sorted({*vars(module), *later})
 
-    return getattr_, dir_
+    now = [name for name, value in vars(module).items() if _is_own(value, package) and not name.startswith("_")]
+    return getattr_, dir_, sorted({*now, *later})
+
+
+def _is_own(value: Any, package: str) -> bool:
+    """Return whether a module, class or function is of a package, rather than what it imports for itself."""
+    name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", "")
+    return name.startswith(package)

@@ -55,9 +55,36 @@ def test_what_files_may_hold_is_known_to_keras_once_the_library_is_imported():
     assert len(expected) > 50 and expected - set(run.stdout.split()) == set()
 
 
+LAZY = (kd, kd.language, kd.preflight, kd.quantization)
+
+
+@pytest.mark.parametrize("package", LAZY, ids=lambda package: package.__name__)
+def test_names_for_type_checkers_are_those_that_are_imported_later(package):
+    tree = ast.parse(pathlib.Path(package.__file__).read_text())
+    [guard] = [node for node in tree.body if isinstance(node, ast.If)]
+    expected = {}
+    for node in guard.body:
+        for alias in node.names:
+            is_module = node.module == package.__name__
+            expected[alias.name] = f"{node.module}.{alias.name}" if is_module else node.module
+    assert expected == package._LATER
+
+
+@pytest.mark.parametrize("package", LAZY, ids=lambda package: package.__name__)
+def test_all_public_names_are_imported_with_a_star(package):
+    found = {}
+    exec(f"from {package.__name__} import *", found)
+    names = {name for name in dir(package) if not name.startswith("_")}
+    submodules = {path.stem for path in pathlib.Path(package.__file__).parent.iterdir()}
+    assert set(found) - {"__builtins__"} == set(package.__all__) >= set(package._LATER)
+    assert names - set(found) <= submodules | {"typing"}  # what was imported by its own name, and helpers
+    if package is kd:
+        assert {"Distiller", "Term", "Joined", "TeacherCache", "methods", "losses", "teachers", "distill"} <= set(found)
+
+
 def test_no_name_that_is_imported_later_is_that_of_a_module():
     # The import of such a module, by whoever needs it, would put it in the place of what has its name.
-    for package in (kd, kd.language, kd.preflight, kd.quantization):
+    for package in LAZY:
         folder = pathlib.Path(package.__file__).parent
         for name, module in package._LATER.items():
             is_module = (folder / f"{name}.py").exists() or (folder / name).is_dir()

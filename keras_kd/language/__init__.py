@@ -45,4 +45,4 @@ _LATER = {
     "sequence_reverse_kl": "keras_kd.losses._sequences",
 }
 
-__getattr__, __dir__ = _attach(__name__, _LATER)
+__getattr__, __dir__, __all__ = _attach(__name__, _LATER)

@@ -19,4 +19,4 @@ _LATER = {
     "warn_of_probabilities": "keras_kd.preflight.checking",
 }
 
-__getattr__, __dir__ = _attach(__name__, _LATER)
+__getattr__, __dir__, __all__ = _attach(__name__, _LATER)

@@ -25,4 +25,4 @@ _LATER = {
     "sensitivity": "keras_kd.quantization.layer_sensitivity",
 }
 
-__getattr__, __dir__ = _attach(__name__, _LATER)
+__getattr__, __dir__, __all__ = _attach(__name__, _LATER)
