@@ -113,6 +113,15 @@ def test_what_the_share_follows_is_known_before_training():
     assert int(made.optimizer.iterations) == 0
 
 
+def test_a_share_that_would_never_rise_stops_the_training_of_a_student_alone():
+    student = small(1)
+    student.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    data = rollouts(student, small(5), student_share=AdaptiveShare(monitor="loss"), teacher_share=0.0)
+    student.fit(data, epochs=1, verbose=0)  # of one epoch, nothing is missing
+    with pytest.raises(ValueError, match="in the `fit` of a Distiller, whose logs it follows"):
+        student.fit(data, epochs=1, verbose=0)
+
+
 def test_a_file_holds_the_share_and_what_it_is_compared_with(tmp_path):
     student, teacher = small(1), small(5)
 

@@ -33,9 +33,12 @@ class AdaptiveShare:
             come before the second value. The reference implementation takes the loss before training:
             `distiller.evaluate(validation, return_dict=True)["loss"]`.
 
+    Attributes:
+        follows: whether the logs of a Distiller reach it.
+
     Raises:
         ValueError: a number out of range. In `fit`: no validation data; nothing declares whether more of `monitor` is
-            better.
+            better; the `fit` is not a Distiller's.
 
     Example:
         >>> share = AdaptiveShare(start=0.0, step=0.1, tolerance=0.1)
@@ -66,6 +69,7 @@ class AdaptiveShare:
         self.monitor, self.mode = monitor, mode
         self._reference = None if reference is None else schedules.finite("reference", reference)
         self._raised = 0
+        self.follows = False
 
     @property
     def value(self) -> float:
@@ -89,6 +93,7 @@ class AdaptiveShare:
                 "Received: none. Give them, or another `monitor`."
             )
         self.mode = metric_directions.direction(distiller, distiller.student, self.monitor, self.mode)
+        self.follows = True
 
     def update(self, logs: dict[str, Any]) -> None:
         """Raise the share, if the logs of an epoch have it so."""

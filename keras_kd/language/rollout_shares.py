@@ -52,6 +52,14 @@ class Shares(NamedTuple):
         """Those that follow what is logged."""
         return [each for each in (self.student, self.teacher) if isinstance(each, AdaptiveShare)]
 
+    def check_led(self, epoch: int) -> None:
+        """Refuse a later epoch in which shares that follow logs have had none."""
+        if epoch and not all(share.follows for share in self.adaptive):
+            raise ValueError(
+                "Expected rollouts with an AdaptiveShare in the `fit` of a Distiller, whose logs it follows. Received: "
+                "that of another model, under which the share would never rise. Take a schedule there."
+            )
+
     def state(self) -> np.ndarray:
         """Return what a file has to hold of those."""
         return np.array([share.state() for share in self.adaptive])

@@ -280,6 +280,7 @@ class Rollouts(WrittenExamples):
         began = time.perf_counter()
         self._began = self._step()
         epoch, turns = self._epoch + 1, self._turns.next(self._began)
+        self._shares.check_led(epoch)
         rows = self._empty() if self._rows is None else Rows(*map(np.array, self._rows))
         uniform = np.random.default_rng([self._maker.seed, 4, epoch]).random(self._count)[turns.places]
         origins = self._shares.origins(self._began, uniform)
