@@ -62,7 +62,7 @@ def test_every_public_loss_is_in_the_table():
 
 
 def test_every_method_is_named_by_the_losses_that_it_uses():
-    assert public_methods() | {"backbone", "detector", "dino", "mgd", "ofa", "vitkd", "vkd"} == {
+    assert public_methods() | {"backbone", "detector", "dino", "mgd", "ofa", "sdd", "vitkd", "vkd"} == {
         m for golden in LOSSES for m in golden.methods
     }
 

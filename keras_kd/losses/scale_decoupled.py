@@ -14,9 +14,9 @@ def scale_decoupled_kl(student: Tensor, teacher: Tensor, complementary_weight: N
 
     mean_c w_c KL(p_c || q_c), with p_c = softmax(teacher_c) and q_c = softmax(student_c). The first cell is the whole
     image. A cell where the teacher's most probable class is that of the first one is consistent, and w_c is 1; any
-    other is complementary, with w_c = complementary_weight. The paper sums over the cells; the mean is that of the
-    authors' code, which divides cells by the labels instead: there, those are complementary whose class is the label
-    while the image's is not, or the other way round.
+    other is complementary, with w_c = complementary_weight. The mean is that of the authors' code, which divides cells
+    by the labels instead: there, those are complementary whose class is the label while the image's is not, or the
+    other way round. Without labels, the class of the image as a whole takes their place.
 
     Args:
         student: logits, (batch, cells, classes), at least two classes; -inf excludes a class.

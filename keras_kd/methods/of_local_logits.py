@@ -15,8 +15,8 @@ def sdd(
     """Learn the teacher's logits in each part of the image, most where they differ from the whole image's (SDD).
 
     Compile with alpha=0.9, as in the authors' code. Student and teacher are those that `methods.with_local_logits`
-    returns for both classifiers. Parts are divided by the teacher's own classes, as in the paper, so that no labels are
-    needed; `losses.scale_decoupled_kl` has what the authors' code does. The whole image is one of the parts.
+    returns for both classifiers. Parts are divided by the teacher's own classes, so that no labels are needed;
+    `losses.scale_decoupled_kl` has what the authors' code does. The whole image is one of the parts.
 
     Args:
         complementary_weight: of parts where the teacher's class is not the whole image's, not negative; beta in the
